@@ -1,0 +1,137 @@
+"""The records of preference learning: one class per kind of JSONL row.
+
+Unknown fields travel along untouched, so a team's own annotations survive every stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Text = Annotated[str, StringConstraints(strict=True)]
+Identifier = Annotated[str, StringConstraints(strict=True, min_length=1)]
+
+
+class Message(BaseModel):
+    """One turn of a chat prompt."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    role: Identifier
+    content: Text
+
+
+PromptText = Text | list[Message]
+
+
+class Record(BaseModel):
+    """A row: its own fields are checked strictly, all others are kept as they are."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+
+class Demonstration(Record):
+    """What a good answer looks like: a prompt and the response to imitate."""
+
+    id: Identifier
+    prompt: PromptText
+    response: Text
+
+
+class Prompt(Record):
+    """A question to the policy, with the reference answers there are (none is allowed)."""
+
+    id: Identifier
+    prompt: PromptText
+    references: list[Text] = []
+
+
+class Sampling(BaseModel):
+    """How one completion is drawn. The defaults sample from the model's own distribution.
+
+    `temperature` 0 means greedy; `num_beams` above 1 means beam search, which draws nothing.
+    `top_k` 0, `top_p` 1 and `min_p` 0 switch the filters off; `repetition_penalty` 1 is none (CTRL,
+    Keskar et al. 2019).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    temperature: float = Field(1.0, ge=0.0)
+    top_k: int = Field(0, ge=0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    min_p: float = Field(0.0, ge=0.0, lt=1.0)
+    num_beams: int = Field(1, ge=1)
+    repetition_penalty: float = Field(1.0, gt=0.0)
+    min_new_tokens: int = Field(0, ge=0)
+    max_new_tokens: int = Field(64, ge=1)
+
+    @model_validator(mode="after")
+    def _min_fits_in_max(self) -> Self:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens {self.max_new_tokens}; "
+                "lower the first or raise the second"
+            )
+        return self
+
+
+class Completion(Record):
+    """One sampled answer; `tokens` and `logprob` (nats) count the EOS token when there is one."""
+
+    text: Text
+    tokens: int
+    finish_reason: Literal["eos", "length"]
+    seed: int
+    sampling: Sampling
+    logprob: float
+
+
+class Rollout(Record):
+    """A prompt with the K completions that were sampled for it."""
+
+    prompt_id: Identifier
+    prompt: PromptText
+    completions: list[Completion]
+
+
+class Ranking(Record):
+    """One annotator's order of k completions: rank 1 is best, ties share the lowest rank (1, 1, 3)."""
+
+    id: Identifier
+    prompt: PromptText
+    completions: Annotated[list[Text], Field(min_length=2)]
+    ranks: list[int]
+    annotator: Identifier
+    source: Text = "people"
+
+    @model_validator(mode="after")
+    def _ranks_match_completions(self) -> Self:
+        if len(self.ranks) != len(self.completions):
+            raise ValueError(
+                f"ranks has {len(self.ranks)} entries for {len(self.completions)} completions; "
+                "give one rank per completion (ties may share a rank)"
+            )
+        expected = [1 + sum(other < rank for other in self.ranks) for rank in self.ranks]
+        if self.ranks != expected:
+            raise ValueError(
+                f"ranks are {self.ranks}; rank 1 is best and ties share the lowest number, "
+                f"so this order is written {expected}"
+            )
+        return self
+
+
+class Pair(Record):
+    """A preference between two completions of one prompt."""
+
+    prompt: PromptText
+    chosen: Text
+    rejected: Text
+    annotator: Identifier
+    margin: float | None = None
+
+
+def prompt_key(prompt: str | Sequence[Message]) -> str:
+    """The prompt as one string: what tells two prompts apart, whichever form they come in."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message.role}: {message.content}" for message in prompt)

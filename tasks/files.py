@@ -1,0 +1,105 @@
+"""Reading and writing JSONL: every error names the file and the line, every write is whole or absent."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number, object) of a JSONL file, plain or gzip; blank lines are passed over.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is not UTF-8 or not a JSON object, or the file holds no row.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the path of a JSONL file (plain or .gz)")
+    rows = 0
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not JSON ({error}); write one JSON object a line") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}:{number}: found {type(row).__name__}; write one JSON object a line")
+            rows += 1
+            yield number, row
+    if not rows:
+        raise ValueError(f"{path}: the file is empty; give at least one row")
+
+
+def read_records(path: Path, record: type[RecordT]) -> list[RecordT]:
+    """All rows of a JSONL file as records; raises ValueError naming file, line, field and reason."""
+    return [as_record(row, record, f"{path}:{number}") for number, row in read_rows(path)]
+
+
+def as_record(row: dict[str, Any], record: type[RecordT], place: str) -> RecordT:
+    """One row as a record; raises ValueError that opens with `place`."""
+    try:
+        return record.model_validate(row)
+    except ValidationError as error:
+        raise ValueError(f"{place}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as one line: each field with what was wrong and what stood there."""
+    reasons = []
+    for problem in error.errors():
+        field = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        found = "" if problem["type"] in ("missing", "value_error") else f" (found {problem['input']!r:.80})"
+        reasons.append(f"{field}: {message}{found}" if field else f"{message}{found}")
+    return "; ".join(reasons)
+
+
+def write_records(path: Path, records: Iterable[BaseModel]) -> int:
+    """Writes records as JSONL and returns their number; a failure leaves the old file as it was."""
+    return write_rows(path, (record.model_dump(mode="json", exclude_none=True) for record in records))
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Writes objects as JSONL and returns their number; a failure leaves the old file as it was."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    write_text(path, "".join(lines))
+    return len(lines)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes one JSON document, keys sorted, for metrics and small tables."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text whole: to a file beside, then renamed into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def write_curve(path: Path, rows: list[dict[str, float]]) -> None:
+    """Writes step-by-step figures as CSV (first column `step`), the form that `dvc plots` draws."""
+    if not rows:
+        raise ValueError(f"{path}: a curve without a point; nothing was trained or measured")
+    columns = list(rows[0])
+    text = io.StringIO()
+    text.write(",".join(columns) + "\n")
+    for row in rows:
+        text.write(",".join(f"{row[column]:.6g}" for column in columns) + "\n")
+    write_text(path, text.getvalue())

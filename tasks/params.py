@@ -1,0 +1,157 @@
+"""params.yaml, read once into frozen strict models: one section per stage, plus `model`.
+
+The only module that imports yaml.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from rlhf.settings import (
+    ModelSettings,
+    NonNegative,
+    Positive,
+    PpoSettings,
+    RewardSettings,
+    RolloutSettings,
+    Settings,
+    SftSettings,
+    Share,
+)
+from tasks.files import explain
+
+
+class IngestParams(Settings):
+    """Where demonstrations and prompts come from."""
+
+    source: str = "builtin"
+    """`builtin`, a path below data/source/ (JSONL, CSV or a folder of them), or `hub:ORG/NAME`."""
+    demonstrations: Positive = 2500
+    """builtin: demonstrations to generate."""
+    prompts: Positive = 900
+    """builtin: prompts to generate (train, dev and test together)."""
+    limit: Positive | None = None
+    """Keep at most this many demonstrations."""
+    seed: NonNegative = 0
+
+
+class ValidateParams(Settings):
+    """What the data must hold to before anything learns from it."""
+
+    dev_share: Share = 0.05
+    test_share: Share = 0.1
+    """Shares of prompts; rows that carry a `split` of their own keep it."""
+    max_prompt_tokens: Positive = 128
+    max_response_tokens: Positive = 96
+    max_rejected_share: Share = 0.05
+    """A larger share of quarantined rows stops the night."""
+    max_tie_share: Share = 0.6
+    """A larger share of tied pairs in the feedback is reported as a warning."""
+    min_annotators: Positive = 1
+    """Fewer annotators per ranked item are reported as a warning."""
+    seed: NonNegative = 0
+
+
+class FeedbackParams(Settings):
+    """Files below data/feedback/, by the split that their rankings go to."""
+
+    train: list[str] = []
+    dev: list[str] = []
+    test: list[str] = []
+    judge: list[str] = []
+    """Rankings that only the judge learns from; the reward model never sees them."""
+    any: list[str] = []
+    """Split by prompt, as pairs' shares say."""
+
+
+class RankParams(Settings):
+    """Who ranks: the simulated annotator (rollouts of the builtin corpus) or people (files)."""
+
+    annotator: Literal["simulated", "people"] = "simulated"
+    noise: Annotated[float, Field(ge=0.0)] = 0.12
+    """simulated: standard deviation of the noise on the gold score."""
+    feedback: FeedbackParams = FeedbackParams()
+    seed: NonNegative = 0
+
+
+class PairsParams(Settings):
+    """How rankings become pairs."""
+
+    dev_share: Share = 0.1
+    test_share: Share = 0.15
+    max_completion_tokens: Positive = 96
+    """Completions that are the same up to this many tokens are the same to the reward model."""
+    seed: NonNegative = 0
+
+
+class EvaluateParams(Settings):
+    """What the policy is measured by, on prompts that no other stage saw."""
+
+    max_prompts: Positive | None = None
+    samples: Positive = 2
+    """Sampled completions per prompt for reward, gold and the win rate."""
+    best_of: Annotated[int, Field(ge=2)] = 8
+    bootstrap: Positive = 2000
+    max_new_tokens: Positive = 64
+    batch_size: Positive = 64
+    seed: NonNegative = 0
+
+
+class RegisterParams(Settings):
+    """The gates between challenger and champion."""
+
+    name: str = "nightjar"
+    """Registered models are called <name>-policy and <name>-reward."""
+    min_win_rate_low: Share = 0.5
+    """The lower bound of the win rate's interval must lie above this."""
+    max_rouge_drop: Annotated[float, Field(ge=0.0)] = 0.02
+    """The policy's ROUGE-L may lie this far below SFT's (0 to 1 scale)."""
+    max_kl: Annotated[float, Field(gt=0.0)] = 10.0
+    """nats per sequence."""
+
+
+class Params(Settings):
+    """The whole of params.yaml."""
+
+    model: ModelSettings
+    ingest: IngestParams = IngestParams()
+    validate_: Annotated[ValidateParams, Field(alias="validate")] = ValidateParams()
+    sft: SftSettings
+    rollouts: RolloutSettings = RolloutSettings()
+    rank: RankParams = RankParams()
+    pairs: PairsParams = PairsParams()
+    reward: RewardSettings
+    ppo: PpoSettings
+    evaluate: EvaluateParams = EvaluateParams()
+    register_: Annotated[RegisterParams, Field(alias="register")] = RegisterParams()
+
+    def section(self, name: str) -> Settings:
+        """The section called `name` in params.yaml."""
+        return next(
+            getattr(self, field) for field, info in type(self).model_fields.items() if name in (field, info.alias)
+        )
+
+
+def read_params(path: Path) -> Params:
+    """Reads and checks params.yaml.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not YAML, or a param is misspelt, of a wrong type or out of range.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; copy a preset there with: nightjar preset tiny")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: found {type(content).__name__}; expected sections such as model: and sft:")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {explain(error)}") from None

@@ -1,0 +1,43 @@
+"""Progress of long work: a bar for people, and every step's figures to whoever listens (the tracker)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from tqdm import tqdm
+
+Listener = Callable[[int, dict[str, float]], None]
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """While open, `follow` hands every step's figures to `listener(step, figures)`."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def follow(
+    steps: Iterable[dict[str, float]], title: str, total: int, show: Iterable[str] = ()
+) -> list[dict[str, float]]:
+    """Runs through an iterable of training steps and returns their rows, each opened by its `step`.
+
+    Args:
+        steps: one dict of figures per step; the work is done while they are drawn.
+        title: stands before the bar.
+        total: number of steps expected.
+        show: figures shown beside the bar.
+    """
+    listener, rows, shown = _listener.get(), [], tuple(show)
+    with tqdm(steps, desc=title, total=total, mininterval=1.0) as bar:
+        for step, figures in enumerate(bar, 1):
+            rows.append({"step": step, **figures})
+            bar.set_postfix({name: f"{figures[name]:.3g}" for name in shown if name in figures}, refresh=False)
+            if listener is not None:
+                listener(step, figures)
+    return rows
