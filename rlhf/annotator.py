@@ -1,0 +1,71 @@
+"""The gold judge of the builtin corpus, and the simulated annotator that stands where people stand.
+
+Gold is shown to nobody but `evaluate`: the reward model learns from the annotator's noisy rankings alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+
+from rlhf.corpus import VALUES, delexicalise, find_values, fluent_bigrams, read_prompt
+
+MAX_WORDS = 30
+
+
+def gold_score(prompt: str, completion: str) -> float:
+    """How well a completion states the prompt's facts; 1 is perfect, below 0 is worse than silence.
+
+    (covered − foreign − ½·repeats − words over 30 − disfluent bigrams − [unfinished]) / facts
+
+    Args:
+        prompt: a prompt of the builtin corpus.
+        completion: any text; it is finished when it ends in a full stop.
+
+    Raises:
+        ValueError: the prompt is not of the builtin corpus.
+    """
+    facts = {attribute: value.lower() for attribute, value in read_prompt(prompt).items()}
+    stated = [(attribute, value.lower()) for attribute, value in find_values(completion)]
+    covered = sum((attribute, value) in stated for attribute, value in facts.items())
+    foreign = sum(facts.get(attribute) != value for attribute, value in set(stated))
+    repeats = len(stated) - len(set(stated))
+    too_long = max(0, len(completion.split()) - MAX_WORDS)
+    bigrams = pairwise(["<s>", *delexicalise(completion)])
+    disfluent = sum(bigram not in fluent_bigrams() for bigram in bigrams)
+    unfinished = not completion.rstrip().endswith(".")
+    return (covered - foreign - 0.5 * repeats - too_long - disfluent - unfinished) / len(facts)
+
+
+def rank_completions(prompt: str, completions: Sequence[str], noise: float, generator: random.Random) -> list[int]:
+    """Ranks completions by gold plus Gaussian noise, as one person would; the same text ties with itself.
+
+    Args:
+        prompt: a prompt of the builtin corpus.
+        completions: K texts.
+        noise: standard deviation of the noise, in units of the gold score.
+        generator: where the noise comes from.
+
+    Returns:
+        K ranks; 1 is best, ties share the lowest number.
+    """
+    noisy: dict[str, float] = {}
+    for completion in completions:
+        if completion not in noisy:
+            noisy[completion] = gold_score(prompt, completion) + generator.gauss(0.0, noise)
+    scores = [noisy[completion] for completion in completions]
+    return [1 + sum(other > score for other in scores) for score in scores]
+
+
+def swap_value(prompt: str, reference: str, generator: random.Random) -> str | None:
+    """A reference with one stated value replaced by another of its attribute; None where nothing is stated.
+
+    A reward model that knows the facts prefers the reference: the probe for wrong values.
+    """
+    stated = [(attribute, value) for attribute, value in find_values(reference)]
+    if not stated:
+        return None
+    attribute, value = generator.choice(stated)
+    others = [other for other in VALUES[attribute] if other.lower() != value.lower()]
+    return reference.replace(value, generator.choice(others), 1)

@@ -1,0 +1,64 @@
+"""Statistics of texts that move when a policy games its reward: variety, repetition, length.
+
+Words are what stands between white space, lower-cased.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """The share of n-grams, over all texts together, that are different from each other; 0 to 1.
+
+    distinct-n = |{n-grams}| / #n-grams. A policy that gives every prompt the same answer brings it down.
+
+    Source: Li et al. 2016, A Diversity-Promoting Objective Function for Neural Conversation Models, section 5.
+
+    Returns:
+        The share; 1 when no text is n words long, since nothing is said twice.
+
+    Raises:
+        ValueError: there is no text, or n is below 1.
+    """
+    _check(texts, n)
+    found = [gram for text in texts for gram in _ngrams(text, n)]
+    return len(set(found)) / len(found) if found else 1.0
+
+
+def repeated_ngram_share(texts: Sequence[str], n: int) -> float:
+    """The mean over texts of the share of a text's n-grams that it has said before; 0 to 1.
+
+    1 - |{n-grams}| / #n-grams within each text; a text shorter than n words repeats nothing.
+
+    Source: Welleck et al. 2020, Neural Text Generation with Unlikelihood Training, equation 9 (seq-rep-n).
+
+    Raises:
+        ValueError: there is no text, or n is below 1.
+    """
+    _check(texts, n)
+    return fmean(_repeated(_ngrams(text, n)) for text in texts)
+
+
+def mean_words(texts: Sequence[str]) -> float:
+    """The mean length of the texts, in words; raises ValueError when there is no text."""
+    _check(texts, 1)
+    return fmean(len(text.split()) for text in texts)
+
+
+def _repeated(grams: list[tuple[str, ...]]) -> float:
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    """All n-grams of a text, in order."""
+    words = text.lower().split()
+    return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+
+
+def _check(texts: Sequence[str], n: int) -> None:
+    if not texts:
+        raise ValueError("found no texts; give at least one")
+    if n < 1:
+        raise ValueError(f"n is {n}; give the length of the n-grams in words, at least 1")

@@ -1,0 +1,184 @@
+"""Causal language models as policies: build, load, save, and where they run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlhf.records import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+PAD, EOS, BOS = "<pad>", "<eos>", "<sep>"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A causal language model with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden states."""
+        embeddings = self.model.get_input_embeddings()
+        assert isinstance(embeddings.weight, torch.Tensor)
+        return embeddings.weight.shape[1]
+
+    @property
+    def eos_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    def encode_prompt(self, prompt: str | Sequence[Message]) -> list[int]:
+        """A prompt as token ids, up to where the response begins.
+
+        A chat model gets its own template with the generation prompt; another model gets the text and a
+        separator, which is `<sep>` where the tokenizer has it, else a newline.
+        """
+        if self.tokenizer.chat_template:
+            turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _turns(prompt)
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        else:
+            flat = prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)
+            text = flat + (BOS if BOS in self.tokenizer.get_vocab() else "\n")
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def encode_response(self, response: str, max_tokens: int, finished: bool = True) -> list[int]:
+        """A response as at most `max_tokens` ids, EOS included when it is finished and fits."""
+        tokens = self.tokenizer.encode(response, add_special_tokens=False) + [self.eos_id] * finished
+        return tokens[:max_tokens]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Response ids as text, special tokens left out."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; raises ValueError when CUDA is asked for and missing."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("model.device is cuda, but no CUDA device is visible; set it to auto or cpu")
+    return torch.device(name)
+
+
+def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on CUDA and float32 on the CPU."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which float32 weights are trained: products in bfloat16 where `precision` says so."""
+    dtype = resolve_dtype(precision, device)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Trains a byte-level BPE with pad, eos and separator tokens; the same texts give the same tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, EOS, BOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, sep_token=BOS)
+
+
+def build_policy(
+    config: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int, device: torch.device | str = "cpu"
+) -> Policy:
+    """Builds a causal LM from the fields of a transformers configuration, with random weights.
+
+    Raises:
+        ValueError: the model type or one of its fields is unknown, or the values do not fit together.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = dict(config)
+    model_type = fields.pop("model_type")
+    ids = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.sep_token_id,
+    }
+    torch.manual_seed(seed)
+    try:
+        defaults = AutoConfig.for_model(model_type)
+        unknown = [field for field in fields if not hasattr(defaults, field)]
+        if unknown:
+            raise ValueError(f"no field {', '.join(unknown)} in the configuration of {model_type}")
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields, **ids))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"model.config: cannot build a {model_type}: {error}") from error
+    return Policy(model.to(device).eval(), tokenizer)
+
+
+def load_policy(name: str | Path, device: str = "auto", precision: str = "auto") -> Policy:
+    """Loads a causal LM and its tokenizer from a Hub id or a local path.
+
+    Raises:
+        ValueError: neither a readable folder nor a model that the Hub gives, or its tokenizer has no EOS.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = resolve_device(device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=resolve_dtype(precision, place))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name}: {explain_load(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{name}: the tokenizer has no EOS token; choose a model whose tokenizer names one")
+    model.to(place)  # type: ignore[arg-type]
+    return Policy(model.eval(), tokenizer)
+
+
+def explain_load(error: Exception) -> str:
+    """Why a model could not be loaded, in one line, with what to do."""
+    reason = str(error).strip().splitlines()[0]
+    return (
+        f"the model could not be loaded ({reason}); give a folder with config.json and safetensors, or a Hub id "
+        "that this machine can reach (or has in its cache)"
+    )
+
+
+def save_policy(policy: Policy, path: Path) -> None:
+    """Writes model (safetensors) and tokenizer; nothing in the files depends on where or when."""
+    save_network(policy.model, policy.tokenizer, path)
+
+
+def save_network(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Writes a model of transformers with its tokenizer, and takes the path it was loaded from out again."""
+    model.save_pretrained(path, safe_serialization=True)
+    tokenizer.save_pretrained(path)
+    for name in ("config.json", "tokenizer_config.json"):
+        file = path / name
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        for field in ("_name_or_path", "name_or_path", "is_local"):
+            fields.pop(field, None)
+        file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _turns(prompt: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in prompt]

@@ -1,0 +1,67 @@
+"""The optimizer that SFT and reward modelling share, and the order in which data is drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from rlhf.settings import OptimSettings
+
+
+class Optimizer:
+    """AdamW with gradient clipping, linear warm-up and cosine decay to a tenth of the rate."""
+
+    def __init__(self, model: nn.Module, settings: OptimSettings) -> None:
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._max_norm = settings.max_grad_norm
+        matrices = [parameter for parameter in self._parameters if parameter.ndim >= 2]
+        vectors = [parameter for parameter in self._parameters if parameter.ndim < 2]
+        groups = [
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},  # norms and biases have no scale to decay
+        ]
+        self._adam = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+        warmup = max(1, round(settings.warmup_share * settings.steps))
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._adam, lambda step: cosine_with_warmup(step + 1, warmup, settings.steps)
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the last step taken."""
+        return float(self._adam.param_groups[0]["lr"])
+
+    def step(self) -> float:
+        """Clips, updates, clears the gradients; returns the gradient's norm before clipping.
+
+        Raises:
+            ValueError: the gradient is not finite.
+        """
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._max_norm))
+        if not math.isfinite(norm):
+            raise ValueError(f"the gradient's norm is {norm}; lower the learning rate, or look for damaged data")
+        self._adam.step()
+        self._schedule.step()
+        self._adam.zero_grad(set_to_none=True)
+        return norm
+
+
+def cosine_with_warmup(step: int, warmup: int, steps: int, floor: float = 0.1) -> float:
+    """The share of the peak rate at `step` (from 1): linear to `warmup`, then half a cosine down to `floor`."""
+    if step <= warmup:
+        return step / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def shuffled_batches(rows: int, size: int, steps: int, generator: torch.Generator) -> Iterator[list[int]]:
+    """Yields `steps` batches of row numbers; every row comes once before any comes again."""
+    waiting: list[int] = []
+    for _ in range(steps):
+        while len(waiting) < min(size, rows):
+            waiting += torch.randperm(rows, generator=generator).tolist()
+        batch, waiting = waiting[:size], waiting[size:]
+        yield batch

@@ -1,0 +1,42 @@
+"""From one score per completion to one reward per token."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rlhf.logprobs import kl_estimate
+
+
+def token_rewards(
+    scores: Float[Tensor, " B"],
+    logprobs: Float[Tensor, "B T"],
+    ref_logprobs: Float[Tensor, "B T"],
+    response_mask: Bool[Tensor, "B T"],
+    kl_coefficient: float,
+    estimator: str = "k1",
+) -> Float[Tensor, "B T"]:
+    """r_t = −β·kl_t at every response token, plus the completion's score at the last one.
+
+    Source: Ziegler et al. (2019), equation 2; the penalty per token as in Stiennon et al. (2020).
+
+    Args:
+        scores: one per completion.
+        logprobs: log π of each response token when it was sampled.
+        ref_logprobs: the same under the frozen reference.
+        response_mask: True at response tokens; each row has at least one, and they come first.
+        kl_coefficient: β.
+        estimator: of the KL at each token: k1, k2 or k3.
+    """
+    penalty = kl_coefficient * kl_estimate(logprobs, ref_logprobs, estimator)
+    rewards = torch.where(response_mask, -penalty, 0.0)
+    last = response_mask.sum(1) - 1
+    return rewards.scatter_add(1, last[:, None], scores[:, None].to(rewards.dtype))
+
+
+def final_scores(
+    scores: Float[Tensor, " B"], finished: Bool[Tensor, " B"], unfinished_score: float
+) -> Float[Tensor, " B"]:
+    """The reward model's score where EOS was written, `unfinished_score` where the completion was cut."""
+    return torch.where(finished, scores, unfinished_score)

@@ -1,0 +1,179 @@
+"""From rankings to pairs: which completion is preferred to which, and which split each prompt falls in.
+
+Pure functions on records; the text length at which two completions count as the same is given by a
+`truncate` function, so nothing here knows a tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+from rlhf.records import Pair, Ranking, prompt_key
+
+SPLITS = ("train", "dev", "test")
+ROLES = (*SPLITS, "judge", "any")
+
+
+class RankingPairs(NamedTuple):
+    """What one ranking of k completions gives: pairs + ties + duplicates = k(k−1)/2."""
+
+    pairs: list[Pair]
+    ties: int
+    """Couples of completions that share a rank."""
+    duplicates: int
+    """Strictly ranked couples whose texts are the same (once truncated)."""
+
+
+class PlacedRankings(NamedTuple):
+    """Rankings, each with the split that its pairs go to."""
+
+    placed: list[tuple[str, Ranking]]
+    """(train | dev | test | judge, ranking), in the order they came in."""
+    leaks: int
+    """Rankings left out because a held-out split has their prompt."""
+
+
+def pairs_of(ranking: Ranking, truncate: Callable[[str], str]) -> RankingPairs:
+    """All strict preferences of one ranking, preferred first.
+
+    n distinct ranks give n(n−1)/2 pairs (Ouyang et al. 2022, section 3.5). Ties give none; neither do two
+    texts that are the same after `truncate`, which the reward model could not tell apart.
+
+    Args:
+        ranking: k completions with their ranks, 1 is best.
+        truncate: cuts a text to what the reward model reads of it.
+
+    Returns:
+        The pairs in the order of the completions, with the counts of what gave no pair.
+    """
+    kept, pairs, ties, duplicates = [truncate(text) for text in ranking.completions], [], 0, 0
+    for first, second in combinations(range(len(kept)), 2):
+        if ranking.ranks[first] == ranking.ranks[second]:
+            ties += 1
+        elif kept[first] == kept[second]:
+            duplicates += 1
+        else:
+            better_first = ranking.ranks[first] < ranking.ranks[second]
+            pairs.append(_pair(ranking, *((first, second) if better_first else (second, first))))
+    return RankingPairs(pairs, ties, duplicates)
+
+
+def _pair(ranking: Ranking, chosen: int, rejected: int) -> Pair:
+    return Pair.model_validate(
+        {
+            "prompt": ranking.prompt,
+            "chosen": ranking.completions[chosen],
+            "rejected": ranking.completions[rejected],
+            "annotator": ranking.annotator,
+            "margin": margin_of(ranking, chosen, rejected),
+            "ranking": ranking.id,
+        }
+    )
+
+
+def margin_of(ranking: Ranking, chosen: int, rejected: int) -> float:
+    """By how much the chosen completion is preferred: the difference of ratings, else of ranks.
+
+    Ratings (higher is better) stand in the ranking's own field `ratings`, one number per completion.
+
+    Args:
+        ranking: the ranking that holds both completions.
+        chosen: index of the preferred completion.
+        rejected: index of the other.
+
+    Returns:
+        rating[chosen] − rating[rejected], or rank[rejected] − rank[chosen] where there are no ratings.
+    """
+    ratings = (ranking.model_extra or {}).get("ratings")
+    if isinstance(ratings, list) and len(ratings) == len(ranking.ranks) and all(map(_is_number, ratings)):
+        return float(ratings[chosen]) - float(ratings[rejected])
+    return float(ranking.ranks[rejected] - ranking.ranks[chosen])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def tied_couples(ranks: Sequence[int]) -> int:
+    """How many of the k(k−1)/2 couples of completions share a rank."""
+    return sum(first == second for first, second in combinations(ranks, 2))
+
+
+def split_of(key: str, dev_share: float, test_share: float, seed: int) -> str:
+    """The split of a prompt: a hash of the prompt and the seed, whatever else is in the data.
+
+    With u = SHA-256(seed, prompt) mapped to [0, 1): test where u < test_share, dev where
+    u < test_share + dev_share, else train. A larger test share keeps every test prompt of a smaller one.
+
+    Args:
+        key: the prompt as one string (`prompt_key`).
+        dev_share: expected share of prompts in dev.
+        test_share: expected share of prompts in test.
+        seed: another seed is another split.
+
+    Returns:
+        "train", "dev" or "test".
+
+    Raises:
+        ValueError: the shares leave nothing to train on.
+    """
+    if dev_share + test_share >= 1.0:
+        raise ValueError(
+            f"dev_share {dev_share} and test_share {test_share} leave nothing to train on; let them sum to less than 1"
+        )
+    digest = hashlib.sha256(f"{seed}\n{key}".encode()).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    if position < test_share:
+        return "test"
+    return "dev" if position < test_share + dev_share else "train"
+
+
+def place_rankings(rankings: Iterable[Ranking], dev_share: float, test_share: float, seed: int) -> PlacedRankings:
+    """Gives each ranking its split, so that all pairs of a prompt fall in one.
+
+    A ranking's own field `split` is one of train, dev, test, judge, any (`any` when absent). `any` follows
+    the split that other rankings of its prompt declare, and otherwise the prompt's hash. What is held out
+    stays so: a prompt of test leaves train, dev and judge; a prompt of dev leaves train and judge.
+
+    Args:
+        rankings: rows with the extra field `split`.
+        dev_share: share of the prompts of `any` that go to dev.
+        test_share: share of the prompts of `any` that go to test.
+        seed: of the prompts' hash.
+
+    Raises:
+        ValueError: a `split` is none of the five, or the shares sum to 1 or more.
+    """
+    rankings = list(rankings)
+    keys = [prompt_key(ranking.prompt) for ranking in rankings]
+    roles = [_role_of(ranking) for ranking in rankings]
+    declared = {split: {key for key, role in zip(keys, roles, strict=True) if role == split} for split in SPLITS}
+
+    def home(key: str) -> str:
+        for split in ("test", "dev", "train"):
+            if key in declared[split]:
+                return split
+        return split_of(key, dev_share, test_share, seed)
+
+    homes = {key: home(key) for key in dict.fromkeys(keys)}
+    # A prompt that only judge declares binds nobody: the judge may share prompts with train.
+    free = {key for key, role in zip(keys, roles, strict=True) if role != "judge"}
+    placed, leaks = [], 0
+    for ranking, key, role in zip(rankings, keys, roles, strict=True):
+        split = homes[key] if role == "any" else role
+        held_out = homes[key] in ("dev", "test") and key in free
+        if held_out and split != homes[key]:
+            leaks += 1
+        else:
+            placed.append((split, ranking))
+    return PlacedRankings(placed, leaks)
+
+
+def _role_of(ranking: Ranking) -> str:
+    role = (ranking.model_extra or {}).get("split", "any")
+    if role not in ROLES:
+        raise ValueError(f"ranking {ranking.id}: split is {role!r}; expected one of {', '.join(ROLES)}")
+    return str(role)

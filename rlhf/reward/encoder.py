@@ -1,0 +1,134 @@
+"""A BERT-type cross-encoder as reward model: [CLS] prompt [SEP] completion [SEP], a linear head on [CLS]."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlhf.models import explain_load, resolve_device, resolve_dtype, save_network
+from rlhf.records import Message, prompt_key
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+
+SMALL_BERT: dict[str, Any] = {
+    "model_type": "bert",
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+    "max_position_embeddings": 256,
+}
+
+
+class EncoderReward(nn.Module):
+    """r(x, y) = w·h_[CLS] + b over an encoder that reads prompt and completion together.
+
+    Args:
+        encoder: any encoder of transformers.
+        tokenizer: its own tokenizer, which marks the two texts with token types where the encoder has them.
+        max_tokens: prompt and completion together; the longer of the two is cut first.
+        frozen: train the head alone.
+    """
+
+    def __init__(
+        self, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int, frozen: bool
+    ) -> None:
+        super().__init__()
+        self.backbone, self.tokenizer = encoder, tokenizer
+        self.max_tokens, self.frozen = max_tokens, frozen
+        self.backbone.requires_grad_(not frozen)
+        self.head = nn.Linear(encoder.config.hidden_size, 1)
+        self.to(encoder.device)
+
+    def encode(self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str]) -> BatchEncoding:
+        """Both texts with special tokens, token types and attention mask, padded together."""
+        return self.tokenizer(
+            [prompt_key(prompt) for prompt in prompts],
+            list(completions),
+            truncation="longest_first",
+            max_length=self.max_tokens,
+            padding=True,
+            return_tensors="pt",
+        ).to(self.backbone.device)
+
+    def forward(self, batch: BatchEncoding) -> Float[Tensor, " B"]:
+        """One raw score per row."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            hidden = self.backbone(**batch).last_hidden_state[:, 0]
+        return self.head(hidden.float()).squeeze(-1)
+
+    def train(self, mode: bool = True) -> EncoderReward:
+        """A frozen encoder stays in evaluation mode, so that its features do not jitter under dropout."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def heads(self) -> dict[str, Tensor]:
+        """The weights that the encoder's own files do not hold."""
+        return {"weight": self.head.weight, "bias": self.head.bias}
+
+    def save(self, path: Path) -> None:
+        """Writes the encoder with its tokenizer."""
+        save_network(self.backbone, self.tokenizer, path)
+
+    @classmethod
+    def load(cls, path: Path, description: dict, device: str, precision: str) -> EncoderReward:
+        """Reads the encoder back; the head is filled in by the caller."""
+        encoder, tokenizer = load_encoder(path, device, precision)
+        return cls(encoder, tokenizer, description["max_tokens"], description["frozen"])
+
+
+def load_encoder(name: str | Path, device: str, precision: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """An encoder and its tokenizer from a Hub id or a path; raises ValueError when it cannot be had."""
+    from transformers import AutoModel, AutoTokenizer
+
+    place = resolve_device(device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        encoder = AutoModel.from_pretrained(name, dtype=resolve_dtype(precision, place))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"reward.encoder: {name}: {explain_load(error)}") from error
+    return encoder.to(place).eval(), tokenizer
+
+
+def build_encoder(
+    config: dict[str, Any], texts: Iterable[str], vocab_size: int, device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A small encoder with random weights, and a lower-cased WordPiece trained on `texts`."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    wordpiece = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    wordpiece.normalizer = normalizers.BertNormalizer(lowercase=True)
+    wordpiece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    wordpiece.decoder = decoders.WordPiece()
+    wordpiece.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    )
+    wordpiece.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, wordpiece.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=wordpiece,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    fields = {**SMALL_BERT, **config, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    try:
+        encoder = AutoModel.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"reward.encoder_config: cannot build the encoder: {error}") from error
+    return encoder.to(resolve_device(device)).eval(), tokenizer

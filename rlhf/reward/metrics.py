@@ -1,0 +1,68 @@
+"""How good a reward model is on pairs it has not seen."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+Scores = Float[ndarray, " N"]
+
+
+def accuracy(chosen: Scores, rejected: Scores) -> float:
+    """Share of pairs in which the chosen completion scores higher; an equal score counts half."""
+    return float(np.mean((chosen > rejected) + 0.5 * (chosen == rejected)))
+
+
+def auc(chosen: Scores, rejected: Scores) -> float:
+    """The chance that some chosen completion outscores some rejected one, whatever their prompts.
+
+    The area under the ROC curve of telling chosen from rejected by score alone: unlike accuracy, it asks that
+    scores of different prompts compare.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    labels = np.r_[np.ones(len(chosen)), np.zeros(len(rejected))]
+    return float(roc_auc_score(labels, np.r_[chosen, rejected]))
+
+
+def correlations(chosen: Scores, rejected: Scores, margins: Scores) -> tuple[float, float]:
+    """Spearman's and Pearson's correlation of score difference and margin, each pair taken in both orders.
+
+    Both orders, because the margin of a pair is positive by construction: without its mirror image a reward model
+    that has every sign wrong could correlate as well as one that has every sign right.
+    """
+    from scipy.stats import pearsonr, spearmanr
+
+    differences = np.r_[chosen - rejected, rejected - chosen]
+    both = np.r_[margins, -margins]
+    return float(spearmanr(differences, both).statistic), float(pearsonr(differences, both).statistic)
+
+
+def expected_calibration_error(chosen: Scores, rejected: Scores, bins: int = 10) -> float:
+    """Σ (n_b / N)·|accuracy_b − confidence_b| over equal bins of confidence from ½ to 1.
+
+    The confidence of a pair is σ(|r_chosen − r_rejected|). Source: Guo et al. (2017), equation 3.
+    """
+    confidence = 1.0 / (1.0 + np.exp(-np.abs(chosen - rejected)))
+    correct = (chosen > rejected) + 0.5 * (chosen == rejected)
+    place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    gaps = [abs(correct[place == b].mean() - confidence[place == b].mean()) * (place == b).mean()
+            for b in range(bins) if (place == b).any()]  # fmt: skip
+    return float(sum(gaps))
+
+
+def accuracy_by_margin(
+    chosen: Scores, rejected: Scores, margins: Scores, groups: int = 3
+) -> list[tuple[float, float, float]]:
+    """(least margin, greatest margin, accuracy) of the pairs in `groups` parts of about equal size, by margin."""
+    edges = np.quantile(margins, np.linspace(0, 1, groups + 1))
+    parts = []
+    for low, high in pairwise(edges):
+        inside = (margins >= low) & ((margins < high) | (high == edges[-1]))
+        if inside.any():
+            parts.append((float(margins[inside].min()), float(margins[inside].max()),
+                          accuracy(chosen[inside], rejected[inside])))  # fmt: skip
+    return parts

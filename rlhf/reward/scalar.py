@@ -1,0 +1,81 @@
+"""A reward model on a causal backbone: a scalar head at the last token, and the log-likelihood as a feature.
+
+The head alone sees what a completion covers, but hardly sees a wrong value in it. The log-likelihood under a
+language-model head that is tuned with it compares every token with the prompt, so it does see one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlhf.batches import Batch, make_batch
+from rlhf.logprobs import token_logprobs
+from rlhf.models import Policy, load_policy, save_policy
+from rlhf.records import Message
+
+
+class ScalarReward(nn.Module):
+    """r(x, y) = w·h_last + a·Σ log p(y_t) + b·mean log p(y_t); without the feature a = b = 0.
+
+    Args:
+        policy: the backbone with its tokenizer; it is trained in place, so hand over a copy.
+        loglikelihood: whether the two log-likelihood terms are there.
+        max_completion_tokens: longer completions are cut, EOS included.
+    """
+
+    def __init__(self, policy: Policy, loglikelihood: bool, max_completion_tokens: int) -> None:
+        super().__init__()
+        self.policy, self.loglikelihood = policy, loglikelihood
+        self.max_completion_tokens = max_completion_tokens
+        self.backbone = policy.model
+        self.head = nn.Linear(policy.hidden, 1)
+        nn.init.normal_(self.head.weight, std=1.0 / (policy.hidden + 1))  # Stiennon et al. (2020), appendix B
+        nn.init.zeros_(self.head.bias)
+        self.likelihood_weights = nn.Parameter(torch.tensor([0.1, 1.0]), requires_grad=loglikelihood)
+        self.to(policy.device)
+
+    def encode(self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str]) -> Batch:
+        """Tokens of prompts and completions, EOS included where it fits."""
+        return make_batch(
+            [self.policy.encode_prompt(prompt) for prompt in prompts],
+            [self.policy.encode_response(text, self.max_completion_tokens) for text in completions],
+            self.policy.device,
+        )
+
+    def forward(self, batch: Batch) -> Float[Tensor, " B"]:
+        """One raw score per row."""
+        width = batch.response_ids.shape[1]
+        hidden = self.backbone.base_model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask.long(),
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).last_hidden_state[:, -width - 1 :]
+        lengths = batch.response_mask.sum(1)
+        last = hidden[torch.arange(len(lengths), device=hidden.device), lengths]
+        score = self.head(last.float()).squeeze(-1)
+        if not self.loglikelihood:
+            return score
+        logits = self.backbone.get_output_embeddings()(hidden[:, :-1])
+        logprobs = torch.where(batch.response_mask, token_logprobs(logits, batch.response_ids), 0.0)
+        total = logprobs.sum(1)
+        return score + torch.stack([total, total / lengths.clamp(min=1)], dim=1) @ self.likelihood_weights
+
+    def heads(self) -> dict[str, Tensor]:
+        """The weights that the backbone's own files do not hold."""
+        return {"weight": self.head.weight, "bias": self.head.bias, "likelihood": self.likelihood_weights}
+
+    def save(self, path: Path) -> None:
+        """Writes the backbone with its tokenizer."""
+        save_policy(self.policy, path)
+
+    @classmethod
+    def load(cls, path: Path, description: dict, device: str, precision: str) -> ScalarReward:
+        """Reads the backbone back; the heads are filled in by the caller."""
+        policy = load_policy(path, device, precision)
+        return cls(policy, description["loglikelihood"], description["max_completion_tokens"])
