@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rlhf.evaluation.matrix import score_matrix
+
 Scores = Float[np.ndarray, "N K"] | Float[Tensor, "N K"]
 
 
@@ -23,7 +25,7 @@ def choose_best(scores: Scores) -> Int[np.ndarray, " N"]:
     Raises:
         ValueError: scores is no non-empty matrix, or a score is not a number.
     """
-    return _matrix(scores, "scores").argmax(axis=1)
+    return score_matrix(scores, "scores").argmax(axis=1)
 
 
 def expected_best(scores: Scores, judged: Scores | None = None) -> Float[np.ndarray, " K"]:
@@ -50,8 +52,8 @@ def expected_best(scores: Scores, judged: Scores | None = None) -> Float[np.ndar
     Raises:
         ValueError: shapes differ, scores is no non-empty matrix, or a score is not a number.
     """
-    chooser = _matrix(scores, "scores")
-    values = chooser if judged is None else _matrix(judged, "judged")
+    chooser = score_matrix(scores, "scores")
+    values = chooser if judged is None else score_matrix(judged, "judged")
     if chooser.shape != values.shape:
         raise ValueError(f"scores has shape {chooser.shape}, judged {values.shape}; give both for the same samples")
     samples = chooser.shape[1]
@@ -80,14 +82,3 @@ def kl_best_of_n(n: int) -> float:
     if n < 1:
         raise ValueError(f"n is {n}; give at least 1 sample to choose from")
     return math.log(n) - (n - 1) / n
-
-
-def _matrix(scores: Scores, name: str) -> np.ndarray:
-    """The scores as float64 [N, K]; raises ValueError unless they are a non-empty matrix of numbers."""
-    matrix = scores.detach().double().cpu().numpy() if isinstance(scores, Tensor) else np.asarray(scores, float)
-    if matrix.ndim != 2 or not matrix.size:
-        raise ValueError(f"{name} has shape {matrix.shape}; give scores of shape [prompts, samples], none of them 0")
-    if np.isnan(matrix).any():
-        row = int(np.isnan(matrix).any(axis=1).argmax())
-        raise ValueError(f"{name}[{row}] holds a nan; give every completion a score")
-    return matrix

@@ -40,12 +40,27 @@ def bleu(
     Raises:
         ValueError: there is nothing to score, the lengths differ, or a row has no reference.
     """
+    return bleu_systems([predictions], references, refs, lowercase, tokenize, smooth)[0]
+
+
+def bleu_systems(
+    systems: Sequence[Sequence[str]],
+    references: Sequence[Sequence[str]],
+    refs: Refs = "all",
+    lowercase: bool = False,
+    tokenize: Tokenize = "13a",
+    smooth: Smooth = "exp",
+) -> list[float]:
+    """As `bleu`, for several systems on the same references, which are counted once: one figure each."""
     from rlhf.evaluation.metrics.bleu import Bleu
 
-    check(predictions, references)
+    for predictions in systems:
+        check(predictions, references)
     kept = references if refs == "all" else [row[:1] for row in references]
+    texts = [text for predictions in systems for text in predictions]
     options = {"lowercase": lowercase, "tokenize": tokenize, "smooth_method": smooth}
-    return float(compute(Bleu, predictions, kept, **options)["score"])
+    scores: list[float] = compute(Bleu, texts, [*kept] * len(systems), systems=len(systems), **options)["scores"]
+    return scores
 
 
 def bleu_signature(

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf.evaluation.matrix import score_matrix
+
 Scores = Float[np.ndarray, "N S"] | Float[Tensor, "N S"]
 BaselineScores = Float[np.ndarray, "N R"] | Float[Tensor, "N R"]
 
@@ -38,15 +40,16 @@ def win_shares(policy_scores: Scores, baseline_scores: BaselineScores) -> Float[
     Raises:
         ValueError: the prompts differ in number, there are none, or a score is not a number.
     """
-    ours, theirs = _matrix(policy_scores, "policy_scores"), _matrix(baseline_scores, "baseline_scores")
+    ours, theirs = (
+        score_matrix(policy_scores, "policy_scores"),
+        score_matrix(baseline_scores, "baseline_scores"),
+    )
     if len(ours) != len(theirs):
         raise ValueError(
             f"policy_scores has {len(ours)} prompts, baseline_scores {len(theirs)}; score both on the same prompts"
         )
-    difference = np.sign(ours[:, :, None] - theirs[:, None, :])  # [N, S, R]
-    # Equal infinities differ by nan: they are a tie.
-    difference = np.where(ours[:, :, None] == theirs[:, None, :], 0.0, difference)
-    return 0.5 + 0.5 * difference.mean(axis=(1, 2))
+    ours, theirs = ours[:, :, None], theirs[:, None, :]
+    return ((ours > theirs) + 0.5 * (ours == theirs)).mean(axis=(1, 2))  # [N, S, R] -> [N]
 
 
 def win_rate(
@@ -87,14 +90,3 @@ def win_rate(
     tail = (1.0 - confidence) / 2
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return WinRate(rate=float(shares.mean()), low=float(low), high=float(high))
-
-
-def _matrix(scores: Scores | BaselineScores, name: str) -> np.ndarray:
-    """The scores as float64 [N, S]; raises ValueError unless they are a non-empty matrix of numbers."""
-    matrix = scores.detach().double().cpu().numpy() if isinstance(scores, Tensor) else np.asarray(scores, float)
-    if matrix.ndim != 2 or not matrix.size:
-        raise ValueError(f"{name} has shape {matrix.shape}; give scores of shape [prompts, samples], none of them 0")
-    if np.isnan(matrix).any():
-        row = int(np.isnan(matrix).any(axis=1).argmax())
-        raise ValueError(f"{name}[{row}] holds a nan; give every sample a score")
-    return matrix

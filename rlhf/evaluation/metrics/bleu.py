@@ -19,6 +19,7 @@ class Bleu(evaluate.Metric):
             description="Corpus BLEU (0 to 100) with one or more references per prediction.",
             citation="Papineni et al. 2002; Post 2018, A Call for Clarity in Reporting BLEU Scores",
             inputs_description="predictions: N texts; references: N lists of texts; "
+            "systems: how many stand one after the other; "
             "options: those of sacrebleu.metrics.BLEU (lowercase, tokenize, smooth_method ...).",
             features=datasets.Features(
                 {
@@ -29,12 +30,22 @@ class Bleu(evaluate.Metric):
         )
 
     def _compute(
-        self, predictions: Sequence[str], references: Sequence[Sequence[str]], **options: Any
+        self,
+        predictions: Sequence[str],
+        references: Sequence[Sequence[str]],
+        systems: int = 1,
+        **options: Any,
     ) -> dict[str, Any]:
-        """Returns the corpus `score` and sacrebleu's `signature` of it."""
-        # force: a corpus that is already tokenized is scored as it is, without a warning.
-        metric = BLEU(force=True, **options)
+        """Returns a corpus score per system and sacrebleu's signature of it.
+
+        Several systems stand one after the other, each with the same references in the same order: these
+        are counted once.
+        """
+        size = len(predictions) // systems
         # sacrebleu takes reference streams and passes over None where a row has fewer than others.
-        streams = [list(stream) for stream in zip_longest(*references)]
-        score = metric.corpus_score(list(predictions), streams)  # type: ignore[arg-type]
-        return {"score": float(score.score), "signature": str(metric.get_signature())}
+        streams = [list(stream) for stream in zip_longest(*references[:size])]
+        # force: a corpus that is already tokenized is scored as it is, without a warning.
+        metric = BLEU(force=True, references=streams, **options)
+        corpora = [predictions[start : start + size] for start in range(0, len(predictions), size)]
+        scores = [float(metric.corpus_score(list(corpus), None).score) for corpus in corpora]
+        return {"scores": scores, "signature": str(metric.get_signature())}

@@ -1,0 +1,80 @@
+"""SFT, policy and best-of-n on the same prompts: their answers, and what each scorer says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from rlhf.annotator import gold_score
+from rlhf.evaluation.best_of_n import choose_best
+from rlhf.evaluation.bleu import bleu
+from rlhf.evaluation.rouge import rouge
+from rlhf.evaluation.text import distinct_n, mean_words, repeated_ngram_share
+from rlhf.records import PromptText
+from rlhf.reward import RewardModel
+
+Grid = list[list[float]]
+"""One score per prompt and sample."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to answer.
+
+    Attributes:
+        answers: the text per prompt that ROUGE, BLEU and a reader look at.
+        samples: the texts per prompt that are scored, so that a score is an expectation.
+        scores: by scorer (`reward`, `gold`, `judge`), the score of each sample.
+    """
+
+    answers: list[str]
+    samples: list[list[str]]
+    scores: dict[str, Grid]
+
+
+def score_samples(
+    prompts: Sequence[PromptText],
+    samples: Sequence[Sequence[str]],
+    scorers: Mapping[str, RewardModel],
+    gold: bool,
+) -> dict[str, Grid]:
+    """Every scorer's score of every sample, gold's among them where the corpus has gold."""
+    repeated = [prompt for prompt, texts in zip(prompts, samples, strict=True) for _ in texts]
+    flat = [text for texts in samples for text in texts]
+    scores = {name: _fold(scorer.score(repeated, flat).tolist(), samples) for name, scorer in scorers.items()}
+    if gold:
+        scores["gold"] = _fold([gold_score(str(p), text) for p, text in zip(repeated, flat, strict=True)], samples)
+    return scores
+
+
+def best_of_n(pool: Contestant) -> Contestant:
+    """What the reward model chooses from each prompt's samples, with that sample's scores."""
+    best = choose_best(np.array(pool.scores["reward"]))
+    chosen = [texts[place] for texts, place in zip(pool.samples, best, strict=True)]
+    scores = {name: [[row[place]] for row, place in zip(grid, best, strict=True)] for name, grid in pool.scores.items()}
+    return Contestant(chosen, [[text] for text in chosen], scores)
+
+
+def text_metrics(answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """ROUGE (0 to 1) and BLEU (0 to 100) over all references, length in words, and how much repeats."""
+    return {
+        **rouge(answers, references),
+        "bleu": bleu(answers, references),
+        "bleu_lc": bleu(answers, references, lowercase=True),
+        "length": mean_words(answers),
+        "distinct_2": distinct_n(answers, 2),
+        "repeated_3": repeated_ngram_share(answers, 3),
+    }
+
+
+def mean_scores(scores: Mapping[str, Grid]) -> dict[str, float]:
+    """The expectation of each scorer's score over prompts and samples."""
+    return {name: fmean(value for row in grid for value in row) for name, grid in scores.items()}
+
+
+def _fold(flat: Sequence[float], like: Sequence[Sequence[str]]) -> Grid:
+    values = iter(flat)
+    return [[next(values) for _ in row] for row in like]

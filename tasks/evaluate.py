@@ -1,0 +1,191 @@
+"""evaluate: sets SFT, policy and best-of-n side by side on test prompts that no other stage saw.
+
+Reads data/validated/test, the models below data/models and the prompts of data/pairs (to leave out what a reward
+model has seen); writes data/evaluation: completions side by side (JSONL and HTML), every number with its signature
+(scores.json), and pictures. The win rate is judged by what PPO did not optimise: gold where the corpus has it, else
+the judge, a second reward model trained on rankings held out from the first; never the proxy alone.
+
+    python -m tasks evaluate
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlhf.records import Pair, Prompt, prompt_key
+from rlhf.settings import ModelSettings
+from tasks.files import read_records, write_json, write_rows
+from tasks.params import EvaluateParams
+from tasks.paths import Paths
+from tasks.progress import follow
+
+if TYPE_CHECKING:
+    from rlhf.evaluation.compare import Contestant
+
+
+def run(paths: Paths, params: EvaluateParams, model: ModelSettings) -> dict[str, float]:
+    """Evaluates, writes tables and pictures, and returns the contract's metrics.
+
+    Raises:
+        ValueError: there is no unseen test prompt with a reference, or nothing independent to judge by.
+    """
+    unseen, seen = split_prompts(paths, params.max_prompts)
+
+    from rlhf.evaluation.compare import mean_scores, text_metrics
+    from rlhf.evaluation.gold import has_gold
+    from rlhf.evaluation.winrate import win_rate
+
+    judge = None if has_gold([row.prompt for row in unseen]) else find_judge(paths)
+    bench = Bench(paths, params, model, unseen, seen, judge)
+    steps = 3 + (judge is None) + 2 * bool(seen)
+    metrics: dict[str, float] = {}
+    for row in follow(_measure(bench), "evaluate", steps):
+        metrics |= {key: value for key, value in row.items() if key != "step"}
+    references = [row.references for row in unseen]
+    for name, entry in bench.entries.items():
+        figures = text_metrics(entry.answers, references) | mean_scores(entry.scores)
+        metrics |= {f"{name}.{key}": value for key, value in figures.items()}
+    referee = "gold" if judge is None else "judge"
+    ours, theirs = (np.array(bench.entries[name].scores[referee]) for name in ("policy", "sft"))
+    verdict = win_rate(ours, theirs, params.bootstrap, seed=params.seed)
+    metrics |= {"win_rate": verdict.rate, "win_rate_low": verdict.low, "win_rate_high": verdict.high}
+    metrics |= {"prompts": float(len(unseen)), "prompts_seen_by_reward": float(len(seen))}
+    _write(bench, metrics, referee)
+    return metrics
+
+
+def split_prompts(paths: Paths, limit: int | None) -> tuple[list[Prompt], list[Prompt]]:
+    """The test prompts with references that no reward model has learnt from, and those that one has."""
+    rows = [row for row in read_records(paths.validated / "test" / "prompts.jsonl", Prompt) if row.references]
+    learnt = set()
+    for name in ("train", "dev", "judge"):
+        file = paths.pairs / f"{name}.jsonl"
+        if file.stat().st_size:
+            learnt |= {prompt_key(pair.prompt) for pair in read_records(file, Pair)}
+    unseen = [row for row in rows if prompt_key(row.prompt) not in learnt][:limit]
+    seen = [row for row in rows if prompt_key(row.prompt) in learnt]
+    if not unseen:
+        raise ValueError(
+            f"found {len(rows)} test prompts with references, but every one of them has rankings that the reward "
+            "model or the judge learns from; hold the rankings of some test prompts back (rank.feedback.test)"
+        )
+    return unseen, seen
+
+
+def find_judge(paths: Paths) -> Path:
+    """The judge's folder; raises ValueError when no rankings were held out for one."""
+    judge = paths.models / "judge"
+    if not (judge / "reward.json").is_file():
+        raise ValueError(
+            f"{judge}: no judge here, and these prompts have no gold score, so only the reward model that PPO "
+            "optimised could judge, which would prove nothing; hold rankings out for a judge: name files in "
+            "rank.feedback.judge, or raise pairs.judge_share"
+        )
+    return judge
+
+
+@dataclass
+class Bench:
+    """What is compared: the models, the prompts, and (filled in by `_measure`) the contestants."""
+
+    paths: Paths
+    params: EvaluateParams
+    model: ModelSettings
+    unseen: list[Prompt]
+    seen: list[Prompt]
+    judge: Path | None
+    entries: dict[str, Contestant] = field(default_factory=dict)
+
+
+def _measure(bench: Bench) -> Iterator[dict[str, float]]:
+    """Fills the contestants in, yielding the figures that need a model as they come."""
+    from rlhf.evaluation.answers import greedy_answers, sampled_answers, sequence_kl
+    from rlhf.evaluation.compare import Contestant, best_of_n, mean_scores, score_samples, text_metrics
+    from rlhf.evaluation.gold import agreement, probe_accuracy
+    from rlhf.models import load_policy
+    from rlhf.reward import load_reward_model
+
+    params, where, gold = bench.params, (bench.model.device, bench.model.precision), bench.judge is None
+    prompts = [row.prompt for row in bench.unseen]
+    tokens, size = params.max_new_tokens, params.batch_size
+    scorers = {"reward": load_reward_model(bench.paths.models / "reward", *where)}
+    if bench.judge is not None:
+        scorers["judge"] = load_reward_model(bench.judge, *where)
+    policies = {name: load_policy(bench.paths.models / name, *where) for name in ("sft", "policy")}
+    for name, policy in policies.items():
+        answers = greedy_answers(policy, prompts, tokens, size)
+        samples = sampled_answers(policy, prompts, params.samples, tokens, params.seed, size)
+        bench.entries[name] = Contestant(answers, samples, score_samples(prompts, samples, scorers, gold))
+        likeliest = score_samples(prompts, [[text] for text in answers], scorers, gold)
+        yield {f"{name}.{scorer}_greedy": value for scorer, value in mean_scores(likeliest).items()}
+    pool = sampled_answers(policies["sft"], prompts, params.best_of, tokens, params.seed + len(prompts), size)
+    pool_scores = score_samples(prompts, pool, scorers, gold)
+    bench.entries["best_of_n"] = best_of_n(Contestant([], pool, pool_scores))
+    yield {"policy.kl": sequence_kl(policies["policy"], policies["sft"], prompts, tokens, params.seed, size)}
+    if gold:
+        figures = agreement(pool_scores["reward"], pool_scores["gold"])
+        figures["probe_accuracy"] = probe_accuracy(scorers["reward"], bench.unseen, params.seed)
+        yield {f"reward.{key}": value for key, value in figures.items()}
+    if bench.seen:
+        references = [row.references for row in bench.unseen + bench.seen]
+        for name, policy in policies.items():
+            rest = greedy_answers(policy, [row.prompt for row in bench.seen], tokens, size)
+            figures = text_metrics(bench.entries[name].answers + rest, references)
+            yield {f"{name}.{key}_all": figures[key] for key in ("rouge1", "rouge2", "rougeL", "bleu", "bleu_lc")}
+
+
+def side_by_side(bench: Bench, referee: str) -> list[dict[str, Any]]:
+    """A row per prompt: the texts, and the mean reward and referee's score of each contestant's samples."""
+    rows = []
+    for place, prompt in enumerate(bench.unseen):
+        row: dict[str, Any] = {"id": prompt.id, "prompt": prompt_key(prompt.prompt), "references": prompt.references}
+        for name, entry in bench.entries.items():
+            row[name] = entry.answers[place]
+            for scorer in ("reward", referee):
+                row[f"{name}_{scorer}"] = round(fmean(entry.scores[scorer][place]), 4)
+        rows.append(row)
+    return rows
+
+
+def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
+    """Writes the tables, the page and the pictures below data/evaluation and data/plots/evaluate."""
+    from rlhf.evaluation.bleu import bleu_signature
+    from rlhf.evaluation.rouge import rouge_signature
+    from tasks import report
+    from tasks.page import Comparison
+
+    folder, rows = bench.paths.evaluation, side_by_side(bench, referee)
+    references = [row.references for row in bench.unseen]
+    signatures = {
+        "rouge1, rouge2, rougeL, rougeLsum": rouge_signature(),
+        "bleu": bleu_signature(references),
+        "bleu_lc": bleu_signature(references, lowercase=True),
+        "win_rate": f"judge:{referee}|samples:{bench.params.samples}|interval:bootstrap over prompts, 95%",
+    }
+    write_rows(folder / "completions.jsonl", rows)
+    write_json(folder / "scores.json", {"metrics": metrics, "signatures": signatures})
+    pages = [
+        Comparison(
+            prompt=row["prompt"],
+            references=row["references"],
+            completions={name: row[name] for name in bench.entries},
+            scores={name: row[f"{name}_{referee}"] for name in bench.entries},
+        )
+        for row in rows
+    ]
+    report.side_by_side(folder / "completions.html", pages)
+    plots = bench.paths.plots("evaluate")
+    shown = ("rouge1", "rouge2", "rougeL", "bleu", "reward", referee, "length")
+    table = {name: {key: metrics[f"{name}.{key}"] for key in shown} for name in ("sft", "policy", "best_of_n")}
+    report.plot_bars(plots / "comparison.png", table, "On held-out test prompts")
+    interval = (metrics["win_rate"], metrics["win_rate_low"], metrics["win_rate_high"])
+    report.plot_win_rate(plots / "win_rate.png", {"policy": interval}, f"Win rate over SFT, judged by {referee}")
+    for scorer in ("reward", referee):
+        scores = {name: np.ravel(bench.entries[name].scores[scorer]).tolist() for name in ("sft", "policy")}
+        report.plot_scores(plots / f"{scorer}.png", scores, f"{scorer}, one count per sampled completion")

@@ -1,0 +1,42 @@
+"""Statistics of texts, counted by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf.evaluation.text import distinct_n, mean_words, repeated_ngram_share
+
+
+def test_distinct_n_counts_over_all_texts_together() -> None:
+    """`a b`, `b a`, `a b` and `a c`: 3 different of 4 bigrams; a b c of 5 words, case apart."""
+    texts = ["a b A", "a b", "a c"]
+    # Bigrams: (a b), (b a) | (a b) | (a c). Words: a b a a b a c.
+    assert distinct_n(texts, 2) == 3 / 4
+    assert distinct_n(texts, 1) == 3 / 7
+    assert distinct_n(["a"], 2) == 1.0
+
+
+def test_the_same_answer_to_every_prompt_lowers_distinct_n_but_repeats_nothing() -> None:
+    """Variety between texts and repetition within one are two things."""
+    assert distinct_n(["a b c"] * 4, 2) == 1 / 4
+    assert repeated_ngram_share(["a b c"] * 4, 2) == 0.0
+
+
+def test_repeated_ngram_share_is_a_mean_over_texts() -> None:
+    """`a b a b a`: 2 different of 4 bigrams, ½; a text too short repeats nothing; their mean is ¼."""
+    assert repeated_ngram_share(["a b a b a"], 2) == 0.5
+    assert repeated_ngram_share(["a b a b a", "a"], 2) == 0.25
+    assert repeated_ngram_share([""], 1) == 0.0
+
+
+def test_mean_words_counts_what_stands_between_spaces() -> None:
+    """3, 0 and 1 words."""
+    assert mean_words(["one  two\nthree", "", "four-five"]) == pytest.approx(4 / 3)
+
+
+def test_nothing_to_count_is_an_error() -> None:
+    """No text, or n-grams of no word."""
+    with pytest.raises(ValueError, match="no texts"):
+        mean_words([])
+    with pytest.raises(ValueError, match="n is 0"):
+        distinct_n(["a"], 0)

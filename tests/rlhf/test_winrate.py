@@ -1,0 +1,110 @@
+"""The win rate and its interval: hand-derived figures, symmetry, clusters, coverage."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from rlhf.evaluation.winrate import WinRate, win_rate, win_shares
+
+
+def test_every_sample_meets_every_sample_of_its_prompt() -> None:
+    """Wins count 1 and ties ½, over the four meetings of each prompt."""
+    policy, baseline = np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([[1.0, 1.0], [1.0, 0.0]])
+    # First: 2 beats both, 0 beats none: 2/4. Second: each 1 ties with 1 and beats 0: (½ + 1)·2/4.
+    assert win_shares(policy, baseline).tolist() == [0.5, 0.75]
+    assert win_rate(policy, baseline).rate == 0.625
+
+
+def test_unequal_numbers_of_samples_and_tensors_are_taken() -> None:
+    """One sample of the baseline stands against three of the policy; tensors score as arrays do."""
+    policy, baseline = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[2.0]], dtype=torch.bfloat16)
+    assert win_shares(policy, baseline).tolist() == [0.5]
+    assert win_rate(policy.numpy(), baseline.float().numpy()) == win_rate(policy, baseline)
+
+
+def test_all_wins_all_losses_and_all_ties_leave_no_doubt() -> None:
+    """Without variation the interval is a point."""
+    ones, zeros = np.ones((7, 2)), np.zeros((7, 2))
+    assert win_rate(ones, zeros) == WinRate(1.0, 1.0, 1.0)
+    assert win_rate(zeros, ones) == WinRate(0.0, 0.0, 0.0)
+    assert win_rate(ones, ones) == WinRate(0.5, 0.5, 0.5)
+    infinite = np.full((3, 1), np.inf)
+    assert win_rate(infinite, infinite) == WinRate(0.5, 0.5, 0.5)
+
+
+def test_swapping_the_models_mirrors_rate_and_interval() -> None:
+    """rate ↔ 1 - rate, low ↔ 1 - high, with the same seed."""
+    draw = np.random.default_rng(0)
+    policy, baseline = draw.integers(0, 4, (40, 3)).astype(float), draw.integers(0, 3, (40, 2)).astype(float)
+    ours, theirs = win_rate(policy, baseline), win_rate(baseline, policy)
+    assert (theirs.rate, theirs.low, theirs.high) == pytest.approx((1 - ours.rate, 1 - ours.high, 1 - ours.low))
+    assert ours.low < ours.rate < ours.high
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    """The resampling is a function of its seed."""
+    draw = np.random.default_rng(1)
+    policy, baseline = draw.normal(size=(30, 2)), draw.normal(size=(30, 2))
+    assert win_rate(policy, baseline, seed=3) == win_rate(policy, baseline, seed=3)
+    # Shares of quarters leave few different ends, so several seeds and few resamples.
+    assert len({win_rate(policy, baseline, resamples=20, seed=seed) for seed in range(5)}) > 1
+
+
+def test_copies_of_a_sample_make_the_interval_no_narrower() -> None:
+    """Prompts are resampled, not samples: ten copies of each sample tell nothing new."""
+    draw = np.random.default_rng(2)
+    policy, baseline = draw.normal(size=(50, 1)), draw.normal(size=(50, 1))
+    copied = win_rate(policy.repeat(10, axis=1), baseline.repeat(10, axis=1))
+    assert copied == pytest.approx(win_rate(policy, baseline))
+
+
+def test_the_interval_is_as_wide_as_the_standard_error_says() -> None:
+    """For many prompts the percentile interval is rate ± 1.96 · sd / √N, an independent formula."""
+    draw = np.random.default_rng(3)
+    policy, baseline = draw.normal(0.5, 1.0, (800, 2)), draw.normal(0.0, 1.0, (800, 2))
+    found = win_rate(policy, baseline, resamples=2000)
+    half = 1.96 * win_shares(policy, baseline).std() / math.sqrt(800)
+    assert found.low == pytest.approx(found.rate - half, abs=0.1 * half)
+    assert found.high == pytest.approx(found.rate + half, abs=0.1 * half)
+
+
+def test_intervals_cover_the_known_truth_about_as_often_as_they_say() -> None:
+    """Prompts are easy or hard; the true rate is the mean of Φ(shift / √2), the interval covers 95 %."""
+    draw, covered, trials = np.random.default_rng(4), 0, 200
+    shifts = (-1.0, 2.0)
+    truth = sum(0.5 * (1 + math.erf(shift / 2)) for shift in shifts) / 2
+    for trial in range(trials):
+        shift = draw.choice(shifts, size=(60, 1))
+        policy, baseline = draw.normal(size=(60, 2)) + shift, draw.normal(size=(60, 2))
+        found = win_rate(policy, baseline, resamples=200, seed=trial)
+        covered += found.low <= truth <= found.high
+    # Binomial(200, .95) has a standard deviation of 1.5 %; resampling samples would cover about 85 %.
+    assert 0.90 <= covered / trials <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("policy", "baseline", "message"),
+    [
+        (np.ones((2, 1)), np.ones((3, 1)), "2 prompts, baseline_scores 3"),
+        (np.ones(2), np.ones(2), r"shape \(2,\)"),
+        (np.ones((0, 1)), np.ones((0, 1)), r"shape \(0, 1\)"),
+        (np.array([[1.0], [np.nan]]), np.ones((2, 1)), r"policy_scores\[1\] holds a nan"),
+    ],
+)
+def test_scores_that_cannot_be_compared_are_named(policy: np.ndarray, baseline: np.ndarray, message: str) -> None:
+    """The error says what was found and what to give; outside the tests no annotation is checked before."""
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(win_shares)(policy, baseline)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    """No resample, or a coverage of everything, is a mistake."""
+    with pytest.raises(ValueError, match="at least 1 resample"):
+        win_rate(np.ones((1, 1)), np.ones((1, 1)), resamples=0)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        win_rate(np.ones((1, 1)), np.ones((1, 1)), confidence=1.0)
