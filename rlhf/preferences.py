@@ -131,7 +131,9 @@ def split_of(key: str, dev_share: float, test_share: float, seed: int) -> str:
     return "dev" if position < test_share + dev_share else "train"
 
 
-def place_rankings(rankings: Iterable[Ranking], dev_share: float, test_share: float, seed: int) -> PlacedRankings:
+def place_rankings(
+    rankings: Iterable[Ranking], dev_share: float, test_share: float, seed: int, judge_share: float = 0.0
+) -> PlacedRankings:
     """Gives each ranking its split, so that all pairs of a prompt fall in one.
 
     A ranking's own field `split` is one of train, dev, test, judge, any (`any` when absent). `any` follows
@@ -143,6 +145,7 @@ def place_rankings(rankings: Iterable[Ranking], dev_share: float, test_share: fl
         dev_share: share of the prompts of `any` that go to dev.
         test_share: share of the prompts of `any` that go to test.
         seed: of the prompts' hash.
+        judge_share: share of the train prompts of `any` whose rankings only the judge learns from.
 
     Raises:
         ValueError: a `split` is none of the five, or the shares sum to 1 or more.
@@ -168,7 +171,11 @@ def place_rankings(rankings: Iterable[Ranking], dev_share: float, test_share: fl
         if held_out and split != homes[key]:
             leaks += 1
         else:
-            placed.append((split, ranking))
+            # Another hash than the split's, whose low end is test already.
+            for_judge = (
+                role == "any" and split == "train" and split_of(f"judge {key}", 0.0, judge_share, seed) == "test"
+            )
+            placed.append(("judge" if for_judge else split, ranking))
     return PlacedRankings(placed, leaks)
 
 

@@ -6,10 +6,10 @@ The only module that imports yaml.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from rlhf.settings import (
     ModelSettings,
@@ -39,7 +39,23 @@ class IngestParams(Settings):
     seed: NonNegative = 0
 
 
-class ValidateParams(Settings):
+class SplitParams(Settings):
+    """Shares of prompts that are held out; the rest is trained on."""
+
+    dev_share: Share
+    test_share: Share
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> Self:
+        if self.dev_share + self.test_share >= 1.0:
+            raise ValueError(
+                f"dev_share {self.dev_share} and test_share {self.test_share} leave nothing to train on; "
+                "let them sum to less than 1"
+            )
+        return self
+
+
+class ValidateParams(SplitParams):
     """What the data must hold to before anything learns from it."""
 
     dev_share: Share = 0.05
@@ -78,11 +94,13 @@ class RankParams(Settings):
     seed: NonNegative = 0
 
 
-class PairsParams(Settings):
+class PairsParams(SplitParams):
     """How rankings become pairs."""
 
-    dev_share: Share = 0.1
-    test_share: Share = 0.15
+    dev_share: Share = 0.05
+    test_share: Share = 0.1
+    judge_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the train prompts of rank.feedback.any whose rankings only the judge learns from."""
     max_completion_tokens: Positive = 96
     """Completions that are the same up to this many tokens are the same to the reward model."""
     seed: NonNegative = 0
@@ -128,6 +146,17 @@ class Params(Settings):
     ppo: PpoSettings
     evaluate: EvaluateParams = EvaluateParams()
     register_: Annotated[RegisterParams, Field(alias="register")] = RegisterParams()
+
+    @model_validator(mode="after")
+    def _judge_has_rankings(self) -> Self:
+        feedback = self.rank.feedback
+        if self.rank.annotator == "people" and not feedback.judge and not (feedback.any and self.pairs.judge_share):
+            raise ValueError(
+                "rank.annotator is people, but no rankings are held out for the judge, so nothing independent could "
+                "tell whether the policy is better; name files in rank.feedback.judge, or set pairs.judge_share (0.3, "
+                "say) when rank.feedback.any has files"
+            )
+        return self
 
     def section(self, name: str) -> Settings:
         """The section called `name` in params.yaml."""

@@ -59,9 +59,19 @@ class Paths:
         return self.data / "evaluation"
 
     @property
+    def nights(self) -> Path:
+        """What nights leave behind for people; git and DVC ignore it."""
+        return self.root / "nights"
+
+    @property
     def data_docs(self) -> Path:
         """Great Expectations' HTML; it carries times, so it is no stage's output."""
-        return self.root / "nights" / "data_docs"
+        return self.nights / "data_docs"
+
+    @property
+    def registered(self) -> Path:
+        """What register last did; it names versions and runs, so it is no stage's output."""
+        return self.root / "nights" / "register.json"
 
     @property
     def mlruns(self) -> Path:

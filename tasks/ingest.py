@@ -1,0 +1,108 @@
+"""Brings demonstrations and prompts in.
+
+Reads the source that `ingest.source` names: `builtin` (generated from the seed), a file or folder below
+data/source, or a data set of the Hub. Writes data/raw/demonstrations.jsonl and data/raw/prompts.jsonl.
+A row that cannot be read stops the stage; nothing is dropped and nothing half-written.
+
+    python -m tasks ingest
+"""
+
+from __future__ import annotations
+
+import random
+
+from rlhf.records import Demonstration, Prompt, prompt_key
+from tasks.files import write_records
+from tasks.params import IngestParams
+from tasks.paths import Paths
+from tasks.sources.hub import read_hub
+from tasks.sources.local import read_local
+from tasks.sources.rows import Problems, as_records
+
+
+def run(paths: Paths, params: IngestParams) -> dict[str, float]:
+    """Writes data/raw and returns how many demonstrations and prompts it holds.
+
+    Raises:
+        FileNotFoundError: the source is missing.
+        ValueError: the source lies outside data/source, cannot be reached, or holds malformed rows.
+    """
+    if params.source == "builtin":
+        demonstrations, prompts = _generate(params)
+    else:
+        demonstrations, prompts = _read(paths, params.source)
+    if not demonstrations:
+        raise ValueError(f"{params.source}: no row has a response; give demonstrations to imitate")
+    demonstrations = _limit(demonstrations, params.limit, params.seed)
+    prompts = [*prompts, *derive_prompts(demonstrations, prompts)]
+    write_records(paths.raw / "demonstrations.jsonl", demonstrations)
+    write_records(paths.raw / "prompts.jsonl", prompts)
+    return {"demonstrations": len(demonstrations), "prompts": len(prompts)}
+
+
+def _generate(params: IngestParams) -> tuple[list[Demonstration], list[Prompt]]:
+    from rlhf.corpus import make_demonstrations, make_prompts
+
+    return (
+        make_demonstrations(params.demonstrations, params.seed),
+        make_prompts(params.prompts, params.seed),
+    )
+
+
+def _read(paths: Paths, source: str) -> tuple[list[Demonstration], list[Prompt]]:
+    problems = Problems()
+    if source.startswith("hub:"):
+        found = read_hub(source.removeprefix("hub:"), problems)
+    else:
+        found = read_local(paths.root, source, problems)
+    demonstrations = as_records(found.demonstrations, Demonstration, problems)
+    prompts = as_records(found.prompts, Prompt, problems)
+    problems.stop()
+    return demonstrations, prompts
+
+
+def _limit(demonstrations: list[Demonstration], limit: int | None, seed: int) -> list[Demonstration]:
+    """The first `limit` demonstrations of a seeded shuffle, in their own order."""
+    if limit is None or limit >= len(demonstrations):
+        return demonstrations
+    order = list(range(len(demonstrations)))
+    random.Random(seed).shuffle(order)
+    return [demonstrations[index] for index in sorted(order[:limit])]
+
+
+def derive_prompts(demonstrations: list[Demonstration], prompts: list[Prompt]) -> list[Prompt]:
+    """Prompts for the splits that have demonstrations but no prompts.
+
+    Each distinct prompt of such a split's demonstrations becomes one Prompt, with that prompt's responses
+    as its references. Rows without a split count as training rows.
+
+    Args:
+        demonstrations: rows that may carry a `split`.
+        prompts: the prompts that the source gives itself.
+
+    Raises:
+        ValueError: a made id is the id of another prompt.
+    """
+    present = {_split(prompt) or "train" for prompt in prompts}
+    groups: dict[tuple[str | None, str], list[Demonstration]] = {}
+    for demonstration in demonstrations:
+        split = _split(demonstration)
+        if (split or "train") not in present:
+            groups.setdefault((split, prompt_key(demonstration.prompt)), []).append(demonstration)
+    taken = {prompt.id for prompt in prompts}
+    derived = [_derive(split, group) for (split, _), group in groups.items()]
+    for prompt in derived:
+        if prompt.id in taken:
+            raise ValueError(f"prompt id {prompt.id!r} is also made from a demonstration's id; rename the prompt")
+    return derived
+
+
+def _derive(split: str | None, group: list[Demonstration]) -> Prompt:
+    # A blank response is the demonstration's defect, and must not cost the prompt its good references.
+    references = [demonstration.response for demonstration in group if demonstration.response.strip()]
+    values = {"id": f"{group[0].id}-prompt", "prompt": group[0].prompt, "references": references}
+    return Prompt.model_validate(values if split is None else {**values, "split": split})
+
+
+def _split(record: Demonstration | Prompt) -> str | None:
+    return (record.model_extra or {}).get("split")

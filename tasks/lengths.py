@@ -1,0 +1,95 @@
+"""How long a text is: in tokens where a tokenizer is at hand, else in words and punctuation marks.
+
+A model built from scratch has no tokenizer before SFT trains one, so validate counts words and
+punctuation marks for it. That count is a lower bound on the tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from rlhf.records import Message, prompt_key
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Counts of one unit."""
+
+    unit: str
+    """What is counted, for messages."""
+    of_prompt: Callable[[str | Sequence[Message]], int]
+    of_texts: Callable[[list[str]], list[int]]
+
+
+def count_words(text: str) -> int:
+    """Words and punctuation marks: `It's 5-star.` has 7 (It ' s 5 - star .)."""
+    return sum(1 for _ in WORD.finditer(text))
+
+
+def lengths_of(model_name: str | None) -> Lengths:
+    """Counts as the model called `model_name` reads texts, or words where there is no model yet.
+
+    A prompt is counted with what the model puts around it (chat template or separator), a text with its EOS.
+
+    Raises:
+        ValueError: the tokenizer cannot be loaded.
+    """
+    if model_name is None:
+        return Lengths(
+            "words and punctuation marks",
+            lambda prompt: count_words(prompt_key(prompt)),
+            lambda texts: [count_words(text) for text in texts],
+        )
+    from transformers import AutoTokenizer
+
+    from rlhf.models import Policy, explain_load
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.name {model_name}: no tokenizer could be loaded: {explain_load(error)}") from None
+    # Only the encoding of prompts is asked of the policy, which needs no weights.
+    policy = Policy(cast("PreTrainedModel", None), cast("PreTrainedTokenizerFast", tokenizer))
+
+    def of_texts(texts: list[str]) -> list[int]:
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return [len(tokens) + 1 for tokens in encoded]
+
+    return Lengths(f"tokens of {model_name}", lambda prompt: len(policy.encode_prompt(prompt)), of_texts)
+
+
+def truncation(tokenizer_file: Path, max_tokens: int) -> Callable[[str], str]:
+    """A function that cuts a text to its first `max_tokens` tokens, or words where there is no tokenizer.
+
+    Args:
+        tokenizer_file: the tokenizer.json of the model that SFT made; it may be missing.
+        max_tokens: tokens (or words and punctuation marks) to keep.
+    """
+    if not tokenizer_file.is_file():
+        return lambda text: _cut(text, [match.end() for match in WORD.finditer(text)], max_tokens)
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+    @cache
+    def truncate(text: str) -> str:
+        ends = [end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets]
+        return _cut(text, ends, max_tokens)
+
+    return truncate
+
+
+def _cut(text: str, ends: list[int], max_tokens: int) -> str:
+    return text if len(ends) <= max_tokens else text[: ends[max_tokens - 1]]

@@ -1,0 +1,77 @@
+"""Turns rankings into pairs, preferred first.
+
+Reads data/rankings/rankings.jsonl, and the tokenizer in data/models/sft for the length at which two texts
+are the same to the reward model. Writes data/pairs/{train,dev,test,judge}.jsonl: all pairs of a prompt in
+one split, judge being what only the judge learns from (empty unless rankings are set aside for it).
+
+    python -m tasks pairs
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from rlhf.preferences import SPLITS, pairs_of, place_rankings
+from rlhf.records import Pair, Ranking
+from tasks.expectations import check_table
+from tasks.files import read_records, write_records
+from tasks.frames import pair_frame
+from tasks.lengths import truncation
+from tasks.params import PairsParams
+from tasks.paths import Paths
+from tasks.suites import pair_checks
+
+log = logging.getLogger(__name__)
+
+
+def run(paths: Paths, params: PairsParams) -> dict[str, float]:
+    """Writes the pairs of each split and returns the counts of what was kept and dropped.
+
+    Raises:
+        FileNotFoundError: there are no rankings.
+        ValueError: a ranking is malformed, a split that is trained or measured on would be empty, or an
+            error-level expectation fails.
+    """
+    rankings = read_records(paths.rankings, Ranking)
+    placed, leaks = place_rankings(rankings, params.dev_share, params.test_share, params.seed, params.judge_share)
+    truncate = truncation(paths.models / "sft" / "tokenizer.json", params.max_completion_tokens)
+    parts: dict[str, list[Pair]] = {split: [] for split in (*SPLITS, "judge")}
+    ties = duplicates = 0
+    for split, ranking in placed:
+        found = pairs_of(ranking, truncate)
+        parts[split] += found.pairs
+        ties += found.ties
+        duplicates += found.duplicates
+    _require(parts, len(rankings))
+    _guard(parts, paths.data_docs)
+    for split, pairs in parts.items():
+        write_records(paths.pairs / f"{split}.jsonl", pairs)
+    return {
+        "rankings": len(rankings),
+        "pairs": sum(map(len, parts.values())),
+        "ties_dropped": ties,
+        "duplicates_dropped": duplicates,
+        "leaks_dropped": leaks,
+        **{f"{split}_pairs": len(pairs) for split, pairs in parts.items()},
+    }
+
+
+def _require(parts: dict[str, list[Pair]], rankings: int) -> None:
+    empty = [split for split in SPLITS if not parts[split]]
+    if empty:
+        counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in parts.items())
+        raise ValueError(
+            f"no pair falls in {', '.join(empty)} ({rankings} rankings give {counts} pairs); bring "
+            "rankings of more prompts, raise the split's share, or name files for it in rank.feedback"
+        )
+
+
+def _guard(parts: dict[str, list[Pair]], docs: Path) -> None:
+    table = pair_frame([(split, pair) for split, pairs in parts.items() for pair in pairs])
+    verdict = check_table(table, "pairs", pair_checks(), docs)
+    if errors := verdict.lines("error"):
+        listed = "\n".join(f"- {error}" for error in errors)
+        raise ValueError(f"the pairs did not pass; nothing was written\n{listed}\nData Docs: {verdict.docs}")
+    for line in verdict.lines("warning"):
+        log.warning("%s", line)

@@ -1,0 +1,206 @@
+"""Guards the data: nothing learns from what did not pass here.
+
+Reads data/raw and every file below data/feedback. Checks them with Great Expectations, sends bad rows to
+data/quarantine with their reasons, and stops the night when an error-level expectation fails or too many
+rows are bad. Writes data/validated/{train,dev,test}/{demonstrations,prompts}.jsonl, split by prompt, and
+the kept rankings to data/validated/feedback under their own names. The Data Docs show every suite.
+
+    python -m tasks validate
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf.preferences import tied_couples
+from rlhf.records import Demonstration, Prompt, Ranking, Record
+from rlhf.settings import ModelSettings
+from tasks.expectations import Verdict, check_table
+from tasks.files import write_records, write_rows
+from tasks.frames import demonstration_frame, feedback_frame, prompt_frame
+from tasks.lengths import Lengths, lengths_of
+from tasks.params import ValidateParams
+from tasks.paths import Paths
+from tasks.sources.files import read_file
+from tasks.sources.rows import Problems, as_records
+from tasks.splits import SplitRows, assign_splits, declared_splits, divide
+from tasks.suites import demonstration_checks, feedback_checks, prompt_checks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that the stage reads."""
+
+    demonstrations: list[Demonstration]
+    prompts: list[Prompt]
+    feedback: list[tuple[str, Ranking]]
+    """(file below data/feedback, as it will be called when validated; ranking)."""
+    files: list[str]
+    """The feedback files, as they will be called when validated."""
+
+
+def run(paths: Paths, params: ValidateParams, model: ModelSettings) -> dict[str, float]:
+    """Writes data/validated and data/quarantine and returns the counts.
+
+    Raises:
+        FileNotFoundError: data/raw is missing.
+        ValueError: a row is malformed, an error-level expectation fails, too many rows are bad, or a split
+            that the later stages need would be empty.
+    """
+    inputs = read_inputs(paths)
+    lengths = lengths_of(model.name)
+    data: list[Demonstration | Prompt] = [*inputs.demonstrations, *inputs.prompts]
+    declared = declared_splits(data)
+    splits = assign_splits(data, declared, params.dev_share, params.test_share, params.seed)
+    verdicts = _check(inputs, declared, splits, lengths, params, model, paths.data_docs)
+    _stop_or_warn(verdicts, params.max_rejected_share, inputs, paths.data_docs)
+    kept = Inputs(
+        _keep(inputs.demonstrations, verdicts["demonstrations"]),
+        _keep(inputs.prompts, verdicts["prompts"]),
+        _keep(inputs.feedback, verdicts.get("feedback")),
+        inputs.files,
+    )
+    parts = divide(kept.demonstrations, kept.prompts, splits, lengths, params.max_response_tokens)
+    _write(paths, inputs, kept, parts, verdicts)
+    return _metrics(inputs, kept, parts, verdicts)
+
+
+def read_inputs(paths: Paths) -> Inputs:
+    """Reads data/raw and data/feedback; all malformed rows are reported together."""
+    problems = Problems()
+    raw = {
+        name: read_file(paths.raw / f"{name}.jsonl", f"data/raw/{name}.jsonl", problems)
+        for name in ("demonstrations", "prompts")
+    }
+    demonstrations = as_records(raw["demonstrations"], Demonstration, problems)
+    prompts = as_records(raw["prompts"], Prompt, problems)
+    feedback, sources = [], dict[str, str]()
+    for file in _feedback_files(paths.feedback):
+        source = file.relative_to(paths.feedback).as_posix()
+        name = validated_name(source)
+        if name in sources:
+            raise ValueError(f"data/feedback holds {sources[name]} and {source}; keep one of the two")
+        sources[name] = source
+        rows = read_file(file, f"data/feedback/{source}", problems)
+        feedback += [(name, ranking) for ranking in as_records(rows, Ranking, problems)]
+    problems.stop()
+    return Inputs(demonstrations, prompts, feedback, list(sources))
+
+
+def validated_name(source: str) -> str:
+    """The name of a feedback file once validated: the same, without .gz."""
+    return source.removesuffix(".gz")
+
+
+def _feedback_files(folder: Path) -> list[Path]:
+    """All rankings' files below a folder; notes, DVC's pointers and hidden files are none."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    for file in files:
+        if not file.name.endswith((".jsonl", ".jsonl.gz", ".md", ".txt", ".dvc")):
+            raise ValueError(
+                f"data/feedback/{file.relative_to(folder).as_posix()}: found a {file.suffix or 'nameless'} "
+                "file; write rankings as .jsonl or .jsonl.gz (see the README there), or move it elsewhere"
+            )
+    return [file for file in files if file.name.endswith((".jsonl", ".jsonl.gz"))]
+
+
+def _check(
+    inputs: Inputs,
+    declared: dict[str, list[str]],
+    splits: dict[str, str],
+    lengths: Lengths,
+    params: ValidateParams,
+    model: ModelSettings,
+    docs: Path,
+) -> dict[str, Verdict]:
+    longest = min(params.max_prompt_tokens, model.max_prompt_tokens)
+    demonstrations = demonstration_frame(inputs.demonstrations, declared, lengths)
+    prompts = prompt_frame(inputs.prompts, declared, lengths)
+    verdicts = [
+        check_table(demonstrations, "demonstrations", demonstration_checks(params, longest), docs),
+        check_table(prompts, "prompts", prompt_checks(params, longest), docs),
+    ]
+    if inputs.feedback:
+        feedback = feedback_frame(inputs.feedback, splits, lengths)
+        verdicts.append(check_table(feedback, "feedback", feedback_checks(params, longest), docs))
+    return {verdict.suite: verdict for verdict in verdicts}
+
+
+def _stop_or_warn(verdicts: dict[str, Verdict], max_rejected_share: float, inputs: Inputs, docs: Path) -> None:
+    errors = [line for verdict in verdicts.values() for line in verdict.lines("error")]
+    for name, verdict in verdicts.items():
+        total = len(getattr(inputs, name))
+        if len(verdict.reasons) > max_rejected_share * total:
+            errors.append(
+                f"{name}: {len(verdict.reasons)} of {total} rows are bad, more than "
+                f"validate.max_rejected_share {max_rejected_share} allows"
+            )
+            errors += verdict.lines("row")
+    if errors:
+        listed = "\n".join(f"- {error}" for error in errors)
+        raise ValueError(f"the data did not pass; nothing was written\n{listed}\nData Docs: {docs / 'index.html'}")
+    for verdict in verdicts.values():
+        for line in verdict.lines("warning"):
+            log.warning("%s", line)
+
+
+def _keep(rows: list[Any], verdict: Verdict | None) -> list[Any]:
+    return [row for number, row in enumerate(rows) if verdict is None or number not in verdict.reasons]
+
+
+def _write(
+    paths: Paths,
+    inputs: Inputs,
+    kept: Inputs,
+    parts: dict[str, SplitRows],
+    verdicts: dict[str, Verdict],
+) -> None:
+    for folder in (paths.validated, paths.quarantine):
+        shutil.rmtree(folder, ignore_errors=True)
+    for split, part in parts.items():
+        write_records(paths.validated / split / "demonstrations.jsonl", part.demonstrations)
+        write_records(paths.validated / split / "prompts.jsonl", part.prompts)
+    (paths.validated / "feedback").mkdir(parents=True)
+    for name in inputs.files:
+        rankings = [ranking for file, ranking in kept.feedback if file == name]
+        write_records(paths.validated / "feedback" / name, rankings)
+    for name in ("demonstrations", "prompts", "feedback"):
+        reasons = verdicts[name].reasons if name in verdicts else {}
+        rows = getattr(inputs, name)
+        write_rows(
+            paths.quarantine / f"{name}.jsonl",
+            [_quarantined(rows[row], reasons[row]) for row in sorted(reasons)],
+        )
+
+
+def _quarantined(row: Record | tuple[str, Record], reasons: list[str]) -> dict[str, Any]:
+    record, place = (row[1], {"file": row[0]}) if isinstance(row, tuple) else (row, {})
+    return {**record.model_dump(mode="json", exclude_none=True), **place, "reasons": reasons}
+
+
+def _metrics(
+    inputs: Inputs, kept: Inputs, parts: dict[str, SplitRows], verdicts: dict[str, Verdict]
+) -> dict[str, float]:
+    def count(rows: Inputs) -> int:
+        return len(rows.demonstrations) + len(rows.prompts) + len(rows.feedback)
+
+    metrics: dict[str, float] = {
+        "rows_in": count(inputs),
+        "rows_kept": count(kept),
+        "rows_rejected": count(inputs) - count(kept),
+        "warnings": sum(len(verdict.at("warning")) for verdict in verdicts.values()),
+        "feedback_rankings": len(kept.feedback),
+    }
+    for split, part in parts.items():
+        metrics[f"{split}_demonstrations"] = len(part.demonstrations)
+        metrics[f"{split}_prompts"] = len(part.prompts)
+    if kept.feedback:
+        couples = sum(len(row.ranks) * (len(row.ranks) - 1) // 2 for _, row in kept.feedback)
+        metrics["feedback_tie_share"] = sum(tied_couples(row.ranks) for _, row in kept.feedback) / couples
+    return metrics

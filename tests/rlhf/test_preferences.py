@@ -1,0 +1,157 @@
+"""Rankings become pairs, and every prompt falls in one split."""
+
+from __future__ import annotations
+
+import random
+from itertools import permutations
+
+import pytest
+
+from rlhf.preferences import margin_of, pairs_of, place_rankings, split_of, tied_couples
+from rlhf.records import Ranking
+
+
+def ranking(ranks: list[int], completions: list[str] | None = None, **fields: object) -> Ranking:
+    texts = completions or [f"text {index}" for index in range(len(ranks))]
+    row = {"id": "r", "prompt": "p", "completions": texts, "ranks": ranks, "annotator": "a"}
+    return Ranking.model_validate({**row, **fields})
+
+
+def whole(text: str) -> str:
+    return text
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+def test_n_distinct_ranks_give_n_times_n_minus_1_half_pairs(count: int) -> None:
+    """Every couple of a strict order is a pair, and each has the lower rank as chosen."""
+    ranks = list(range(1, count + 1))
+    random.Random(count).shuffle(ranks)
+    found = pairs_of(ranking(ranks), whole)
+    by_text = {f"text {index}": rank for index, rank in enumerate(ranks)}
+    assert len(found.pairs) == count * (count - 1) // 2
+    assert all(by_text[pair.chosen] < by_text[pair.rejected] for pair in found.pairs)
+    assert (found.ties, found.duplicates) == (0, 0)
+
+
+def test_ties_give_no_pair_and_are_counted() -> None:
+    """Ranks 2, 2, 1, 4: six couples, of which one is tied; the five pairs are named by hand."""
+    found = pairs_of(ranking([2, 2, 1, 4], ["a", "b", "c", "d"]), whole)
+    assert {(pair.chosen, pair.rejected) for pair in found.pairs} == {
+        ("c", "a"),
+        ("c", "b"),
+        ("c", "d"),
+        ("a", "d"),
+        ("b", "d"),
+    }
+    assert (found.ties, found.duplicates) == (1, 0)
+
+
+def test_the_pairs_agree_with_a_loop_over_all_ordered_couples() -> None:
+    """Oracle: for random ranks and texts, an independent double loop finds the same pairs and counts."""
+    generator = random.Random(3)
+    for _ in range(50):
+        levels = [generator.randint(1, 4) for _ in range(5)]
+        ranks = [1 + sum(other < level for other in levels) for level in levels]
+        texts = [generator.choice("uvwxyz") for _ in range(5)]
+        strict = [(i, j) for i, j in permutations(range(5), 2) if ranks[i] < ranks[j]]
+        expected = sorted((texts[i], texts[j]) for i, j in strict if texts[i] != texts[j])
+        found = pairs_of(ranking(ranks, texts), whole)
+        assert sorted((pair.chosen, pair.rejected) for pair in found.pairs) == expected
+        assert found.duplicates == len(strict) - len(expected)
+        assert found.ties == 10 - len(strict) == tied_couples(ranks)
+
+
+def test_a_tie_of_identical_texts_counts_as_a_tie_not_as_a_duplicate() -> None:
+    """An identical text is counted only among strictly ranked couples."""
+    found = pairs_of(ranking([1, 1, 3], ["same", "same", "same"]), whole)
+    assert (found.pairs, found.ties, found.duplicates) == ([], 1, 2)
+
+
+def test_texts_that_are_the_same_after_truncation_are_dropped_and_the_others_keep_their_whole_text() -> None:
+    """Cut to four characters, "long one" and "long two" are one text; the pair with "else" stays whole."""
+    found = pairs_of(ranking([1, 2, 3], ["long one", "long two", "else"]), lambda text: text[:4])
+    assert [(pair.chosen, pair.rejected) for pair in found.pairs] == [
+        ("long one", "else"),
+        ("long two", "else"),
+    ]
+    assert found.duplicates == 1
+
+
+def test_the_margin_is_the_difference_of_ratings_else_of_ranks() -> None:
+    """Ratings 90 and 60: margin 30; without ratings, or with a list that does not fit, ranks 1 and 3: 2."""
+    assert margin_of(ranking([3, 1, 2], ratings=[60, 90.0, 70]), 1, 0) == 30.0
+    assert margin_of(ranking([3, 1, 2]), 1, 0) == 2.0
+    assert margin_of(ranking([3, 1, 2], ratings=[60, None, 70]), 1, 0) == 2.0
+    assert margin_of(ranking([3, 1, 2], ratings=[60, 90]), 1, 0) == 2.0
+
+
+def test_a_pair_names_its_ranking_and_annotator() -> None:
+    """Pairs of one ranking can be found again and share their completions' forward."""
+    pair = pairs_of(ranking([1, 2], id="r7", annotator="ann"), whole).pairs[0]
+    assert (pair.annotator, pair.model_extra) == ("ann", {"ranking": "r7"})
+
+
+def test_the_split_of_a_prompt_depends_on_prompt_and_seed_alone_and_meets_the_shares() -> None:
+    """Of 4000 prompts about .2 are test and .1 dev (binomial σ ≤ .0064); another seed splits otherwise."""
+    keys = [f"prompt {index}" for index in range(4000)]
+    splits = [split_of(key, 0.1, 0.2, seed=1) for key in keys]
+    assert splits == [split_of(key, 0.1, 0.2, seed=1) for key in keys]
+    assert splits != [split_of(key, 0.1, 0.2, seed=2) for key in keys]
+    assert splits.count("test") / 4000 == pytest.approx(0.2, abs=0.025)
+    assert splits.count("dev") / 4000 == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_larger_test_share_keeps_the_test_prompts_of_a_smaller_one() -> None:
+    """Raising the share moves prompts into test and none out of it."""
+    keys = [f"prompt {index}" for index in range(500)]
+    small = {key for key in keys if split_of(key, 0.1, 0.1, 0) == "test"}
+    large = {key for key in keys if split_of(key, 0.1, 0.3, 0) == "test"}
+    assert small < large
+
+
+def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
+    """dev .5 and test .5 would leave no train split."""
+    with pytest.raises(ValueError, match="leave nothing to train on"):
+        split_of("p", 0.5, 0.5, 0)
+
+
+def test_rankings_of_one_prompt_fall_in_one_split_and_order_does_not_matter() -> None:
+    """200 prompts with three rankings each, shuffled: one split per prompt, and the same one."""
+    rows = [ranking([1, 2], id=f"{p}-{k}", prompt=f"p{p}") for p in range(200) for k in range(3)]
+    first = {row.id: split for split, row in place_rankings(rows, 0.1, 0.2, 0).placed}
+    random.Random(0).shuffle(rows)
+    assert {row.id: split for split, row in place_rankings(rows, 0.1, 0.2, 0).placed} == first
+    assert all(len({first[f"{p}-{k}"] for k in range(3)}) == 1 for p in range(200))
+    assert set(first.values()) == {"train", "dev", "test"}
+
+
+def test_a_held_out_prompt_leaves_the_other_splits_and_is_counted() -> None:
+    """test binds train, dev and judge; dev binds train and judge; judge and train may share a prompt."""
+    declared = [("t", "test"), ("t", "train"), ("t", "dev"), ("t", "judge"), ("t", "any")]
+    declared += [("d", "dev"), ("d", "train"), ("d", "judge"), ("s", "train"), ("s", "judge")]
+    rows = [ranking([1, 2], id=f"{n}", prompt=p, split=s) for n, (p, s) in enumerate(declared)]
+    found = place_rankings(rows, 0.0, 0.0, 0)
+    assert [(split, row.prompt) for split, row in found.placed] == [
+        ("test", "t"),
+        ("test", "t"),
+        ("dev", "d"),
+        ("train", "s"),
+        ("judge", "s"),
+    ]
+    assert found.leaks == 5
+
+
+def test_a_judge_ranking_is_dropped_only_where_other_rankings_hold_its_prompt_out() -> None:
+    """Everything hashes to test here: the judge alone keeps its prompt, beside an `any` it loses it."""
+    alone = ranking([1, 2], id="1", prompt="alone", split="judge")
+    beside = ranking([1, 2], id="2", prompt="both", split="judge")
+    other = ranking([1, 2], id="3", prompt="both", split="any")
+    found = place_rankings([alone, beside, other], 0.0, 0.999999, 0)
+    assert [(split, row.id) for split, row in found.placed] == [("judge", "1"), ("test", "3")]
+    assert found.leaks == 1
+
+
+def test_an_unknown_split_names_the_ranking_and_the_choices() -> None:
+    """A split called `training` is an error, not a silent `any`."""
+    with pytest.raises(ValueError, match=r"ranking r: split is 'training'; expected one of train, dev"):
+        place_rankings([ranking([1, 2], split="training")], 0.1, 0.1, 0)

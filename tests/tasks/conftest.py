@@ -1,0 +1,103 @@
+"""Workspaces for the tracker and the registry: a migrated database, and models as small as they get."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tasks import mlflow_store
+from tasks.files import write_json, write_rows
+from tasks.params import Params, read_params
+from tasks.paths import Paths
+
+PARAMS = """\
+model: {config: {model_type: llama}}
+sft: {steps: 3, batch_size: 2, learning_rate: 1.0e-3}
+rollouts: {completions: 2, sampling: [{temperature: 1.0}, {temperature: 0.0}]}
+reward: {steps: 1, batch_size: 1, learning_rate: 1.0e-3}
+ppo: {iterations: 1, prompts_per_iteration: 1}
+"""
+PASSING = {
+    "win_rate": 0.93,
+    "win_rate_low": 0.90,
+    "win_rate_high": 0.96,
+    "policy.rougeL": 0.60,
+    "sft.rougeL": 0.58,
+    "policy.kl": 2.6,
+}
+PROMPT = "name = Blue House, food = Thai"
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database, migrated once: copying it takes a fiftieth of the time."""
+    paths = Paths(tmp_path_factory.mktemp("migrated"))
+    mlflow_store.open_client(paths).search_experiments()
+    return paths.mlruns / "mlflow.db"
+
+
+@pytest.fixture
+def tracked(tmp_path: Path, migrated: Path) -> Paths:
+    """A workspace with params and an empty database."""
+    return _workspace(tmp_path, migrated)
+
+
+@pytest.fixture
+def tracked_params(tracked: Paths) -> Params:
+    """The params of that workspace."""
+    return read_params(tracked.root / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders `policy` and `reward` with real checkpoints of one layer, untrained."""
+    import torch
+
+    from rlhf.models import build_policy, save_policy, train_tokenizer
+    from rlhf.reward import RewardModel
+    from rlhf.reward.scalar import ScalarReward
+
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = train_tokenizer([PROMPT, "The Blue House serves Thai food."], 300)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    policy = build_policy({"model_type": "llama", "max_position_embeddings": 128, **shape}, tokenizer, seed=0)
+    save_policy(policy, folder / "policy")
+    torch.manual_seed(1)
+    RewardModel(ScalarReward(policy, loglikelihood=True, max_completion_tokens=32), 0.5, 2.0).save(folder / "reward")
+    return folder
+
+
+@pytest.fixture
+def evaluated(tracked: Paths, models: Path) -> Paths:
+    """A workspace at the point where register runs: models, a held-out prompt, an evaluation that passes."""
+    return _evaluated(tracked, models)
+
+
+@pytest.fixture(scope="session")
+def registered(tmp_path_factory: pytest.TempPathFactory, migrated: Path, models: Path) -> Paths:
+    """A workspace in which register has run; tests only read it."""
+    from tasks import register, tracking
+
+    paths = _evaluated(_workspace(tmp_path_factory.mktemp("registered"), migrated), models)
+    params = read_params(paths.root / "params.yaml")
+    with tracking.stage("register", paths, params):
+        register.run(paths, params.register_)
+    return paths
+
+
+def _workspace(root: Path, database: Path) -> Paths:
+    paths = Paths(root)
+    paths.mlruns.mkdir()
+    shutil.copyfile(database, paths.mlruns / "mlflow.db")
+    (root / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    return paths
+
+
+def _evaluated(paths: Paths, models: Path) -> Paths:
+    shutil.copytree(models, paths.models)
+    prompt = {"id": "1", "prompt": PROMPT, "references": ["The Blue House serves Thai food."]}
+    write_rows(paths.validated / "test" / "prompts.jsonl", [prompt])
+    write_json(paths.metrics("evaluate"), PASSING)
+    return paths
