@@ -8,7 +8,7 @@ tokenizer) and the curve data/plots/sft/curve.csv.
 
 from __future__ import annotations
 
-from rlhf.records import Demonstration, Prompt
+from rlhf.records import Demonstration
 from rlhf.settings import ModelSettings, SftSettings
 from tasks.files import read_records, write_curve
 from tasks.paths import Paths
@@ -18,7 +18,7 @@ from tasks.progress import follow
 def run(paths: Paths, params: SftSettings, model: ModelSettings) -> dict[str, float]:
     """Trains and saves the SFT model; returns its losses on the dev split, nats per response token."""
     train = read_records(paths.validated / "train" / "demonstrations.jsonl", Demonstration)
-    dev = read_dev(paths)
+    dev = read_records(paths.validated / "dev" / "demonstrations.jsonl", Demonstration)[: params.eval_rows]
 
     from rlhf.models import autocast, build_policy, load_policy, resolve_device, save_policy, train_tokenizer
     from rlhf.sft import encode_demonstrations, evaluate_loss, perplexity, train_sft
@@ -52,19 +52,6 @@ def run(paths: Paths, params: SftSettings, model: ModelSettings) -> dict[str, fl
         "train_loss": rows[-1]["loss"],
         "parameters": float(sum(weight.numel() for weight in policy.model.parameters())),
     }
-
-
-def read_dev(paths: Paths) -> list[Demonstration]:
-    """The dev split's demonstrations; where it has only prompts, each with its first reference."""
-    folder = paths.validated / "dev"
-    demonstrations = folder / "demonstrations.jsonl"
-    if demonstrations.is_file() and demonstrations.stat().st_size:
-        return read_records(demonstrations, Demonstration)
-    return [
-        Demonstration(id=row.id, prompt=row.prompt, response=row.references[0])
-        for row in read_records(folder / "prompts.jsonl", Prompt)
-        if row.references
-    ]
 
 
 def _only(row: dict[str, float], *columns: str) -> dict[str, float]:

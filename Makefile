@@ -1,0 +1,43 @@
+# Set-up and the commands people use; everything else is `nightjar --help`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: run test check lock repro
+.DEFAULT_GOAL := run
+
+run: $(STAMP)  ## the whole night
+	@$(BIN)/nightjar run
+
+test: $(STAMP)  ## the tests
+	@$(BIN)/pytest
+
+check: $(STAMP)  ## style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+repro: $(STAMP)  ## the same graph through DVC's door
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+
+# torch is pinned without its build tag ("+cpu", "+cu..."), and what only a GPU build of it brings along is
+# left to pip, so that each machine gets the build that fits it.
+lock: $(STAMP)  ## pin what is installed now
+	@torch=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch").split("+")[0])') && \
+	  $(BIN)/pip freeze --all --exclude-editable --exclude pip | sed -E "s/^torch[ =@].*/torch==$$torch/" \
+	  | grep -v -i -E '^(nvidia-|triton|wheel=)' > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	  "Nightjar needs Python 3.11 or newer, and $(PYTHON) is older or missing; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo \
+	  "$(PYTHON) cannot make virtual environments; install its venv package (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing the locked dependencies (minutes, the first time)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip check > /dev/null || $(BIN)/python -m pip check >&2
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib flows tasks rlhf > /dev/null || true
+	@touch $@

@@ -1,0 +1,93 @@
+"""The process's surroundings: every tool's telemetry off, the allocator tuned; imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+"""Telemetry off; whoever wants it sets the variable before the start."""
+
+STEADY = {
+    # Tokenizers forked after use only warn and fall back to this anyway.
+    "TOKENIZERS_PARALLELISM": "false",
+    # OpenMP's threads spin while they wait, which on a busy machine starves the one they wait for
+    # (a training step took three times as long); asleep they cost microseconds.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Embedded Prefect opens a server of its own, which takes its time on a slow machine.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # The command prints its own line per stage; Prefect's lines still go to its database and UI.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+}
+
+ALLOCATOR = {
+    # A training step frees and asks for the same large blocks again; handing them back to the
+    # kernel in between costs page faults that took half of a small step's time.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "20000000000",
+    "MALLOC_TOP_PAD_": "270000000",
+}
+TUNED = "NIGHTJAR_ALLOCATOR"
+"""Set to `off` by whoever wants glibc's defaults; set to `tuned` once the process has been restarted."""
+
+
+def prepare() -> None:
+    """Sets the variables of QUIET and STEADY that the user left unset."""
+    for name, value in {**QUIET, **STEADY}.items():
+        os.environ.setdefault(name, value)
+
+
+def house_prefect(fallback: Path) -> None:
+    """Makes Prefect's home, which it does not make itself where folders above are missing.
+
+    Where the user's cannot be written, Prefect lives in `fallback` for this process and its children.
+    """
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        writable = os.access(home, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        fallback.mkdir(parents=True, exist_ok=True)
+        os.environ["PREFECT_HOME"] = str(fallback)
+
+
+def hush() -> None:
+    """Keeps libraries' deprecation warnings from the reader, unless python was asked for them (-W)."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+def restart_tuned() -> None:
+    """Starts this very command again under ALLOCATOR, once: glibc reads its settings only at the start.
+
+    Does nothing where the C library is another, or where the user set an allocator variable.
+    """
+    settings = allocator_settings(os.environ, platform.libc_ver()[0])
+    if settings:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **settings})
+    if os.environ.get(TUNED) == "tuned":
+        # glibc has read them; a child such as the Prefect server is better off without.
+        for name in ALLOCATOR:
+            os.environ.pop(name, None)
+
+
+def allocator_settings(environ: Mapping[str, str], libc: str) -> dict[str, str]:
+    """What a restart should add to the environment; empty when no restart is due."""
+    if libc != "glibc" or TUNED in environ or any(name in environ for name in ALLOCATOR):
+        return {}
+    return {**ALLOCATOR, TUNED: "tuned"}

@@ -1,0 +1,167 @@
+"""Presets: whole params.yaml files for common set-ups, and bringing in the data that they name."""
+
+from __future__ import annotations
+
+import filecmp
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from tasks.files import write_text
+from tasks.params import Params, read_params
+from tasks.paths import Paths
+
+
+class Needed(NamedTuple):
+    """A file or folder that the params name: where it must lie, and its name below the user's folder."""
+
+    place: Path
+    name: str
+
+
+def preset_names(root: Path) -> list[str]:
+    """The presets that come with the project."""
+    return sorted(path.stem for path in (root / "presets").glob("*.yaml"))
+
+
+def apply_preset(root: Path, name: str) -> list[str]:
+    """Copies a preset over params.yaml, and returns what was done as lines for people.
+
+    A params.yaml that somebody edited (one that equals no preset) is kept as params.yaml.bak.
+
+    Raises:
+        ValueError: there is no such preset, or it does not hold valid params.
+    """
+    names = preset_names(root)
+    if name not in names:
+        raise ValueError(f"{name}: no such preset; the presets are {', '.join(names) or '(none)'}")
+    preset = root / "presets" / f"{name}.yaml"
+    read_params(preset)
+    target, said = root / "params.yaml", []
+    text = preset.read_text(encoding="utf-8")
+    if target.is_file() and target.read_text(encoding="utf-8") == text:
+        return [f"params.yaml is preset {name} already"]
+    if target.is_file() and which_preset(root, target) is None:
+        backup = _free_backup(target)
+        shutil.copyfile(target, backup)
+        said.append(f"your edited params.yaml is kept as {backup.name}")
+    write_text(target, text)
+    return [*said, f"params.yaml is now preset {name}"]
+
+
+def which_preset(root: Path, path: Path) -> str | None:
+    """The preset that this params file equals, whatever its seed; None when it is somebody's own."""
+    text = path.read_text(encoding="utf-8")
+    seeds = set(re.findall(r"^ +seed: (\d+)$", text, flags=re.MULTILINE))
+    for name in preset_names(root):
+        preset = root / "presets" / f"{name}.yaml"
+        shipped = preset.read_text(encoding="utf-8")
+        if text == shipped or (len(seeds) == 1 and text == with_seed(shipped, int(next(iter(seeds))), preset)):
+            return name
+    return None
+
+
+def _free_backup(target: Path) -> Path:
+    """params.yaml.bak, or the first numbered one where another edit is kept there already."""
+    candidates = [target.with_name(target.name + ".bak")]
+    candidates += [target.with_name(f"{target.name}.bak{number}") for number in range(2, 1000)]
+    return next(path for path in candidates if not path.exists() or filecmp.cmp(path, target, shallow=False))
+
+
+def apply_seed(path: Path, seed: int) -> None:
+    """Writes `seed` into every section of params.yaml that has one; comments and layout stay.
+
+    Raises:
+        ValueError: params.yaml is not valid, or a section is written in braces on one line.
+    """
+    read_params(path)
+    write_text(path, with_seed(path.read_text(encoding="utf-8"), seed, path))
+
+
+def with_seed(text: str, seed: int, path: Path) -> str:
+    """The text of a params file with this seed in every section that has one; `path` is for errors."""
+    for field, info in Params.model_fields.items():
+        settings = info.annotation
+        if isinstance(settings, type) and "seed" in getattr(settings, "model_fields", {}):
+            text = _with_seed(text, info.alias or field, seed, path)
+    return text
+
+
+def _with_seed(text: str, section: str, seed: int, path: Path) -> str:
+    header = re.search(rf"^{section}:(.*)$", text, flags=re.MULTILINE)
+    if header is None:
+        return f"{text.rstrip()}\n\n{section}:\n  seed: {seed}\n"
+    if header[1].split("#")[0].strip():
+        raise ValueError(f"{path}: {section} is written on one line; write its params on lines of their own")
+    following = re.search(r"^\S", text[header.end() :].replace("\n#", "\n "), flags=re.MULTILINE)
+    end = header.end() + following.start() if following else len(text)
+    block = text[header.end() : end]
+    indent = re.search(r"^( +)[^\s#]", block, flags=re.MULTILINE)
+    margin = indent[1] if indent else "  "
+    line = f"{margin}seed: {seed}"
+    block, found = re.subn(rf"^{margin}seed:[^#\n]*?(?=\s*(#|$))", line, block, count=1, flags=re.MULTILINE)
+    return text[: header.end()] + ("" if found else f"\n{line}") + block + text[end:]
+
+
+def needed(paths: Paths, params: Params) -> list[Needed]:
+    """What the params name below data/source and data/feedback."""
+    found = []
+    source = params.ingest.source
+    if source != "builtin" and not source.startswith("hub:"):
+        below = Path(source).parts[2:] if source.startswith("data/source/") else (source,)
+        found.append(Needed(paths.root / source, Path(*below).as_posix()))
+    splits = params.rank.feedback
+    for names in (splits.train, splits.dev, splits.test, splits.judge, splits.any):
+        found += [Needed(paths.feedback / name, name) for name in names]
+    return list(dict.fromkeys(found))
+
+
+def check_needed(paths: Paths, params: Params) -> None:
+    """Raises FileNotFoundError for the first file that the params name and that is not there."""
+    for place, name in needed(paths, params):
+        if not place.exists():
+            raise FileNotFoundError(
+                f"{place}: no such file or folder, but params.yaml names it; put it there, "
+                f"or bring it in with: nightjar run --data FOLDER (FOLDER holding {name})"
+            )
+
+
+def bring(paths: Paths, params: Params, folder: Path) -> list[str]:
+    """Copies what the params name from the user's folder to its place, and returns the paths copied.
+
+    Files that are the same already are left alone, and so is all else that lies there. Of a source
+    folder its own files are taken; folders inside it are not read by ingest.
+
+    Raises:
+        FileNotFoundError: the folder, or something named, is not there; nothing was copied then.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; give the folder that holds your data")
+    wanted = needed(paths, params)
+    for _, name in wanted:
+        if not (folder / name).exists():
+            raise FileNotFoundError(
+                f"{folder / name}: no such file or folder, but params.yaml names {name}; "
+                "put it there, or choose another folder or preset"
+            )
+    copied = []
+    for place, name in wanted:
+        for source, target in _files(folder / name, place):
+            if not target.is_file() or not filecmp.cmp(source, target, shallow=False):
+                _copy(source, target)
+                copied.append(target.relative_to(paths.root).as_posix())
+    return copied
+
+
+def _files(source: Path, target: Path) -> list[tuple[Path, Path]]:
+    if source.is_file():
+        return [(source, target)]
+    return [(path, target / path.name) for path in sorted(source.iterdir()) if path.is_file()]
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(target.name + ".partial")
+    shutil.copyfile(source, beside)
+    beside.replace(target)

@@ -1,0 +1,107 @@
+"""Where a result came from: the commit, the versions, the params and the digests of data.
+
+Importing it costs nothing, and it knows no tracker: the tracker and the registry write down what it finds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from tasks.paths import Paths
+
+LIBRARIES = ("torch", "transformers", "mlflow", "dvc", "prefect", "great-expectations", "evaluate", "pandas")
+_CHUNK_BYTES = 1 << 20
+
+
+def git_state(root: Path) -> dict[str, str]:
+    """`{"commit", "dirty"}` of the checkout at `root`, or `{}` where there is no git or no commit.
+
+    Dirty means that tracked code or params differ from the commit; dvc.lock and data/ do not count, for the
+    night itself rewrites them.
+    """
+    commit = _git(root, "rev-parse", "HEAD")
+    changes = _git(
+        root,
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        ".",
+        ":(exclude)dvc.lock",
+        ":(exclude)data",
+    )
+    if commit is None or changes is None:
+        return {}
+    return {"commit": commit, "dirty": "yes" if changes else "no"}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What `git` says, or None where it says an error or is not installed."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that a result depends on, as far as they are installed."""
+    found = {"python": sys.version.split()[0]}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def flatten(value: Any, name: str) -> dict[str, str]:
+    """Settings as dotted names and texts: `{"ppo.kl.target": "null", "rollouts.sampling.0.top_k": "0"}`."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if isinstance(value, dict) and value:
+        parts: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list) and value:
+        parts = enumerate(value)
+    else:
+        return {name: value if isinstance(value, str) else json.dumps(value)}
+    return {key: text for part, below in parts for key, text in flatten(below, f"{name}.{part}").items()}
+
+
+def digest(path: Path) -> str:
+    """The md5 that DVC gives a file, or a folder (then it ends in `.dir`): the same key as in dvc.lock.
+
+    Raises:
+        FileNotFoundError: there is neither a file nor a folder.
+    """
+    if path.is_file():
+        return _file_digest(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such file or folder; run the stage that writes it first")
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    listing = [{"md5": _file_digest(files[name]), "relpath": name} for name in sorted(files)]
+    return (
+        hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+    )
+
+
+def _file_digest(path: Path) -> str:
+    found = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def digests(paths: Paths, names: Iterable[str]) -> dict[str, str]:
+    """`{name: digest}` of what lies at these names below the workspace's root; absent ones are left out."""
+    return {name: digest(paths.root / name) for name in names if (paths.root / name).exists()}

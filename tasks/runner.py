@@ -1,0 +1,118 @@
+"""Runs stages for both doors: tracked in MLflow, versioned by DVC, and only when something changed.
+
+`dvc repro` comes in through `python -m tasks <stage>` (run_tracked); the flow and `nightjar stage` come
+in through `bring_up_to_date`, which asks DVC first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from tasks import graph, provenance, stages, tracking, versioning
+from tasks.files import write_json
+from tasks.params import Params
+from tasks.paths import Paths
+from tasks.presets import needed
+from tasks.versioning import Outcome
+
+
+def run_tracked(stage: str, paths: Paths, params: Params, door: str) -> dict[str, float]:
+    """Runs one stage inside its MLflow run, whatever its state, and returns its metrics.
+
+    Raises:
+        FileNotFoundError: an input is missing; the message names the stage that writes it.
+        ValueError: there is no such stage, or it refuses what it found.
+    """
+    check_inputs(stage, paths)
+    inputs = provenance.digests(paths, _inputs(stage, paths, params))
+    with tracking.stage(stage, paths, params, tuple(stages.sections(stage)), inputs, door) as run:
+        metrics = stages.run_stage(stage, paths, params)
+        run.log(metrics)
+        outputs = provenance.digests(paths, stages.STAGES[stage].writes)
+        tracking.record_outputs(paths, run.run_id, outputs)
+    if not stages.STAGES[stage].versioned:
+        write_json(_memory(stage, paths), _fingerprint(stage, paths, params))
+    return metrics
+
+
+def bring_up_to_date(stage: str, paths: Paths, params: Params) -> Outcome:
+    """Runs a stage if it has to, and says how it came up to date; raises as run_tracked does."""
+    check_inputs(stage, paths)
+
+    def run() -> None:
+        run_tracked(stage, paths, params, "flow")
+
+    if stages.STAGES[stage].versioned:
+        stages.check_sections(params)
+        outcome = versioning.reproduce(stage, paths.root, run)
+        if outcome.status != "ran" and os.environ.get(tracking.NIGHT_VARIABLE):
+            made = {path: outcome.outputs[path] for path in stages.STAGES[stage].writes if path in outcome.outputs}
+            tracking.record_skipped(paths, stage, outcome.status, made)
+        return outcome
+    if _is_remembered(stage, paths, params):
+        return Outcome("cached", {}, {})
+    run()
+    return Outcome("ran", {}, {})
+
+
+def pending(paths: Paths, params: Params) -> list[str]:
+    """The stages that have something to do, in order; empty when everything is up to date.
+
+    Raises:
+        ValueError: params.yaml lacks a stage's section.
+    """
+    stages.check_sections(params)
+    stale = versioning.stale(paths.root)
+    outside = [name for name, stage in stages.STAGES.items() if not stage.versioned]
+    return stale + [name for name in outside if stale or not _is_remembered(name, paths, params)]
+
+
+def check_inputs(stage: str, paths: Paths) -> None:
+    """Raises FileNotFoundError for the first input that is not there, naming what makes it."""
+    for name in stages.check(stage).reads:
+        if not (paths.root / name).exists():
+            raise FileNotFoundError(f"{paths.root / name}: not there, and {stage} reads it; {_remedy(name)}")
+
+
+def _remedy(name: str) -> str:
+    for writer, stage in stages.STAGES.items():
+        written = (*stage.writes, f"data/metrics/{writer}.json")
+        if any(f"{name}/".startswith(f"{path}/") for path in written):
+            return f"{writer} writes it: nightjar run, or nightjar stage {writer}"
+    return f"make the folder: mkdir -p {name}"
+
+
+def _inputs(stage: str, paths: Paths, params: Params) -> list[str]:
+    """What a stage reads, with the files that the params name in place of the folders they lie in."""
+    names: list[str] = []
+    for name in stages.STAGES[stage].reads:
+        if paths.root / name in (paths.source, paths.feedback):
+            places = [place.relative_to(paths.root).as_posix() for place, _ in needed(paths, params)]
+            names += [place for place in places if place.startswith(f"{name}/")]
+        else:
+            names.append(name)
+    return names
+
+
+def _is_remembered(stage: str, paths: Paths, params: Params) -> bool:
+    """Whether a stage outside DVC ran last on just this, and MLflow's database is still there."""
+    memory = _memory(stage, paths)
+    if not memory.is_file() or not (paths.mlruns / "mlflow.db").is_file():
+        return False
+    return bool(json.loads(memory.read_text(encoding="utf-8")) == _fingerprint(stage, paths, params))
+
+
+def _memory(stage: str, paths: Paths) -> Path:
+    return paths.nights / f"{stage}.done.json"
+
+
+def _fingerprint(stage: str, paths: Paths, params: Params) -> dict[str, str]:
+    """Digests of all that a stage outside DVC depends on, by name."""
+    settings = params.section(stage).model_dump_json()
+    return {
+        **provenance.digests(paths, (*stages.STAGES[stage].reads, *graph.code_of(paths.root, stage))),
+        "params": hashlib.md5(settings.encode(), usedforsecurity=False).hexdigest(),
+    }

@@ -1,0 +1,139 @@
+"""The night in a few lines: SFT beside the policy and best-of-n, what was registered and why, where to look.
+
+Reads data/metrics/evaluate.json and nights/register.json; imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from tasks.paths import Paths
+
+MODELS = {"sft": "SFT", "policy": "policy", "best_of_n": "best of n"}
+FIGURES = {
+    "rouge1": ("ROUGE-1", ".4f"),
+    "rouge2": ("ROUGE-2", ".4f"),
+    "rougeL": ("ROUGE-L", ".4f"),
+    "bleu": ("BLEU", ".2f"),
+    "reward": ("reward", ".3f"),
+    "gold": ("gold", ".3f"),
+    "kl": ("KL (nats)", ".2f"),
+    "length": ("length", ".1f"),
+}
+Table = list[list[str]]
+
+
+def summary(paths: Paths) -> str:
+    """The night's table, win rate and registration as text for a terminal.
+
+    Raises:
+        FileNotFoundError: nothing was evaluated yet.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    metrics = _metrics(paths)
+    header, *rows = table(metrics)
+    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(header):
+        drawn.add_column(column, justify="right" if place else "left")
+    for row in rows:
+        drawn.add_row(*row)
+    screen = Console(file=StringIO(), width=100, color_system=None, highlight=False, markup=False)
+    with screen.capture() as text:
+        screen.print(drawn)
+    lines = [line.rstrip() for line in text.get().splitlines() if line.strip()]
+    return "\n".join([*lines, "", *_sentences(paths, metrics)])
+
+
+def markdown(paths: Paths) -> str:
+    """The same as Markdown; raises FileNotFoundError when nothing was evaluated yet."""
+    metrics = _metrics(paths)
+    header, *rows = table(metrics)
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    lines = [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+    return "\n".join([*lines, "", *[f"- {sentence}" for sentence in _sentences(paths, metrics)], ""])
+
+
+def table(metrics: dict[str, float]) -> Table:
+    """A header and one row per model; a figure that no model has gets no column, a missing one a dash."""
+    figures = [name for name in FIGURES if any(f"{model}.{name}" in metrics for model in MODELS)]
+    header = ["", *[FIGURES[name][0] for name in figures]]
+    models = [model for model in MODELS if any(key.startswith(f"{model}.") for key in metrics)]
+    return [
+        header,
+        *[[MODELS[model], *[_cell(metrics, model, name) for name in figures]] for model in models],
+    ]
+
+
+def _cell(metrics: dict[str, float], model: str, figure: str) -> str:
+    value = metrics.get(f"{model}.{figure}")
+    if value is None:
+        return "0.00" if (model, figure) == ("sft", "kl") else "–"  # SFT is the reference itself
+    return format(value, FIGURES[figure][1])
+
+
+def _sentences(paths: Paths, metrics: dict[str, float]) -> list[str]:
+    """The win rate with its interval, and what was registered."""
+    lines = []
+    if "win_rate" in metrics:
+        low, high = metrics["win_rate_low"], metrics["win_rate_high"]
+        lines.append(f"win rate over SFT {metrics['win_rate']:.3f} [{low:.3f}, {high:.3f}]")
+    if not paths.registered.is_file():
+        return [*lines, "nothing registered yet: python -m tasks register"]
+    report = json.loads(paths.registered.read_text(encoding="utf-8"))
+    return [*lines, *[_registered(report[kind]) for kind in ("policy", "reward")], report["reason"]]
+
+
+def _registered(model: dict[str, Any]) -> str:
+    how = "registered" if model["new"] else "registered before"
+    return f"{model['name']} version {model['version']} {how}: {', '.join(model['aliases'])}"
+
+
+def commands(paths: Paths) -> str:
+    """The commands that open the MLflow UI and the Prefect UI, and where the Data Docs lie; one a line.
+
+    They are written for a shell in the workspace, and for elsewhere when the process is not there.
+    """
+    here = Path.cwd() == paths.root.resolve()
+    database = "mlruns/mlflow.db" if here else (paths.mlruns / "mlflow.db").resolve().as_posix()
+    rows = [
+        (
+            "MLflow UI",
+            f"{_program(paths, 'mlflow', here)} ui --host 127.0.0.1 "
+            f"--backend-store-uri {shlex.quote(f'sqlite:///{database}')}",
+        ),
+        ("Prefect UI", f"{_prefect_home()}{_program(paths, 'prefect', here)} server start --host 127.0.0.1"),
+    ]
+    if (docs := paths.data_docs / "index.html").is_file():
+        rows.append(("Data Docs", str(docs.relative_to(paths.root) if here else docs.resolve())))
+    return "\n".join(f"{title:<11} {line}" for title, line in rows)
+
+
+def _program(paths: Paths, name: str, here: bool) -> str:
+    """A program of this Python's environment, which the reader's shell may not have activated."""
+    program = Path(sys.executable).with_name(name)
+    if not program.is_file():
+        return name
+    inside = here and program.is_relative_to(paths.root.resolve())
+    return shlex.quote(str(program.relative_to(paths.root.resolve()) if inside else program))
+
+
+def _prefect_home() -> str:
+    home = os.environ.get("PREFECT_HOME")
+    return f"PREFECT_HOME={shlex.quote(home)} " if home else ""
+
+
+def _metrics(paths: Paths) -> dict[str, float]:
+    path = paths.metrics("evaluate")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: nothing was evaluated yet; run the night with: nightjar run")
+    metrics: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return metrics

@@ -1,0 +1,186 @@
+"""The command as people meet it: a process of its own, its exit code and what it says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def nightjar(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a folder; -P, for the toy has a package called tasks too."""
+    command = [sys.executable, "-P", "-m", "flows", *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+def refused(root: Path, *arguments: str) -> str:
+    """What the command says on stderr when it refuses: exit code 1, one message, nothing done."""
+    before = sorted(path for path in root.rglob("*") if ".dvc" not in path.parts and ".git" not in path.parts)
+    done = nightjar(root, *arguments)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr.startswith("nightjar: ")
+    assert "Traceback" not in done.stderr
+    after = sorted(path for path in root.rglob("*") if ".dvc" not in path.parts and ".git" not in path.parts)
+    assert after == before
+    return done.stderr
+
+
+@pytest.fixture
+def with_presets(toy: Path) -> Path:
+    """The toy with a preset that learns from people."""
+    (toy / "presets").mkdir()
+    text = (toy / "params.yaml").read_text().replace("rank: {}", "rank: {feedback: {train: [rankings/q.jsonl.gz]}}")
+    (toy / "presets/people.yaml").write_text(text)
+    return toy
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  steps: 1\n", "  stepz: 1\n", "params.yaml: sft.steps: Field required; sft.stepz: Extra inputs"),
+        (
+            "  batch_size: 1\n",
+            "  batch_size: 0\n",
+            "sft.batch_size: Input should be greater than or equal to 1 (found 0)",
+        ),
+        (
+            "1.0e-3\nreward",
+            "1e-3\nreward",
+            "sft.learning_rate: Input should be a valid number (found '1e-3')",
+        ),
+        ("pairs: {}\n", "", "params.yaml lacks a section"),
+        ("sft:\n", "sft: [\n", "params.yaml: not YAML"),
+    ],
+)
+def test_wrong_params_are_refused_before_anything_starts(toy: Path, old: str, new: str, said: str) -> None:
+    """A misspelt param, one out of range, of a wrong type, a missing section, and no YAML at all."""
+    params = toy / "params.yaml"
+    params.write_text(params.read_text().replace(old, new))
+    assert said in refused(toy, "run")
+
+
+def test_missing_params_name_the_remedy(toy: Path) -> None:
+    """No params.yaml: take a preset."""
+    (toy / "params.yaml").unlink()
+    assert "params.yaml: no such file; copy a preset there with: nightjar preset" in refused(toy, "run")
+
+
+def test_an_unknown_preset_lists_those_there_are(with_presets: Path) -> None:
+    """And leaves the params alone."""
+    assert "huge: no such preset; the presets are people" in refused(with_presets, "run", "--preset", "huge")
+
+
+def test_a_missing_data_folder_or_feedback_file_is_named(with_presets: Path, tmp_path: Path) -> None:
+    """The folder, then the file expected in it, then the file expected in place when no folder is given."""
+    (with_presets / "params.yaml").write_text((with_presets / "presets/people.yaml").read_text())
+    nowhere = tmp_path / "nowhere"
+    assert f"{nowhere}: no such folder" in refused(with_presets, "run", "--data", str(nowhere))
+    nowhere.mkdir()
+    said = refused(with_presets, "run", "--data", str(nowhere))
+    assert f"{nowhere}/rankings/q.jsonl.gz: no such file or folder" in said
+    assert "data/feedback/rankings/q.jsonl.gz: no such file" in refused(with_presets, "run")
+
+
+def test_a_stage_without_its_input_names_the_stage_before(toy: Path) -> None:
+    """`nightjar stage sft` in a fresh checkout."""
+    assert "data/validated/train: not there" in refused(toy, "stage", "sft")
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["stage", "fly"], ["run", "--seed", "-1"], ["score"]])
+def test_misuse_shows_the_usage_and_exits_2(toy: Path, arguments: list[str]) -> None:
+    """No command, an unknown one, an unknown stage, a seed that is none, a missing argument."""
+    done = nightjar(toy, *arguments)
+    assert done.returncode == 2
+    assert "usage: nightjar" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_stage_run_by_dvc_refuses_in_the_same_way(repository: Path, tmp_path: Path) -> None:
+    """`python -m tasks sft` without params: one message, exit code 1; an unknown stage is misuse."""
+    command = [sys.executable, "-P", "-m", "tasks"]
+    done = subprocess.run([*command, "sft"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "params.yaml: no such file" in done.stderr
+    done = subprocess.run([*command, "fly"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+
+
+def test_debug_shows_the_traceback(toy: Path) -> None:
+    """For whoever looks for a bug behind a message."""
+    (toy / "params.yaml").unlink()
+    done = nightjar(toy, "--debug", "run")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_params_prints_every_param_with_its_value(toy: Path) -> None:
+    """Defaults included, under the names of params.yaml."""
+    lines = nightjar(toy, "params").stdout.splitlines()
+    assert {
+        "sft.steps = 1",
+        "validate.dev_share = 0.05",
+        "ppo.kl.target = null",
+        "register.max_kl = 10.0",
+    } <= set(lines)
+
+
+def test_status_says_what_is_due_from_any_folder_of_the_workspace(toy: Path) -> None:
+    """In a fresh checkout, all of it; asked from inside data/."""
+    done = nightjar(toy / "data", "status")
+    assert done.returncode == 0, done.stderr
+    assert [line.split() for line in done.stdout.splitlines()[:2]] == [["ingest", "due"], ["validate", "due"]]
+
+
+def test_a_preset_is_applied_with_data_and_seed(with_presets: Path, tmp_path: Path) -> None:
+    """`run` first says what it changed; here it then stops, for a stage's section is missing."""
+    preset = with_presets / "presets/people.yaml"
+    preset.write_text(preset.read_text().replace("pairs: {}\n", "").replace("ingest: {seed: 1}\n", ""))
+    preset.write_text(preset.read_text().replace("evaluate: {}\n", "").replace("validate: {}\n", ""))
+    for section in ("rollouts", "reward", "ppo", "rank"):
+        assert f"{section}: {{" in preset.read_text()
+    mine = tmp_path / "mine"
+    (mine / "rankings").mkdir(parents=True)
+    (mine / "rankings/q.jsonl.gz").write_bytes(b"x")
+    done = nightjar(with_presets, "run", "--preset", "people", "--data", str(mine))
+    assert done.returncode == 1
+    assert "your edited params.yaml is kept as params.yaml.bak" in done.stdout
+    assert "copied data/feedback/rankings/q.jsonl.gz" in done.stdout
+    assert "params.yaml lacks a section" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["params"], ["preset"], ["status"]])
+def test_light_commands_import_nothing_heavy(toy: Path, arguments: list[str]) -> None:
+    """Help, params, presets and status answer without torch, transformers, MLflow or Prefect."""
+    code = (
+        "import sys; from flows.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'mlflow', 'prefect', 'pandas', 'evaluate'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    command = [sys.executable, "-P", "-c", code, *arguments]
+    done = subprocess.run(command, cwd=toy, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_ctrl_c_ends_with_130_and_one_line(toy: Path) -> None:
+    """An interruption is no bug: no traceback."""
+    code = (
+        "import flows.cli, time, sys\n"
+        "flows.cli.read_params = lambda path: (print('ready', flush=True), time.sleep(30))\n"
+        "sys.exit(flows.cli.main(['params']))"
+    )
+    command = [sys.executable, "-P", "-c", code]
+    process = subprocess.Popen(command, cwd=toy, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said.count("Traceback")) == (130, 0)
+    assert "nightjar: stopped" in said

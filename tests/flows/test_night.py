@@ -1,0 +1,117 @@
+"""The night as a flow: order, skipping, errors, and what Prefect shows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from tasks import stages
+from tasks.params import read_params
+from tasks.stages import STAGES, VERSIONED
+
+
+@pytest.fixture(scope="session")
+def prefect() -> Iterator[None]:
+    """A Prefect database of the tests' own; starting it takes seconds, so once."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+def shown(flow_run_id: UUID) -> tuple[list[str], dict[str, str]]:
+    """What Prefect's database holds of a night: its task runs' names without their numbers, and artifacts."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    with get_client(sync_client=True) as client:
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+        runs = client.read_task_runs(flow_run_filter=chosen)
+        artifacts = client.request("POST", "/artifacts/latest/filter", json={}).json()
+    names = sorted(run.name.rpartition("-")[0] for run in runs)
+    return names, {artifact["key"]: artifact["data"] for artifact in artifacts}
+
+
+def test_the_night_runs_what_is_due_and_dvc_agrees(
+    toy: Path,
+    prefect: None,
+    toy_night: Callable[[], list[str]],
+    dvc_repro: Callable[[Path], str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """First all stages, in order, one line each; then, after a change, that stage and what depends on it.
+
+    Prefect shows a task run per stage under the stage's name, and the summary as an artifact.
+    """
+    from flows.night import night
+
+    state = night(str(toy), return_state=True)
+    assert state.result() == dict.fromkeys(STAGES, "ran")
+    assert toy_night() == list(STAGES)
+    names, artifacts = shown(state.state_details.flow_run_id)
+    assert names == sorted(STAGES)
+    assert "0.6250" in artifacts["summary"]
+    assert "mlflow ui" in artifacts["links"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [[name, "ran"] for name in STAGES]
+    assert "Data and pipelines are up to date." in dvc_repro(toy)
+
+    (toy / "tasks/reward.py").write_text("# another line\n")
+    due = ["reward", "ppo", "evaluate", "register"]
+    assert night(str(toy)) == {name: "ran" if name in due else "cached" for name in STAGES}
+    assert toy_night() == due
+
+
+def test_a_stage_that_refuses_stops_the_night(
+    toy: Path,
+    prefect: None,
+    toy_night: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Its own error comes out, nothing after it runs, no traceback is printed, and the next night goes on."""
+    from flows.night import night
+
+    good = stages.run_stage
+
+    def refuse(stage: str, *given: object) -> dict[str, float]:
+        if stage == "rank":
+            raise ValueError("data/feedback/x.jsonl:3: not JSON")
+        return good(stage, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stages, "run_stage", refuse)
+    with pytest.raises(ValueError, match=r"x\.jsonl:3: not JSON"):
+        night(str(toy))
+    assert toy_night() == ["ingest", "validate", "sft", "rollouts"]
+    assert "Traceback" not in "".join(capfd.readouterr())
+    monkeypatch.setattr(stages, "run_stage", good)
+    monkeypatch.setattr("flows.night._show", lambda paths: None)
+    assert list(night(str(toy)).values()) == ["cached"] * 4 + ["ran"] * 6
+
+
+def test_only_a_hub_is_asked_again(toy: Path) -> None:
+    """A retry mends a network, not a bad row or a wrong param."""
+    from flows.night import HUB_RETRIES_S, stage_task
+
+    params = read_params(toy / "params.yaml")
+    from_hub = params.model_copy(update={"ingest": params.ingest.model_copy(update={"source": "hub:org/name"})})
+
+    def retries(given: object) -> list[int]:
+        return [stage_task(name, given, lambda: "").retries for name in STAGES]  # type: ignore[arg-type]
+
+    assert retries(params) == [0] * len(STAGES)
+    assert retries(from_hub) == [len(HUB_RETRIES_S)] + [0] * (len(STAGES) - 1)
+
+
+def test_the_edges_are_those_of_the_graph(toy: Path) -> None:
+    """A stage waits for those whose outputs it reads, be it a file inside them."""
+    from flows.night import upstream
+
+    assert upstream("ingest") == []
+    assert upstream("rank") == ["validate", "rollouts"]
+    assert upstream("pairs") == ["sft", "rank"]
+    assert upstream("evaluate") == ["validate", "sft", "pairs", "reward", "ppo"]
+    assert set(upstream("register")) <= set(VERSIONED)

@@ -1,0 +1,111 @@
+"""A whole night, for real and small: every stage, both doors, the registry, and a second night."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+SMALL = """\
+model:
+  config:
+    model_type: llama
+    hidden_size: 32
+    intermediate_size: 64
+    num_hidden_layers: 1
+    num_attention_heads: 2
+    max_position_embeddings: 160
+    tie_word_embeddings: true
+  vocab_size: 400
+ingest: {demonstrations: 300, prompts: 80}
+validate: {}
+sft: {steps: 60, batch_size: 16, learning_rate: 1.0e-2}
+rollouts: {completions: 3, sampling: [{temperature: 1.0}, {temperature: 0.7, top_p: 0.9}, {top_k: 20}]}
+rank: {}
+pairs: {dev_share: 0.15, test_share: 0.2}
+reward: {steps: 10, batch_size: 8, learning_rate: 2.0e-3}
+ppo: {iterations: 3, prompts_per_iteration: 8, critic_warmup: 1, max_new_tokens: 48}
+evaluate: {samples: 2, best_of: 2, bootstrap: 200}
+register: {}
+"""
+CONTRACT = [f"{name}.{key}" for name in ("sft", "policy", "best_of_n")
+            for key in ("rouge1", "rouge2", "rougeL", "bleu", "reward", "gold", "length")]  # fmt: skip
+
+
+def nightjar(root: Path, *arguments: str) -> str:
+    """Runs the command in a process of its own and returns what it printed; fails when it fails."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # dvc.yaml says just `python`
+    environment = {**os.environ, "PATH": path, "PREFECT_HOME": str(root / "prefect"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def copy_project(repository: Path, root: Path) -> Path:
+    """A clean clone of what the checkout holds now, with small params."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=repository, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.split():
+        source, target = repository / name, root / name
+        if source.is_file() and not name.startswith(("tests/", "data/metrics", "data/plots", "dvc.lock")):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    (root / "params.yaml").write_text(SMALL, encoding="utf-8")
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for git in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "start"]):
+        subprocess.run(["git", *git], cwd=root, check=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def first_night(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A workspace after its first night, and what that printed."""
+    root = copy_project(repository, tmp_path_factory.mktemp("night") / "workspace")
+    return root, nightjar(root, "flows", "run")
+
+
+def test_a_night_writes_everything_of_the_contract(first_night: tuple[Path, str]) -> None:
+    """Every stage's files and metrics are there, the models are registered, and the summary tells it."""
+    root, printed = first_night
+    metrics = json.loads((root / "data/metrics/evaluate.json").read_text())
+    assert not [key for key in [*CONTRACT, "policy.kl", "win_rate", "win_rate_low", "win_rate_high"] if key not in metrics]
+    keys = {
+        "validate": ["rows_in", "rows_kept", "rows_rejected"],
+        "sft": ["eval_loss", "perplexity"],
+        "pairs": ["rankings", "pairs", "ties_dropped", "duplicates_dropped"],
+        "reward": ["accuracy", "auc", "spearman", "pearson", "ece"],
+        "ppo": ["reward_mean", "kl", "entropy", "clip_fraction", "explained_variance"],
+    }
+    for stage, wanted in keys.items():
+        found = json.loads((root / f"data/metrics/{stage}.json").read_text())
+        assert not [key for key in wanted if key not in found], stage
+    for model in ("sft", "policy", "reward"):
+        assert list((root / "data/models" / model).glob("*.safetensors")), model
+    assert (root / "nights/data_docs/index.html").is_file()
+    for word in ("win rate", "challenger", "mlflow ui", "prefect server start", "index.html"):
+        assert word in printed.lower(), word
+
+
+def test_a_second_night_finds_everything_up_to_date_at_both_doors(first_night: tuple[Path, str]) -> None:
+    """With nothing changed the flow skips every stage, and DVC agrees that nothing changed."""
+    root, _ = first_night
+    assert "up to date" in nightjar(root, "flows", "run")
+    assert "up to date" in nightjar(root, "dvc", "status")
+
+
+def test_the_other_door_gives_the_same_outputs(
+    first_night: tuple[Path, str], repository: Path, tmp_path: Path
+) -> None:
+    """`dvc repro` in another clean clone writes the same dvc.lock, digest for digest."""
+    root = copy_project(repository, tmp_path / "other")
+    nightjar(root, "dvc", "repro", "--quiet")
+    ours, theirs = ((folder / "dvc.lock").read_text() for folder in (first_night[0], root))
+    assert yaml.safe_load(theirs) == yaml.safe_load(ours)

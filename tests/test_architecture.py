@@ -1,0 +1,176 @@
+"""The rules of the house, read from the code: layers, single doors to libraries, and one graph."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tasks import graph
+from tasks.stages import STAGES, VERSIONED, sections
+
+ONE_DOOR = {
+    "prefect": ("flows/night.py",),
+    "mlflow": ("tasks/mlflow_store.py", "tasks/serving/"),
+    "great_expectations": ("tasks/expectations.py",),
+    "dvc": ("tasks/versioning.py",),
+    "yaml": ("tasks/params.py",),
+}
+HEAVY = ("torch", "transformers", "mlflow", "great_expectations", "evaluate", "dvc", "datasets", "pandas")
+
+
+def modules(root: Path, *layers: str) -> Iterator[Path]:
+    for layer in layers:
+        yield from sorted((root / layer).rglob("*.py"))
+
+
+def imported(path: Path, only_at_top: bool = False) -> set[str]:
+    """The first words of all that a file imports; at top: what importing the file itself imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = _at_import(tree.body) if only_at_top else ast.walk(tree)
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def _at_import(body: list[Any]) -> Iterator[ast.AST]:
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        if isinstance(node, ast.If | ast.Try | ast.With | ast.ClassDef):
+            yield from _at_import(node.body)
+
+
+@pytest.fixture(scope="module")
+def drawn(repository: Path) -> dict[str, Any]:
+    """dvc.yaml's stages."""
+    stages: dict[str, Any] = yaml.safe_load((repository / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    return stages
+
+
+@pytest.mark.parametrize(("layer", "above"), [("rlhf", {"tasks", "flows"}), ("tasks", {"flows"})])
+def test_arrows_run_down_only(repository: Path, layer: str, above: set[str]) -> None:
+    """flows may import tasks, tasks may import rlhf, and nobody the other way round."""
+    upward = {str(path): found for path in modules(repository, layer) if (found := imported(path) & above)}
+    assert not upward
+
+
+@pytest.mark.parametrize("library", ONE_DOOR)
+def test_a_tool_is_imported_behind_one_door(repository: Path, library: str) -> None:
+    """Whoever replaces a tool has one module to change."""
+    importers = [
+        path.relative_to(repository).as_posix()
+        for path in modules(repository, "flows", "tasks", "rlhf")
+        if library in imported(path)
+    ]
+    assert importers
+    assert [name for name in importers if not name.startswith(ONE_DOOR[library])] == []
+
+
+def test_importing_a_task_is_cheap(repository: Path) -> None:
+    """Heavy libraries are imported where they are used, so that help and params answer at once."""
+    heavy = {
+        str(path): found
+        for path in modules(repository, "tasks")
+        if "serving" not in path.parts and (found := imported(path, only_at_top=True) & set(HEAVY))
+    }
+    assert not heavy
+
+
+def test_every_stage_is_a_module_with_a_run_function(repository: Path) -> None:
+    """tasks/<stage>.py has run(paths, params), and `model` third exactly where the table says so."""
+    for name in STAGES:
+        tree = ast.parse((repository / "tasks" / f"{name}.py").read_text(encoding="utf-8"))
+        runs = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run"]
+        assert [len(run.args.args) for run in runs] == [2 + STAGES[name].loads_model], name
+
+
+def test_the_stages_of_dvc_are_the_versioned_ones(drawn: dict[str, Any]) -> None:
+    """Each runs `python -m tasks <stage>`; register changes the world outside and is no stage of DVC."""
+    assert list(drawn) == list(VERSIONED) == [name for name in STAGES if name != "register"]
+    assert [stage["cmd"] for stage in drawn.values()] == [f"python -m tasks {name}" for name in drawn]
+
+
+def test_the_order_of_the_night_is_a_topological_order_of_dvc_yaml(drawn: dict[str, Any]) -> None:
+    """Whatever a stage reads was written by an earlier one, or is a source."""
+    written: list[str] = ["data/source", "data/feedback"]
+    for name in VERSIONED:
+        for dep in drawn[name]["deps"]:
+            if dep.startswith("data/"):
+                assert any(f"{dep}/".startswith(f"{out}/") for out in written), f"{name} reads {dep} too early"
+        written += drawn[name]["outs"]
+
+
+def test_params_of_dvc_are_the_sections_that_a_stage_is_handed(drawn: dict[str, Any]) -> None:
+    """A stage cannot read a param whose change would not run it again."""
+    assert {name: stage["params"] for name, stage in drawn.items()} == {name: sections(name) for name in VERSIONED}
+
+
+def test_the_deps_of_each_stage_cover_its_code(repository: Path, drawn: dict[str, Any]) -> None:
+    """Every project file that a stage imports, also inside functions, is among its deps."""
+    missing = {
+        name: lacking
+        for name in VERSIONED
+        if (lacking := [path for path in graph.code_of(repository, name) if path not in drawn[name]["deps"]])
+    }
+    lines = "\n".join(f"  {name}:\n" + "\n".join(f"      - {path}" for path in missing[name]) for name in missing)
+    assert not missing, f"dvc.yaml lacks these deps; write them with `nightjar graph --write`:\n{lines}"
+
+
+def test_dvc_yaml_is_as_drawn(repository: Path) -> None:
+    """Nothing in it was edited by hand or left behind; `nightjar graph --write` draws it anew."""
+    assert (repository / "dvc.yaml").read_text(encoding="utf-8") == graph.render(repository)
+
+
+def test_the_closure_follows_imports_wherever_they_stand(tmp_path: Path) -> None:
+    """Inside functions, relative, of packages and of names that are modules; but not libraries."""
+    for name, text in {
+        "tasks/__init__.py": "",
+        "tasks/sft.py": "def run():\n    from rlhf import sft\n    import torch",
+        "tasks/other.py": "",
+        "rlhf/__init__.py": "",
+        "rlhf/sft.py": "from rlhf.ppo.kl import estimate\nif True:\n    from . import masking",
+        "rlhf/masking.py": "import os",
+        "rlhf/ppo/__init__.py": "from .losses import clip",
+        "rlhf/ppo/losses.py": "",
+        "rlhf/ppo/kl.py": "from ..logprobs import gather",
+        "rlhf/logprobs.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert graph.closure(tmp_path, "tasks.sft") == [
+        "rlhf/__init__.py",
+        "rlhf/logprobs.py",
+        "rlhf/masking.py",
+        "rlhf/ppo/__init__.py",
+        "rlhf/ppo/kl.py",
+        "rlhf/ppo/losses.py",
+        "rlhf/sft.py",
+        "tasks/__init__.py",
+        "tasks/sft.py",
+    ]
+
+
+def test_the_closure_holds_what_python_really_loads(repository: Path) -> None:
+    """An independent oracle: every project module that importing a stage loads is in its closure."""
+    code = (
+        "import sys, importlib; importlib.import_module('tasks.' + sys.argv[1])\n"
+        "ours = [m for n, m in sys.modules.items() if n.split('.')[0] in ('tasks', 'rlhf')]\n"
+        "print(*(module.__file__ for module in ours), sep='\\n')"
+    )
+    for stage in ("ingest", "rank"):
+        command = [sys.executable, "-c", code, stage]
+        loaded = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout.split()
+        files = {Path(name).relative_to(repository).as_posix() for name in loaded}
+        assert files - set(graph.code_of(repository, stage)) <= {"tasks/tracking.py"}
