@@ -58,13 +58,14 @@ def parser() -> argparse.ArgumentParser:
     run = add("run", _run, "run the whole night; what is up to date is not run again", heavy=True)
     run.add_argument("--preset", metavar="NAME", help="first make this preset the params (see: nightjar preset)")
     run.add_argument("--data", metavar="FOLDER", type=Path, help="first copy what the params name from here")
-    run.add_argument("--seed", metavar="N", type=_seed, help="first write this seed into every section's params")
     preset = add("preset", _preset, "copy a preset over params.yaml, or list the presets")
     preset.add_argument("name", nargs="?", metavar="NAME")
     stage = add("stage", _stage, "bring one stage up to date", heavy=True)
     stage.add_argument("name", choices=list(stages.STAGES), metavar="NAME", help=", ".join(stages.STAGES))
     score = add("score", _score, "score a file of outputs against references (ROUGE, BLEU)")
     score.add_argument("file", type=Path, metavar="FILE", help="JSONL with references, and output or outputs")
+    seeds = add("seeds", _seeds, "train the whole night for several seeds, aside, and compare", heavy=True)
+    seeds.add_argument("seeds", type=_seed, nargs="+", metavar="SEED")
     add("status", _status, "say which stages a night would run")
     add("params", _params, "check params.yaml and print every param with its value")
     graph = add("graph", _graph, "draw dvc.yaml from the table of stages and the code's imports")
@@ -93,9 +94,6 @@ def _run(options: argparse.Namespace, root: Path) -> None:
     paths = Paths(root)
     if options.preset:
         _say(presets.apply_preset(root, options.preset))
-    if options.seed is not None:
-        presets.apply_seed(root / "params.yaml", options.seed)
-        _say([f"params.yaml: every seed is now {options.seed}"])
     params = _read(root)
     if options.data:
         copied = presets.bring(paths, params, options.data)
@@ -138,6 +136,17 @@ def _score(options: argparse.Namespace, root: Path) -> None:
     from tasks import scores
 
     print(scores.render(scores.score_file(options.file)))
+
+
+def _seeds(options: argparse.Namespace, root: Path) -> None:
+    params, paths = _read(root), Paths(root)
+    presets.check_needed(paths, params)
+    from tasks import seeds
+
+    results = seeds.run_seeds(paths, params, options.seeds)
+    file = paths.nights / "seeds" / "figures.json"
+    seeds.save(file, options.seeds, results)
+    print(f"\n{seeds.render(options.seeds, results)}\n\nall figures: {file.relative_to(root)}")
 
 
 def _status(options: argparse.Namespace, root: Path) -> None:

@@ -119,7 +119,8 @@ def sample(
             break
         input_ids = tokens[:, None]
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        position_ids = position_ids[:, -1:] + 1
+        # A row that is done stays where it is: others may go on for longer than its context would last.
+        position_ids = position_ids[:, -1:] + alive[:, None]
         if filters:
             history = torch.cat([history, input_ids], dim=1)
             history_mask = torch.cat([history_mask, counted[:, None]], dim=1)

@@ -19,10 +19,13 @@ def token_logprobs(
 
 
 def token_entropy(logits: Float[Tensor, "B T V"], temperature: float = 1.0) -> Float[Tensor, "B T"]:
-    """Entropy of the next-token distribution at each place: logsumexp(z) − Σ p·z with z = logits / τ."""
+    """Entropy of the next-token distribution at each place: logsumexp(z) − Σ p·z with z = logits / τ.
+
+    Computed as −Σ p·log p, for the two terms would cancel where the logits lie far from 0.
+    """
     scaled = logits.float() / temperature
-    normaliser = scaled.logsumexp(-1)
-    return normaliser - (torch.exp(scaled - normaliser[..., None]) * scaled).sum(-1)
+    logprobs = scaled - scaled.logsumexp(-1, keepdim=True)
+    return -(logprobs.exp() * logprobs).sum(-1)
 
 
 def kl_estimate(

@@ -175,7 +175,7 @@ def save_network(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pat
     for name in ("config.json", "tokenizer_config.json"):
         file = path / name
         fields = json.loads(file.read_text(encoding="utf-8"))
-        for field in ("_name_or_path", "name_or_path", "is_local"):
+        for field in ("_name_or_path", "name_or_path", "is_local", "local_files_only"):
             fields.pop(field, None)
         file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

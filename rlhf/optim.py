@@ -28,11 +28,8 @@ class Optimizer:
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._adam, lambda step: cosine_with_warmup(step + 1, warmup, settings.steps)
         )
-
-    @property
-    def learning_rate(self) -> float:
+        self.learning_rate = 0.0
         """The rate of the last step taken."""
-        return float(self._adam.param_groups[0]["lr"])
 
     def step(self) -> float:
         """Clips, updates, clears the gradients; returns the gradient's norm before clipping.
@@ -43,6 +40,7 @@ class Optimizer:
         norm = float(nn.utils.clip_grad_norm_(self._parameters, self._max_norm))
         if not math.isfinite(norm):
             raise ValueError(f"the gradient's norm is {norm}; lower the learning rate, or look for damaged data")
+        self.learning_rate = float(self._adam.param_groups[0]["lr"])  # the schedule's step sets the next one
         self._adam.step()
         self._schedule.step()
         self._adam.zero_grad(set_to_none=True)

@@ -61,6 +61,8 @@ class SftSettings(OptimSettings):
     micro_batch_size: Positive | None = None
     """Rows in one forward; null takes the whole batch at once."""
     eval_every: Positive = 100
+    eval_rows: Positive = 500
+    """At most so many demonstrations of the dev split are evaluated on, the first ones."""
     max_response_tokens: Positive = 96
     seed: NonNegative = 0
 
@@ -76,6 +78,8 @@ class RewardSettings(OptimSettings):
     freeze_encoder: bool = False
     loglikelihood: bool = True
     """scalar: feed the completion's log-likelihood under a jointly tuned LM head to the head."""
+    centring: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of (r_chosen + r_rejected)² beside the pairwise loss, so that scores compare across prompts."""
     max_completion_tokens: Positive = 96
     eval_every: Positive = 50
     seed: NonNegative = 0

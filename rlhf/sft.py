@@ -47,6 +47,7 @@ def train_sft(
     micro-batches change nothing but memory.
     """
     generator = torch.Generator().manual_seed(settings.seed)
+    torch.manual_seed(settings.seed)  # dropout draws from the global stream, whatever was drawn from it before
     optimizer = Optimizer(policy.model, settings)
     micro = settings.micro_batch_size or settings.batch_size
     policy.model.train()

@@ -16,9 +16,7 @@ class MetricBuffer:
     A stage may train more than once: when the steps begin anew, the figures go to `train2/`, then `train3/`.
     """
 
-    def __init__(
-        self, send: Callable[[list[Point]], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, send: Callable[[list[Point]], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._send, self._clock, self._sent = send, clock, clock()
         self._points: list[Point] = []
         self._last_step, self._round = 0, 1

@@ -102,16 +102,13 @@ def log_data_sets(client: Any, run_id: str, digests: Mapping[str, str], context:
 
     use = [InputTag("mlflow.data.context", context)]
     sets = [
-        DatasetInput(Dataset(path, found, "local", json.dumps({"uri": path})), use)
-        for path, found in digests.items()
+        DatasetInput(Dataset(path, found, "local", json.dumps({"uri": path})), use) for path, found in digests.items()
     ]
     if sets:
         client.log_inputs(run_id, sets)
 
 
-def log_pyfunc(
-    paths: Paths, run_id: str, name: str, signature: Mapping[str, Any], **model: Any
-) -> tuple[str, str]:
+def log_pyfunc(paths: Paths, run_id: str, name: str, signature: Mapping[str, Any], **model: Any) -> tuple[str, str]:
     """Logs a model from a script and its artifacts below a run, and has it answer its own example.
 
     Args:
@@ -128,9 +125,7 @@ def log_pyfunc(
 
     mlflow.set_tracking_uri(database_uri(paths))
     mlflow.set_registry_uri(database_uri(paths))
-    schema = mlflow.models.ModelSignature.from_dict(
-        {key: json.dumps(part) for key, part in signature.items()}
-    )
+    schema = mlflow.models.ModelSignature.from_dict({key: json.dumps(part) for key, part in signature.items()})
     search_path = list(sys.path)
     try:
         with mlflow.start_run(run_id=run_id):  # its exit ends the run early; whoever opened it ends it again

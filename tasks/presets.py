@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -51,15 +50,9 @@ def apply_preset(root: Path, name: str) -> list[str]:
 
 
 def which_preset(root: Path, path: Path) -> str | None:
-    """The preset that this params file equals, whatever its seed; None when it is somebody's own."""
-    text = path.read_text(encoding="utf-8")
-    seeds = set(re.findall(r"^ +seed: (\d+)$", text, flags=re.MULTILINE))
-    for name in preset_names(root):
-        preset = root / "presets" / f"{name}.yaml"
-        shipped = preset.read_text(encoding="utf-8")
-        if text == shipped or (len(seeds) == 1 and text == with_seed(shipped, int(next(iter(seeds))), preset)):
-            return name
-    return None
+    """The preset that this params file equals; None when it is somebody's own."""
+    shipped = ((name, root / "presets" / f"{name}.yaml") for name in preset_names(root))
+    return next((name for name, preset in shipped if filecmp.cmp(path, preset, shallow=False)), None)
 
 
 def _free_backup(target: Path) -> Path:
@@ -67,41 +60,6 @@ def _free_backup(target: Path) -> Path:
     candidates = [target.with_name(target.name + ".bak")]
     candidates += [target.with_name(f"{target.name}.bak{number}") for number in range(2, 1000)]
     return next(path for path in candidates if not path.exists() or filecmp.cmp(path, target, shallow=False))
-
-
-def apply_seed(path: Path, seed: int) -> None:
-    """Writes `seed` into every section of params.yaml that has one; comments and layout stay.
-
-    Raises:
-        ValueError: params.yaml is not valid, or a section is written in braces on one line.
-    """
-    read_params(path)
-    write_text(path, with_seed(path.read_text(encoding="utf-8"), seed, path))
-
-
-def with_seed(text: str, seed: int, path: Path) -> str:
-    """The text of a params file with this seed in every section that has one; `path` is for errors."""
-    for field, info in Params.model_fields.items():
-        settings = info.annotation
-        if isinstance(settings, type) and "seed" in getattr(settings, "model_fields", {}):
-            text = _with_seed(text, info.alias or field, seed, path)
-    return text
-
-
-def _with_seed(text: str, section: str, seed: int, path: Path) -> str:
-    header = re.search(rf"^{section}:(.*)$", text, flags=re.MULTILINE)
-    if header is None:
-        return f"{text.rstrip()}\n\n{section}:\n  seed: {seed}\n"
-    if header[1].split("#")[0].strip():
-        raise ValueError(f"{path}: {section} is written on one line; write its params on lines of their own")
-    following = re.search(r"^\S", text[header.end() :].replace("\n#", "\n "), flags=re.MULTILINE)
-    end = header.end() + following.start() if following else len(text)
-    block = text[header.end() : end]
-    indent = re.search(r"^( +)[^\s#]", block, flags=re.MULTILINE)
-    margin = indent[1] if indent else "  "
-    line = f"{margin}seed: {seed}"
-    block, found = re.subn(rf"^{margin}seed:[^#\n]*?(?=\s*(#|$))", line, block, count=1, flags=re.MULTILINE)
-    return text[: header.end()] + ("" if found else f"\n{line}") + block + text[end:]
 
 
 def needed(paths: Paths, params: Params) -> list[Needed]:

@@ -89,9 +89,7 @@ def digest(path: Path) -> str:
         raise FileNotFoundError(f"{path}: no such file or folder; run the stage that writes it first")
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
     listing = [{"md5": _file_digest(files[name]), "relpath": name} for name in sorted(files)]
-    return (
-        hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
-    )
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 def _file_digest(path: Path) -> str:

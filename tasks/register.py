@@ -95,9 +95,7 @@ def read_evaluation(paths: Paths) -> dict[str, float]:
     """What evaluate measured; raises FileNotFoundError that says which command measures it."""
     path = paths.metrics("evaluate")
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no evaluation to judge the policy by; run first: python -m tasks evaluate"
-        )
+        raise FileNotFoundError(f"{path}: no evaluation to judge the policy by; run first: python -m tasks evaluate")
     figures: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
     return figures
 
@@ -109,9 +107,7 @@ def _lineage(paths: Paths, stage: tracking.StageRun) -> dict[str, str]:
     tags = {"run": stage.run_id, "night": stage.night_id or "none: registered by itself"}
     tags |= {f"data.{name}": content for name, content in found.items()}
     for name, each in STAGES.items():
-        runs = (
-            tracking.find_run_by_output(paths, path, found[path]) for path in each.writes if path in found
-        )
+        runs = (tracking.find_run_by_output(paths, path, found[path]) for path in each.writes if path in found)
         if source := next((run_id for run_id in runs if run_id), None):
             tags[f"run.{name}"] = source
     if (params := paths.root / "params.yaml").is_file():

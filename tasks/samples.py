@@ -19,11 +19,7 @@ PICTURES = {".png", ".svg", ".csv", ".html"}
 def tables(stage: str, paths: Paths) -> dict[str, dict[str, list[Any]]]:
     """Tables by name, each a dict of equally long columns; a stage without samples has none."""
     if stage == "rollouts" and paths.rollouts.is_file():
-        rows = [
-            row
-            for _, rollout in islice(read_rows(paths.rollouts), PROMPTS_OF_ROLLOUTS)
-            for row in _each(rollout)
-        ]
+        rows = [row for _, rollout in islice(read_rows(paths.rollouts), PROMPTS_OF_ROLLOUTS) for row in _each(rollout)]
         return {"rollouts": _columns(rows)}
     if stage == "evaluate" and paths.evaluation.is_dir():
         files = [file for file in sorted(paths.evaluation.glob("*.jsonl")) if file.stat().st_size]

@@ -192,9 +192,7 @@ def _origin(paths: Paths, door: str) -> dict[str, str]:
 
 
 def _sections(params: Params, names: Sequence[str]) -> dict[str, str]:
-    return {
-        key: text for name in names for key, text in provenance.flatten(params.section(name), name).items()
-    }
+    return {key: text for name in names for key, text in provenance.flatten(params.section(name), name).items()}
 
 
 def _log_what_people_look_at(run: StageRun, paths: Paths) -> None:

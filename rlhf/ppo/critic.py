@@ -16,7 +16,7 @@ class Critic(nn.Module):
 
     def __init__(self, backbone: nn.Module, hidden: int) -> None:
         super().__init__()
-        self.backbone = copy.deepcopy(backbone).float()
+        self.backbone = copy.deepcopy(backbone).float().requires_grad_(True)  # its start may be frozen
         self.head = nn.Linear(hidden, 1)
         nn.init.zeros_(self.head.weight)  # a critic that knows nothing says 0, the mean of normalised scores
         nn.init.zeros_(self.head.bias)

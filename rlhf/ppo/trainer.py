@@ -76,11 +76,22 @@ class PpoTrainer:
             if iteration == 0:
                 _check_start(figures["kl"], next(self.policy.model.parameters()).dtype)
             move = iteration >= settings.critic_warmup
+            self._decay(iteration)
             figures |= update(self.actors, experience, settings, move, self.generator)
             self.controller.update(figures["kl"], len(batch_rows))
             yield figures
             if settings.kl.ceiling is not None and figures["kl"] > settings.kl.ceiling:
                 return
+
+    def _decay(self, iteration: int) -> None:
+        """Both rates fall linearly towards 0 over the run (Huang et al. 2022, detail 4 of 13)."""
+        left = 1.0 - iteration / self.settings.iterations
+        for optimizer, rate in (
+            (self.actors.policy_optimizer, self.settings.learning_rate),
+            (self.actors.critic_optimizer, self.settings.critic_learning_rate),
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * left
 
     def check_learnt(self) -> None:
         """Raises ValueError when the policy still is the reference: a run that trained nothing is no success."""

@@ -16,3 +16,12 @@ def pairwise_loss(
     Source: Bradley and Terry (1952); Ouyang et al. (2022), equation 1.
     """
     return -logsigmoid(chosen - rejected).mean()
+
+
+def centring_loss(chosen: Float[Tensor, " N"], rejected: Float[Tensor, " N"]) -> Float[Tensor, ""]:
+    """Draws the scores of every prompt's completions to 0: mean of (r_chosen + r_rejected)².
+
+    A pairwise loss leaves each prompt an offset of its own; without one, scores of different prompts compare.
+    Source: Eisenstein et al. (2023), section 2.
+    """
+    return (chosen + rejected).square().mean()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
@@ -58,11 +56,11 @@ def accuracy_by_margin(
     chosen: Scores, rejected: Scores, margins: Scores, groups: int = 3
 ) -> list[tuple[float, float, float]]:
     """(least margin, greatest margin, accuracy) of the pairs in `groups` parts of about equal size, by margin."""
-    edges = np.quantile(margins, np.linspace(0, 1, groups + 1))
+    edges = np.quantile(margins, np.linspace(0, 1, groups + 1)[1:-1])
+    group_of = np.searchsorted(edges, margins)  # equal margins share a group, so one may be empty
     parts = []
-    for low, high in pairwise(edges):
-        inside = (margins >= low) & ((margins < high) | (high == edges[-1]))
-        if inside.any():
-            parts.append((float(margins[inside].min()), float(margins[inside].max()),
-                          accuracy(chosen[inside], rejected[inside])))  # fmt: skip
+    for group in np.unique(group_of):
+        inside = group_of == group
+        parts.append((float(margins[inside].min()), float(margins[inside].max()),
+                      accuracy(chosen[inside], rejected[inside])))  # fmt: skip
     return parts

@@ -12,7 +12,7 @@ from torch import Tensor
 from rlhf.optim import Optimizer, shuffled_batches
 from rlhf.records import Message, Pair
 from rlhf.reward.encoder import EncoderReward
-from rlhf.reward.losses import pairwise_loss
+from rlhf.reward.losses import centring_loss, pairwise_loss
 from rlhf.reward.scalar import ScalarReward
 from rlhf.settings import RewardSettings
 
@@ -71,7 +71,7 @@ def train_reward(
     for step, rows in enumerate(shuffled_batches(len(train), settings.batch_size, settings.steps, generator), 1):
         chosen, rejected = score_pairs(network, [train[row] for row in rows])
         loss = pairwise_loss(chosen, rejected)
-        loss.backward()
+        (loss + settings.centring * centring_loss(chosen, rejected)).backward()
         figures = {
             "loss": loss.item(),
             "grad_norm": optimizer.step(),

@@ -67,9 +67,7 @@ def signature(kind: str, is_chat: bool) -> dict[str, Any]:
             "inputs": [prompt, _column("completion", TEXT)],
             "outputs": [_column("score", {"type": "double"})],
         }
-    params = [
-        {"name": name, "type": kind_, "default": value, "shape": None} for name, kind_, value in SAMPLING
-    ]
+    params = [{"name": name, "type": kind_, "default": value, "shape": None} for name, kind_, value in SAMPLING]
     return {
         "inputs": [prompt],
         "outputs": [_column("completion", TEXT), _column("finish_reason", TEXT)],

@@ -24,9 +24,7 @@ class ServedPolicy(PythonModel):
 
         self.policy = load_policy(context.artifacts["checkpoint"])
 
-    def predict(
-        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> pd.DataFrame:
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Rows `{prompt}` to rows `{completion, finish_reason}`.
 
         Args:

@@ -22,9 +22,7 @@ class ServedReward(PythonModel):
 
         self.reward_model = load_reward_model(context.artifacts["checkpoint"])
 
-    def predict(
-        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> pd.DataFrame:
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Rows `{prompt, completion}` to rows `{score}`, in the reward model's normalised units."""
         from rlhf.records import Message
 

@@ -91,7 +91,7 @@ def test_a_stage_without_its_input_names_the_stage_before(toy: Path) -> None:
     assert "data/validated/train: not there" in refused(toy, "stage", "sft")
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["stage", "fly"], ["run", "--seed", "-1"], ["score"]])
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["stage", "fly"], ["seeds", "-1"], ["score"]])
 def test_misuse_shows_the_usage_and_exits_2(toy: Path, arguments: list[str]) -> None:
     """No command, an unknown one, an unknown stage, a seed that is none, a missing argument."""
     done = nightjar(toy, *arguments)
@@ -136,7 +136,7 @@ def test_status_says_what_is_due_from_any_folder_of_the_workspace(toy: Path) -> 
     assert [line.split() for line in done.stdout.splitlines()[:2]] == [["ingest", "due"], ["validate", "due"]]
 
 
-def test_a_preset_is_applied_with_data_and_seed(with_presets: Path, tmp_path: Path) -> None:
+def test_a_preset_is_applied_with_data(with_presets: Path, tmp_path: Path) -> None:
     """`run` first says what it changed; here it then stops, for a stage's section is missing."""
     preset = with_presets / "presets/people.yaml"
     preset.write_text(preset.read_text().replace("pairs: {}\n", "").replace("ingest: {seed: 1}\n", ""))

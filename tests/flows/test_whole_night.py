@@ -76,7 +76,9 @@ def test_a_night_writes_everything_of_the_contract(first_night: tuple[Path, str]
     """Every stage's files and metrics are there, the models are registered, and the summary tells it."""
     root, printed = first_night
     metrics = json.loads((root / "data/metrics/evaluate.json").read_text())
-    assert not [key for key in [*CONTRACT, "policy.kl", "win_rate", "win_rate_low", "win_rate_high"] if key not in metrics]
+    assert not [
+        key for key in [*CONTRACT, "policy.kl", "win_rate", "win_rate_low", "win_rate_high"] if key not in metrics
+    ]
     keys = {
         "validate": ["rows_in", "rows_kept", "rows_rejected"],
         "sft": ["eval_loss", "perplexity"],
@@ -101,9 +103,7 @@ def test_a_second_night_finds_everything_up_to_date_at_both_doors(first_night: t
     assert "up to date" in nightjar(root, "dvc", "status")
 
 
-def test_the_other_door_gives_the_same_outputs(
-    first_night: tuple[Path, str], repository: Path, tmp_path: Path
-) -> None:
+def test_the_other_door_gives_the_same_outputs(first_night: tuple[Path, str], repository: Path, tmp_path: Path) -> None:
     """`dvc repro` in another clean clone writes the same dvc.lock, digest for digest."""
     root = copy_project(repository, tmp_path / "other")
     nightjar(root, "dvc", "repro", "--quiet")

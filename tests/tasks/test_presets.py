@@ -1,4 +1,4 @@
-"""Presets, seeds, and the data that params name."""
+"""Presets, and the data that params name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ reward:
     steps: 1
     batch_size: 1
     learning_rate: 1.0e-3
-    seed: 7         # a lucky one
 ppo:
   iterations: 1
   prompts_per_iteration: 1
@@ -78,37 +77,6 @@ def test_an_unknown_preset_lists_the_known(root: Path) -> None:
     with pytest.raises(ValueError, match="huge: no such preset; the presets are people, small"):
         presets.apply_preset(root, "huge")
     assert (root / "params.yaml").read_text() == "mine"
-
-
-def test_a_seed_reaches_every_section_that_has_one(root: Path) -> None:
-    """A section without one gets it, an old one is replaced, absent sections are added, the rest stays."""
-    presets.apply_preset(root, "small")
-    presets.apply_seed(root / "params.yaml", 42)
-    params = read_params(root / "params.yaml")
-    seeded = ("ingest", "validate", "sft", "rollouts", "rank", "pairs", "reward", "ppo", "evaluate")
-    assert {params.section(name).model_dump()["seed"] for name in seeded} == {42}
-    text = (root / "params.yaml").read_text()
-    assert "    seed: 42         # a lucky one\n" in text
-    assert "# Supervised.\nsft:\n  seed: 42\n  steps: 1          # few\n" in text
-    presets.apply_seed(root / "params.yaml", 43)
-    assert (root / "params.yaml").read_text() == text.replace("seed: 42", "seed: 43")
-
-
-def test_a_seeded_preset_is_still_that_preset(root: Path) -> None:
-    """Trying seeds leaves no backups behind."""
-    presets.apply_preset(root, "small")
-    presets.apply_seed(root / "params.yaml", 5)
-    assert presets.which_preset(root, root / "params.yaml") == "small"
-    assert presets.apply_preset(root, "people") == ["params.yaml is now preset people"]
-
-
-def test_a_section_in_braces_takes_no_seed(root: Path) -> None:
-    """The error names the section and the remedy, and nothing is written."""
-    text = SMALL.replace("ingest:\n  source: builtin\n", "ingest: {source: builtin}\n")
-    (root / "params.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"params\.yaml: ingest is written on one line"):
-        presets.apply_seed(root / "params.yaml", 5)
-    assert (root / "params.yaml").read_text() == text
 
 
 @pytest.fixture

@@ -38,9 +38,7 @@ def test_a_missing_path_has_no_digest(tmp_path: Path) -> None:
         provenance.digest(tmp_path / "absent")
     (tmp_path / "there").write_bytes(b"")
     # The md5 of no bytes, as RFC 1321 gives it.
-    assert provenance.digests(Paths(tmp_path), ["there", "absent"]) == {
-        "there": "d41d8cd98f00b204e9800998ecf8427e"
-    }
+    assert provenance.digests(Paths(tmp_path), ["there", "absent"]) == {"there": "d41d8cd98f00b204e9800998ecf8427e"}
 
 
 def test_settings_become_flat_names() -> None:

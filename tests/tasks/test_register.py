@@ -66,9 +66,7 @@ def test_a_promotion_gives_all_findings() -> None:
 def test_a_refusal_gives_the_gates_that_failed() -> None:
     """And no others."""
     decision = register.decide({**PASSING, "policy.kl": 12.1, "win_rate_low": 0.4}, GATES)
-    assert str(decision) == (
-        "not promoted: win rate 0.930 [0.400, 0.960] not above 0.5; KL 12.10 above 10 nats"
-    )
+    assert str(decision) == ("not promoted: win rate 0.930 [0.400, 0.960] not above 0.5; KL 12.10 above 10 nats")
 
 
 def test_a_missing_figure_is_named() -> None:
@@ -86,9 +84,7 @@ def test_without_an_evaluation_nothing_is_registered(evaluated: Paths, tracked_p
     assert mlflow_store.open_client(evaluated).search_registered_models() == []
 
 
-def test_a_policy_that_passes_becomes_challenger_and_champion(
-    evaluated: Paths, tracked_params: Params
-) -> None:
+def test_a_policy_that_passes_becomes_challenger_and_champion(evaluated: Paths, tracked_params: Params) -> None:
     """Both models are registered; tags lead to the runs, the data, the params; the reason is written down."""
     with tracking.stage("ppo", evaluated, tracked_params) as ppo:
         digest = provenance.digest(evaluated.models / "policy")

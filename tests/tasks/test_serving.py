@@ -47,9 +47,7 @@ def environment(paths: Paths) -> dict[str, str]:
     }
 
 
-def test_models_load_again_in_another_process_and_folder(
-    registered: Paths, models: Path, tmp_path: Path
-) -> None:
+def test_models_load_again_in_another_process_and_folder(registered: Paths, models: Path, tmp_path: Path) -> None:
     """By alias, with the code that was logged beside them, and they answer as the checkpoints do."""
     from rlhf.reward import load_reward_model
 

@@ -81,9 +81,7 @@ def test_before_register_ran_it_says_so(paths: Paths) -> None:
     paths.registered.unlink()
     assert summary.summary(paths).endswith("nothing registered yet: python -m tasks register")
     paths.metrics("evaluate").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"nothing was evaluated yet; run the night with: nightjar run"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"nothing was evaluated yet; run the night with: nightjar run"):
         summary.summary(paths)
 
 

@@ -69,9 +69,7 @@ def test_every_step_of_a_long_training_arrives(tracked: Paths, tracked_params: P
     assert len(client.get_metric_history(run.run_id, "train/grad")) == 1200
 
 
-def test_a_failed_stage_fails_its_run_and_the_night(
-    tracked: Paths, tracked_params: Params, client: Any
-) -> None:
+def test_a_failed_stage_fails_its_run_and_the_night(tracked: Paths, tracked_params: Params, client: Any) -> None:
     """The error itself comes out; its text and the figures up to it stay in the run."""
 
     def steps() -> Any:
@@ -91,9 +89,7 @@ def test_a_failed_stage_fails_its_run_and_the_night(
     assert stage.data.metrics["train/loss"] == 2.0
 
 
-def test_an_interrupted_stage_is_killed_not_failed(
-    tracked: Paths, tracked_params: Params, client: Any
-) -> None:
+def test_an_interrupted_stage_is_killed_not_failed(tracked: Paths, tracked_params: Params, client: Any) -> None:
     """Ctrl-C is no error of the stage."""
     with pytest.raises(KeyboardInterrupt), tracking.stage("sft", tracked, tracked_params) as run:
         raise KeyboardInterrupt

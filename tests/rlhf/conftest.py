@@ -1,0 +1,84 @@
+"""Models as small as they get: a llama and a GPT-2 on a trained BPE, and a llama that knows eight words."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf import corpus
+from rlhf.models import Policy, build_policy, train_tokenizer
+
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+    "initializer_range": 0.3,  # the usual 0.02 gives nearly equal logits, which would hide errors
+}
+GPT2: dict[str, Any] = {
+    "model_type": "gpt2",
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_positions": 64,
+    "initializer_range": 0.3,
+}
+WORDS = ("a", "b", "c", "d", "e")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Several threads cost tiny models more than they give."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def bpe() -> Any:
+    """A small byte-level BPE, trained on the builtin corpus."""
+    rows = corpus.make_demonstrations(60, seed=0)
+    return train_tokenizer((text for row in rows for text in (str(row.prompt), row.response)), 300)
+
+
+@pytest.fixture(scope="session")
+def words() -> Any:
+    """A tokenizer of eight words: <pad> 0, <eos> 1, <sep> 2, and a … e."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: place for place, word in enumerate(("<pad>", "<eos>", "<sep>", *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", sep_token="<sep>", unk_token="<pad>"
+    )
+
+
+@pytest.fixture(scope="session")
+def llama(bpe: Any) -> Policy:
+    """A llama of two layers; tests that train one take a copy."""
+    return build_policy(LLAMA, bpe, seed=0)
+
+
+@pytest.fixture(scope="session")
+def gpt2(bpe: Any) -> Policy:
+    """A GPT-2 of two layers: learnt absolute positions, a context of 64, and dropout when it trains."""
+    return build_policy(GPT2, bpe, seed=1)
+
+
+@pytest.fixture(scope="session")
+def speller(words: Any) -> Policy:
+    """A llama over eight words, so that every sequence can be counted."""
+    return build_policy(LLAMA, words, seed=2)
+
+
+@pytest.fixture(scope="session")
+def clone() -> Callable[[Policy], Policy]:
+    """A copy of a policy that may be trained."""
+    return lambda policy: Policy(copy.deepcopy(policy.model), policy.tokenizer)

@@ -1,0 +1,47 @@
+"""Rollouts of the eight-word model, ragged and padded on both sides, with what made-up networks said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from rlhf.batches import make_batch, response_logprobs
+from rlhf.models import Policy
+from rlhf.ppo.critic import Critic
+from rlhf.ppo.update import Actors, Experience
+
+PROMPTS = [[3, 2], [4, 5, 2], [6, 2], [7, 3, 4, 2], [5, 2], [4, 4, 2]]
+RESPONSES = [[5, 6, 1], [3, 1], [7, 7, 7, 7, 7], [1], [4, 3, 5, 1], [6, 6]]
+
+
+@pytest.fixture
+def learner(speller: Policy, clone: Callable[[Policy], Policy]) -> Policy:
+    """A policy that a test may train."""
+    return clone(speller)
+
+
+@pytest.fixture
+def actors(learner: Policy) -> Actors:
+    """Policy and critic under plain gradient descent at rate 1, so that a step's change is its gradient."""
+    critic = Critic(learner.model.base_model, learner.hidden)
+    torch.nn.init.normal_(critic.head.weight, std=0.3, generator=torch.Generator().manual_seed(1))
+    return Actors(
+        learner.model,
+        critic,
+        torch.optim.SGD(learner.model.parameters(), lr=1.0),
+        torch.optim.SGD(critic.parameters(), lr=1.0),
+    )
+
+
+@pytest.fixture
+def experience(learner: Policy, actors: Actors) -> Experience:
+    """What the policy and the critic say of the rollouts now, with random advantages and returns."""
+    batch, draw = make_batch(PROMPTS, RESPONSES), torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        logprobs, values = response_logprobs(learner.model, batch), actors.critic(batch)
+    advantages, returns = (
+        torch.where(batch.response_mask, torch.randn(values.shape, generator=draw), 0.0) for _ in range(2)
+    )
+    return Experience(batch, logprobs, values, advantages, returns)

@@ -1,0 +1,276 @@
+"""The trainer: what it makes of a rollout, the guards at its start and end, and that it raises a reward."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+import pytest
+import torch
+
+from rlhf.batches import response_logprobs
+from rlhf.masking import masked_mean, masked_variance
+from rlhf.models import Policy
+from rlhf.ppo.critic import Critic
+from rlhf.ppo.trainer import PpoTrainer
+from rlhf.settings import PpoSettings
+
+PROMPTS = ["a", "b c", "d", "e a b", "c", "b", "e d", "a a"]
+
+
+class Wordiness:
+    """A scorer of our own: 1 for a text with the word `a`, else -1. It notes what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[object, str]] = []
+
+    def score(self, prompts: Sequence[object], completions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
+        self.shown += zip(prompts, completions, strict=True)
+        return torch.tensor([1.0 if "a" in text.split() else -1.0 for text in completions])
+
+
+@pytest.fixture
+def trainer_of(speller: Policy, clone: Callable[[Policy], Policy]) -> Callable[..., PpoTrainer]:
+    """Builds a trainer on the eight-word model; what is not said is small and quick."""
+
+    def build(policy: Policy = speller, **fields: object) -> PpoTrainer:
+        defaults = {
+            "iterations": 2,
+            "prompts_per_iteration": 8,
+            "max_new_tokens": 6,
+            "minibatches": 2,
+            "critic_warmup": 0,
+        }
+        settings = PpoSettings.model_validate(defaults | fields)
+        critic = Critic(policy.model.base_model, policy.hidden)
+        return PpoTrainer(clone(policy), clone(policy), critic, Wordiness(), PROMPTS, settings)
+
+    return build
+
+
+def shake(policy: Policy, size: float = 0.2) -> None:
+    """Moves every weight of a policy by a little noise."""
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.add_(size * torch.randn(weight.shape, generator=draw))
+
+
+def vector(policy: Policy) -> torch.Tensor:
+    """All weights as one vector."""
+    return torch.cat([weight.detach().flatten() for weight in policy.model.parameters()])
+
+
+def test_ppo_raises_the_reward(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """Twenty iterations teach the word that is paid for, and to finish; the KL to the reference grows from 0."""
+    trainer = trainer_of(iterations=20, prompts_per_iteration=48, learning_rate=5e-3, kl={"coefficient": 0.02})
+    trainer.prompts = PROMPTS * 6
+    rows = list(trainer.train())
+    first, last = ([row["reward_mean"] for row in part] for part in (rows[:2], rows[-3:]))
+    assert fmean(first) < 0
+    assert fmean(last) > fmean(first) + 1.0
+    assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4)
+    assert rows[-1]["kl"] > 0.3
+    assert rows[-1]["finished_share"] > rows[0]["finished_share"]
+    trainer.check_learnt()
+
+
+def test_a_stronger_penalty_keeps_the_policy_nearer(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """The same run with a KL coefficient of 3 ends with less KL than without one."""
+    ends = []
+    for coefficient in (0.0, 3.0):
+        trainer = trainer_of(
+            iterations=8, prompts_per_iteration=32, learning_rate=5e-3, kl={"coefficient": coefficient}
+        )
+        trainer.prompts = PROMPTS * 4
+        ends.append(fmean(row["kl"] for row in list(trainer.train())[-3:]))
+    assert ends[1] < 0.5 * ends[0]
+
+
+def test_the_return_of_the_first_token_is_score_less_the_weighted_kl(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """With γ = λ = 1 every return is the rest of the rewards: at place 0 that is score - β·Σ(logπ - logπ_ref)."""
+    trainer = trainer_of(discount=1.0, gae_lambda=1.0, kl={"coefficient": 0.3}, temperature=1.5)
+    shake(trainer.reference)
+    experience, figures = trainer.sample_experience(PROMPTS * 4)
+    batch = experience.batch
+    with torch.no_grad():
+        ours = response_logprobs(trainer.policy.model, batch, 1.5)
+        theirs = response_logprobs(trainer.reference.model, batch, 1.5)
+    kl = (ours - theirs).sum(1)
+    last = batch.response_ids.gather(1, batch.response_mask.sum(1, keepdim=True) - 1)[:, 0]
+    finished = last == trainer.policy.eos_id
+    shown = trainer.scorer.shown  # type: ignore[attr-defined]
+    scores = torch.where(finished, torch.tensor([1.0 if "a" in text.split() else -1.0 for _, text in shown]), -3.0)
+    assert kl.abs().min() > 1e-3
+    assert len(scores.unique()) == 3  # a finished good one, a finished bad one and an unfinished one are among them
+    torch.testing.assert_close(experience.returns[:, 0], scores - 0.3 * kl, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(experience.logprobs, ours)
+    assert figures["kl"] == pytest.approx(kl.mean().item(), abs=1e-5)
+    assert figures["reward_mean"] == pytest.approx(scores.mean().item())
+    assert figures["finished_share"] == pytest.approx(finished.float().mean().item())
+    assert figures["response_tokens"] == pytest.approx(batch.response_mask.sum(1).float().mean().item())
+
+
+def test_advantages_are_whitened_over_the_response_tokens(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """Mean 0 and deviation 1 where the mask counts, 0 elsewhere; the returns are from before the whitening."""
+    experience, _ = trainer_of().sample_experience(PROMPTS)
+    mask = experience.batch.response_mask
+    assert masked_mean(experience.advantages, mask).item() == pytest.approx(0.0, abs=1e-5)
+    assert masked_variance(experience.advantages, mask).item() == pytest.approx(1.0, abs=1e-4)
+    assert experience.advantages[~mask].abs().sum() == 0.0
+    assert not torch.allclose(experience.returns, experience.advantages + experience.values)
+
+
+def test_micro_batches_change_no_experience(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """The same rollouts, logprobs, values and returns, three rows at a time."""
+    whole, _ = trainer_of().sample_experience(PROMPTS)
+    parts, _ = trainer_of(micro_batch_size=3).sample_experience(PROMPTS)
+    assert torch.equal(whole.batch.input_ids, parts.batch.input_ids)
+    for ours, theirs in zip(whole[1:], parts[1:], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_temperature_divides_policy_and_reference_alike(
+    trainer_of: Callable[..., PpoTrainer], temperature: float
+) -> None:
+    """At any temperature the first ratios are 1 and the first KL is 0."""
+    rows = list(trainer_of(iterations=1, temperature=temperature, minibatches=1, epochs=1).train())
+    assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert rows[0]["ratio"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_dropout_is_off_though_the_policy_comes_in_training_mode(
+    gpt2: Policy, clone: Callable[[Policy], Policy]
+) -> None:
+    """GPT-2 has dropout; ratio and KL at the start are exact all the same."""
+    policy, reference = clone(gpt2), clone(gpt2)
+    critic = Critic(policy.model.base_model, policy.hidden)
+    policy.model.train()
+    reference.model.train()
+    settings = PpoSettings(
+        iterations=1, prompts_per_iteration=4, max_new_tokens=5, critic_warmup=0, epochs=1, minibatches=1
+    )
+    rows = list(PpoTrainer(policy, reference, critic, Wordiness(), ["a", "b", "c", "d"], settings).train())
+    assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4)
+    assert rows[0]["ratio"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_scorer_is_shown_prompts_and_text(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """The prompts as they came, and completions without special tokens: its tokenizer may be another."""
+    trainer = trainer_of()
+    trainer.sample_experience(PROMPTS)
+    shown = trainer.scorer.shown  # type: ignore[attr-defined]
+    assert [prompt for prompt, _ in shown] == PROMPTS
+    assert all("<" not in text for _, text in shown)
+
+
+def test_a_reference_that_is_not_the_start_is_noticed(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """The KL before the first update must be 0; the error says what is likely wrong, and nothing has moved."""
+    trainer = trainer_of()
+    shake(trainer.reference)
+    before = vector(trainer.policy)
+    with pytest.raises(RuntimeError, match=r"before the first update the KL .* expected 0: .* merge the SFT adapter"):
+        next(iter(trainer.train()))
+    assert torch.equal(vector(trainer.policy), before)
+
+
+def test_a_policy_that_does_not_sample_what_it_scores_is_noticed(
+    trainer_of: Callable[..., PpoTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that change between scoring and the first minibatch make its ratios other than 1."""
+    trainer = trainer_of()
+    original = trainer.sample_experience
+
+    def tampered(prompts: Sequence[str]) -> object:
+        result = original(prompts)
+        shake(trainer.policy)
+        return result
+
+    monkeypatch.setattr(trainer, "sample_experience", tampered)
+    with pytest.raises(RuntimeError, match="ratio is off 1"):
+        next(iter(trainer.train()))
+
+
+def test_the_critic_warms_up_before_the_policy_moves(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """Two iterations of warm-up change the critic alone; the third changes the policy, and the reference never."""
+    trainer = trainer_of(iterations=3, critic_warmup=2)
+    start = vector(trainer.policy)
+    critic = copy.deepcopy(trainer.critic.state_dict())
+    steps = trainer.train()
+    for _ in range(2):
+        assert next(steps)["grad_norm"] == 0.0
+        assert torch.equal(vector(trainer.policy), start)
+    assert any(not torch.equal(weight, critic[name]) for name, weight in trainer.critic.state_dict().items())
+    assert next(steps)["grad_norm"] > 0.0
+    assert not torch.equal(vector(trainer.policy), start)
+    assert torch.equal(vector(trainer.reference), start)
+
+
+def test_a_run_that_trained_nothing_is_an_error(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """All iterations spent on the critic's warm-up leave the policy where it was."""
+    trainer = trainer_of(iterations=1, critic_warmup=1)
+    list(trainer.train())
+    with pytest.raises(ValueError, match=r"changed no weight of the policy; are ppo.iterations above"):
+        trainer.check_learnt()
+
+
+def test_one_step_is_enough_to_have_learnt(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """Without warm-up a single iteration moves the policy, and the check is content."""
+    trainer = trainer_of(iterations=1)
+    list(trainer.train())
+    trainer.check_learnt()
+
+
+def test_a_run_ends_past_the_kl_ceiling(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """A high rate drives the KL past half a nat soon; the iteration that shows it is the last."""
+    trainer = trainer_of(
+        iterations=30, learning_rate=3e-2, update_kl_ceiling=None, kl={"coefficient": 0.0, "ceiling": 0.5}
+    )
+    rows = [row["kl"] for row in trainer.train()]
+    assert len(rows) < 30
+    assert rows[-1] > 0.5
+    assert max(rows[:-1]) <= 0.5
+
+
+def test_the_coefficient_adapts_from_one_iteration_to_the_next(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """The first KL is 0, so β shrinks by .2·8/100; without a target it stands still."""
+    adaptive = trainer_of(kl={"coefficient": 0.1, "target": 1.0, "horizon": 100})
+    fixed = trainer_of(kl={"coefficient": 0.1})
+    for trainer, second in ((adaptive, 0.1 * (1 - 0.2 * 8 / 100)), (fixed, 0.1)):
+        coefficients = [row["kl_coefficient"] for row in trainer.train()]
+        assert coefficients == pytest.approx([0.1, second])
+
+
+def test_both_rates_fall_linearly_over_the_run(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """In four iterations: all, ¾, ½ and ¼ of the rate, of the policy as of the critic."""
+    trainer = trainer_of(iterations=4, learning_rate=4e-4, critic_learning_rate=8e-4)
+    rates = [
+        tuple(
+            optimizer.param_groups[0]["lr"]
+            for optimizer in (trainer.actors.policy_optimizer, trainer.actors.critic_optimizer)
+        )
+        for _ in trainer.train()
+    ]
+    assert [rate for pair in rates for rate in pair] == pytest.approx([4e-4, 8e-4, 3e-4, 6e-4, 2e-4, 4e-4, 1e-4, 2e-4])
+
+
+def test_the_same_seed_gives_the_same_run_bit_for_bit(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """Figures and weights; another seed gives others."""
+    runs = []
+    for seed in (0, 0, 1):
+        trainer = trainer_of(seed=seed)
+        torch.rand(3)
+        runs.append((list(trainer.train()), vector(trainer.policy)))
+    assert runs[0][0] == runs[1][0]
+    assert torch.equal(runs[0][1], runs[1][1])
+    assert runs[0][0] != runs[2][0]
+
+
+def test_a_run_without_prompts_is_an_error(speller: Policy, clone: Callable[[Policy], Policy]) -> None:
+    """There is nothing to sample for."""
+    critic = Critic(speller.model.base_model, speller.hidden)
+    settings = PpoSettings(iterations=1, prompts_per_iteration=1)
+    with pytest.raises(ValueError, match="found no prompt"):
+        PpoTrainer(clone(speller), clone(speller), critic, Wordiness(), [], settings)

@@ -1,0 +1,99 @@
+"""The cross-encoder: what it reads, where its head looks, and what freezing means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf.records import Message
+from rlhf.reward.encoder import EncoderReward, build_encoder, load_encoder
+
+PROMPTS = ["name[Quill]", "name[Kestrel], kind[diner]"]
+COMPLETIONS = ["Quill is a diner.", "Kestrel"]
+
+
+def test_it_reads_cls_prompt_sep_completion_sep(encoder: EncoderReward) -> None:
+    """Token types are 0 up to the first separator and 1 from there on; padding is masked."""
+    batch = encoder.encode(PROMPTS, COMPLETIONS)
+    for row in range(2):
+        length = int(batch["attention_mask"][row].sum())
+        ids = batch["input_ids"][row, :length].tolist()
+        tokens = encoder.tokenizer.convert_ids_to_tokens(ids)
+        middle = tokens.index("[SEP]")
+        assert (tokens[0], tokens[-1], tokens.count("[SEP]")) == ("[CLS]", "[SEP]", 2)
+        for part, text in ((ids[1:middle], PROMPTS[row]), (ids[middle + 1 : -1], COMPLETIONS[row])):
+            assert str(encoder.tokenizer.decode(part)).replace(" ", "") == text.lower().replace(" ", "")
+        types = batch["token_type_ids"][row, :length].tolist()
+        assert types == [0] * (middle + 1) + [1] * (length - middle - 1)
+        assert batch["attention_mask"][row, length:].sum() == 0
+
+
+def test_token_types_reach_the_encoder(encoder: EncoderReward) -> None:
+    """Prompt and completion in each other's place give another score."""
+    with torch.no_grad():
+        batch = encoder.encode(PROMPTS[:1], COMPLETIONS[:1])
+        score = encoder(batch)
+        batch["token_type_ids"] = 1 - batch["token_type_ids"]
+        assert (encoder(batch) - score).abs().item() > 1e-5
+
+
+@torch.no_grad()
+def test_the_head_looks_at_cls(encoder: EncoderReward) -> None:
+    """w·h_0 + b of the encoder's last layer."""
+    encoder.eval()
+    batch = encoder.encode(PROMPTS, COMPLETIONS)
+    hidden = encoder.backbone(**batch).last_hidden_state
+    expected = hidden[:, 0] @ encoder.head.weight[0] + encoder.head.bias
+    torch.testing.assert_close(encoder(batch), expected)
+
+
+def test_the_longer_of_the_two_texts_is_cut_first(encoder: EncoderReward) -> None:
+    """Of a long prompt and a short completion within 60 tokens, the completion stays whole."""
+    batch = encoder.encode(["name[Quill] " * 80], ["Quill is a diner."])
+    ids = batch["input_ids"][0].tolist()
+    assert len(ids) == 60
+    text = str(encoder.tokenizer.decode(ids))
+    assert text.count("[SEP]") == 2
+    assert text.split("[SEP]")[1].replace(" ", "") == "quillisadiner."
+
+
+def test_chat_messages_are_read_as_one_text(encoder: EncoderReward) -> None:
+    """Role and content, a line each."""
+    chat = encoder.encode([[Message(role="user", content="kind[diner]")]], ["Quill"])
+    text = encoder.encode(["user: kind[diner]"], ["Quill"])
+    assert torch.equal(chat["input_ids"], text["input_ids"])
+
+
+def test_a_frozen_encoder_trains_its_head_alone(encoder: EncoderReward) -> None:
+    """No gradient, no dropout: in training mode two forwards agree, and only the head's weights get a gradient."""
+    frozen = EncoderReward(encoder.backbone, encoder.tokenizer, max_tokens=60, frozen=True).train()
+    assert not any(weight.requires_grad for weight in frozen.backbone.parameters())
+    batch = frozen.encode(PROMPTS, COMPLETIONS)
+    scores = frozen(batch)
+    assert torch.equal(scores, frozen(batch))
+    scores.sum().backward()
+    assert {name for name, weight in frozen.named_parameters() if weight.grad is not None} == {
+        "head.weight",
+        "head.bias",
+    }
+
+
+def test_an_unfrozen_encoder_has_dropout_in_training_and_none_after(encoder: EncoderReward) -> None:
+    """BERT's own dropout makes two training forwards differ."""
+    encoder.train()
+    batch = encoder.encode(PROMPTS, COMPLETIONS)
+    assert not torch.equal(encoder(batch), encoder(batch))
+    encoder.eval()
+    assert torch.equal(encoder(batch), encoder(batch))
+    encoder(batch).sum().backward()
+    assert encoder.backbone.get_input_embeddings().weight.grad is not None
+
+
+def test_what_cannot_be_built_or_loaded_is_named(tmp_path: Any) -> None:
+    """The setting at fault stands first."""
+    with pytest.raises(ValueError, match=r"reward.encoder_config: cannot build the encoder"):
+        build_encoder({"hidden_size": 10, "num_attention_heads": 3}, ["a b"], 300, "cpu")
+    with pytest.raises(ValueError, match=r"reward.encoder: .* could not be loaded"):
+        load_encoder(tmp_path, "cpu", "float32")

@@ -1,0 +1,123 @@
+"""Training on pairs: completions are read once, the loss is the one by hand, and it learns what it is shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from rlhf.models import Policy
+from rlhf.records import Pair
+from rlhf.reward.encoder import EncoderReward
+from rlhf.reward.losses import pairwise_loss
+from rlhf.reward.scalar import ScalarReward
+from rlhf.reward.training import group_pairs, score_all, score_pairs, train_reward
+from rlhf.settings import RewardSettings
+
+
+def settings(**fields: object) -> RewardSettings:
+    defaults = {"steps": 1, "batch_size": 8, "learning_rate": 1e-2, "warmup_share": 0.0, "weight_decay": 0.0}
+    return RewardSettings.model_validate(defaults | fields)
+
+
+def test_pairs_of_a_ranking_share_their_completions(pairs: list[Pair]) -> None:
+    """Three pairs of one ranking hold three texts, not six; pairs of other rankings, or of none, stay apart."""
+    groups = group_pairs(pairs)
+    assert [group.completions for group in groups] == [
+        ["Quill is a diner.", "Quill is.", "Diner"],
+        ["Kestrel is a tavern.", "A tavern"],
+        ["Kestrel is a tavern.", "A"],
+    ]
+    assert (groups[0].chosen, groups[0].rejected) == ([0, 0, 1], [1, 2, 2])
+    assert [group.pairs for group in groups] == [[pairs[0], pairs[1], pairs[3]], [pairs[2]], [pairs[4]]]
+    for group in groups:
+        for pair, chosen, rejected in zip(group.pairs, group.chosen, group.rejected, strict=True):
+            assert (group.completions[chosen], group.completions[rejected]) == (pair.chosen, pair.rejected)
+
+
+@torch.no_grad()
+def test_grouped_scores_equal_those_of_each_pair_alone(
+    network: ScalarReward | EncoderReward, pairs: list[Pair]
+) -> None:
+    """In one forward or in batches of one group: the same, in the order of the groups' pairs."""
+    network.eval()
+    groups = group_pairs(pairs)
+    ordered = [pair for group in groups for pair in group.pairs]
+    expected = tuple(
+        torch.cat([network(network.encode([pair.prompt], [getattr(pair, side)])) for pair in ordered])
+        for side in ("chosen", "rejected")
+    )
+    for scores in (score_pairs(network, groups), score_all(network, groups, batch_size=1), score_all(network, groups)):
+        for ours, theirs in zip(scores, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+
+
+def test_each_completion_goes_through_the_network_once(scalar: ScalarReward, pairs: list[Pair]) -> None:
+    """Seven rows for five pairs, in one forward for both sides."""
+    rows: list[int] = []
+    scalar.register_forward_pre_hook(lambda _, batch: rows.append(len(batch[0].input_ids)))
+    score_pairs(scalar, group_pairs(pairs))
+    assert rows == [7]
+
+
+def test_the_first_step_reports_the_loss_of_all_pairs(scalar: ScalarReward, pairs: list[Pair]) -> None:
+    """The mean over pairs, so that a ranking counts by its pairs; accuracy is the share with the chosen above."""
+    groups = group_pairs(pairs)
+    chosen, rejected = score_all(scalar, groups)
+    (figures,) = train_reward(scalar, groups, [], settings())
+    assert figures["loss"] == pytest.approx(pairwise_loss(chosen, rejected).item(), abs=1e-5)
+    assert figures["accuracy"] == pytest.approx((chosen > rejected).float().mean().item())
+    assert figures["learning_rate"] == pytest.approx(1e-2)
+    assert "eval_loss" not in figures
+
+
+def test_training_learns_the_pairs_it_is_shown(network: ScalarReward | EncoderReward, pairs: list[Pair]) -> None:
+    """From whatever start to every pair right, with a loss well below log 2; evaluation mode is on afterwards."""
+    groups = group_pairs(pairs)
+    figures = list(train_reward(network, groups, groups, settings(steps=40, eval_every=15)))
+    assert figures[-1]["eval_accuracy"] == 1.0
+    assert figures[-1]["eval_loss"] < 0.5 * math.log(2)
+    assert [step for step, row in enumerate(figures, 1) if "eval_loss" in row] == [15, 30, 40]
+    assert not network.training
+
+
+def test_swapped_pairs_teach_the_opposite(scalar: ScalarReward, pairs: list[Pair]) -> None:
+    """Trained on the same pairs with the sides swapped, it gets every one of the originals wrong."""
+    swapped = [pair.model_copy(update={"chosen": pair.rejected, "rejected": pair.chosen}) for pair in pairs]
+    list(train_reward(scalar, group_pairs(swapped), [], settings(steps=40)))
+    chosen, rejected = score_all(scalar, group_pairs(pairs))
+    assert bool((chosen < rejected).all())
+
+
+def test_a_frozen_encoder_does_not_change_in_training(encoder: EncoderReward, pairs: list[Pair]) -> None:
+    """Its head moves; not a bit of the encoder does, weight decay and all."""
+    frozen = EncoderReward(encoder.backbone, encoder.tokenizer, max_tokens=60, frozen=True)
+    before = {name: weight.clone() for name, weight in frozen.state_dict().items()}
+    list(train_reward(frozen, group_pairs(pairs), [], settings(steps=3, weight_decay=0.1)))
+    moved = {name for name, weight in frozen.state_dict().items() if not torch.equal(weight, before[name])}
+    assert "head.weight" in moved
+    assert moved <= {"head.weight", "head.bias"}  # a bias shifts both sides alike, so it need not move
+
+
+def test_centring_draws_the_scores_of_a_pair_to_nought(
+    llama: Policy, clone: Callable[[Policy], Policy], pairs: list[Pair]
+) -> None:
+    """Of two runs from one start, the one with centring ends with sides whose sums are nearer 0, and as right."""
+    offsets = []
+    for centring in (0.0, 1.0):
+        torch.manual_seed(0)
+        network = ScalarReward(clone(llama), loglikelihood=False, max_completion_tokens=40)
+        torch.nn.init.constant_(network.head.bias, 3.0)
+        list(train_reward(network, group_pairs(pairs), [], settings(steps=60, centring=centring)))
+        chosen, rejected = score_all(network, group_pairs(pairs))
+        assert bool((chosen > rejected).all())
+        offsets.append((chosen + rejected).abs().mean().item())
+    assert offsets[1] < 0.3 * offsets[0]
+
+
+def test_no_pair_is_an_error(scalar: ScalarReward) -> None:
+    """It is raised before any step, with where to look."""
+    with pytest.raises(ValueError, match=r"found no pair to train on; are all rankings ties\?"):
+        list(train_reward(scalar, [], [], settings()))

@@ -1,0 +1,132 @@
+"""Records: strict about their own fields, silent about all others, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from rlhf.records import Completion, Demonstration, Message, Pair, Prompt, Ranking, Rollout, Sampling, prompt_key
+
+COMPLETION = {
+    "text": "Hello.",
+    "tokens": 2,
+    "finish_reason": "eos",
+    "seed": 1,
+    "sampling": {"temperature": 0.7},
+    "logprob": -1.5,
+}
+ROWS: list[tuple[type[BaseModel], dict[str, object]]] = [
+    (Demonstration, {"id": "d1", "prompt": "Hi", "response": "Hello."}),
+    (Prompt, {"id": "p1", "prompt": [{"role": "user", "content": "Hi", "name": "Ann"}], "references": ["Hello."]}),
+    (Rollout, {"prompt_id": "p1", "prompt": "Hi", "completions": [COMPLETION]}),
+    (Ranking, {"id": "r1", "prompt": "Hi", "completions": ["a", "b", "c"], "ranks": [1, 1, 3], "annotator": "ann"}),
+    (Pair, {"prompt": "Hi", "chosen": "a", "rejected": "b", "annotator": "ann", "margin": 2.0}),
+]
+
+
+@pytest.mark.parametrize(("kind", "row"), ROWS)
+def test_unknown_fields_travel_along_untouched(kind: type[BaseModel], row: dict[str, object]) -> None:
+    """Whatever a team keeps in its rows comes out as it went in."""
+    extra = {"note": "größe", "nested": {"a": [1, None]}}
+    out = kind.model_validate_json(json.dumps({**row, **extra})).model_dump(mode="json")
+    assert {key: out[key] for key in extra} == extra
+    assert kind.model_validate(row).model_dump(exclude_unset=True, mode="json") == row
+
+
+@pytest.mark.parametrize(("kind", "row"), ROWS)
+def test_every_field_of_its_own_is_needed(kind: type[BaseModel], row: dict[str, object]) -> None:
+    """A row without one of them is an error that names it; references, source and margin may be left out."""
+    for field in row.keys() - {"references", "source", "margin"}:
+        with pytest.raises(ValidationError, match=field):
+            kind.model_validate({key: value for key, value in row.items() if key != field})
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (Demonstration, {"response": 5}),
+        (Demonstration, {"id": ""}),
+        (Demonstration, {"prompt": None}),
+        (Prompt, {"references": "Hello."}),
+        (Prompt, {"prompt": [{"role": "user"}]}),
+        (Ranking, {"ranks": ["1", "1", "3"]}),
+        (Ranking, {"completions": ["a"], "ranks": [1]}),
+        (Rollout, {"completions": [{**COMPLETION, "finish_reason": "bored"}]}),
+        (Pair, {"margin": "2"}),
+    ],
+)
+def test_a_wrong_type_is_not_coerced(kind: type[BaseModel], change: dict[str, object]) -> None:
+    """Numbers for text, text for numbers, one completion for two: the field is named."""
+    row = dict(ROWS)[kind]
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        kind.model_validate({**row, **change})
+
+
+@pytest.mark.parametrize("ranks", [[1, 2, 3], [3, 1, 2], [1, 1, 3], [1, 2, 2], [1, 1, 1]])
+def test_ranks_from_one_with_ties_at_the_lowest_are_taken(ranks: list[int]) -> None:
+    """1, 1, 3 and not 1, 1, 2."""
+    row = {"id": "r", "prompt": "Hi", "completions": ["a", "b", "c"], "ranks": ranks, "annotator": "ann"}
+    assert Ranking.model_validate(row).ranks == ranks
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        ([1, 2], r"ranks has 2 entries for 3 completions; give one rank per completion"),
+        ([1, 1, 2], r"ranks are \[1, 1, 2\]; .* this order is written \[1, 1, 3\]"),
+        ([0, 1, 2], r"this order is written \[1, 2, 3\]"),
+        ([2, 2, 3], r"this order is written \[1, 1, 3\]"),
+        ([30, 10, 10], r"this order is written \[3, 1, 1\]"),
+    ],
+)
+def test_other_ranks_are_an_error_with_the_remedy(ranks: list[int], message: str) -> None:
+    """The error shows how the same order is written here."""
+    row = {"id": "r", "prompt": "Hi", "completions": ["a", "b", "c"], "ranks": ranks, "annotator": "ann"}
+    with pytest.raises(ValidationError, match=message):
+        Ranking.model_validate(row)
+
+
+def test_sampling_by_default_is_the_models_own_distribution() -> None:
+    """No filter, temperature 1, one beam."""
+    plain = Sampling()
+    assert (plain.temperature, plain.top_k, plain.top_p, plain.min_p) == (1.0, 0, 1.0, 0.0)
+    assert (plain.num_beams, plain.repetition_penalty, plain.min_new_tokens) == (1, 1.0, 0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": -0.1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"min_p": 1.0},
+        {"top_k": -1},
+        {"num_beams": 0},
+        {"repetition_penalty": 0.0},
+        {"max_new_tokens": 0},
+        {"temprature": 1.0},
+        {"min_new_tokens": 9, "max_new_tokens": 8},
+    ],
+)
+def test_sampling_out_of_range_or_misspelt_is_an_error(fields: dict[str, float]) -> None:
+    """The field at fault is named."""
+    with pytest.raises(ValidationError, match=next(iter(fields))):
+        Sampling.model_validate(fields)
+
+
+def test_records_do_not_change_once_made() -> None:
+    """A frozen row cannot be edited on its way through the stages."""
+    pair = Pair(prompt="Hi", chosen="a", rejected="b", annotator="ann")
+    with pytest.raises(ValidationError, match="frozen"):
+        pair.chosen = "c"  # type: ignore[misc]
+    assert Completion.model_validate(COMPLETION).sampling == Sampling(temperature=0.7)
+
+
+def test_a_prompts_key_is_its_text_or_its_turns() -> None:
+    """Text stays itself; turns become lines of role and content, so two chats that differ have different keys."""
+    turns = [Message(role="system", content="Be brief."), Message(role="user", content="Hi")]
+    assert prompt_key("Hi") == "Hi"
+    assert prompt_key(turns) == "system: Be brief.\nuser: Hi"
+    assert prompt_key(turns[1:]) != prompt_key([Message(role="assistant", content="Hi")])

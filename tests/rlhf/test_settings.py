@@ -1,0 +1,70 @@
+"""Settings: what is misspelt, out of range or contradictory is an error before any model loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from rlhf.settings import KlSettings, ModelSettings, PpoSettings, RewardSettings, RolloutSettings, SftSettings
+
+STEPS = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3}
+PPO = {"iterations": 1, "prompts_per_iteration": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "named"),
+    [
+        (SftSettings, {**STEPS, "learning_rat": 1.0}, "learning_rat"),
+        (SftSettings, {**STEPS, "steps": 0}, "steps"),
+        (SftSettings, {**STEPS, "steps": "10"}, "steps"),
+        (SftSettings, {**STEPS, "learning_rate": 0.0}, "learning_rate"),
+        (SftSettings, {**STEPS, "warmup_share": 1.5}, "warmup_share"),
+        (SftSettings, {"steps": 1, "batch_size": 1}, "learning_rate"),
+        (RewardSettings, {**STEPS, "kind": "ensemble"}, "kind"),
+        (PpoSettings, {**PPO, "dual_clip": 1.0}, "dual_clip"),
+        (PpoSettings, {**PPO, "kl": {"estimator": "k4"}}, "estimator"),
+        (PpoSettings, {**PPO, "kl": {"coefficient": -0.1}}, "coefficient"),
+        (PpoSettings, {**PPO, "discount": 1.1}, "discount"),
+        (PpoSettings, {**PPO, "temperature": 0.0}, "temperature"),
+        (KlSettings, {"target": 0.0}, "target"),
+        (RolloutSettings, {"completions": 1}, "completions"),
+        (RolloutSettings, {"sampling": []}, "sampling"),
+        (RolloutSettings, {"sampling": [{"top_p": 2.0}]}, "top_p"),
+        (ModelSettings, {"name": "m", "device": "tpu"}, "device"),
+        (ModelSettings, {"name": "m", "vocab_size": 10}, "vocab_size"),
+    ],
+)
+def test_a_wrong_setting_is_named(kind: type[BaseModel], fields: dict[str, object], named: str) -> None:
+    """Misspelt, missing, of another type, or out of its range."""
+    with pytest.raises(ValidationError, match=named):
+        kind.model_validate(fields)
+
+
+@pytest.mark.parametrize("fields", [{}, {"name": "gpt2", "config": {"model_type": "gpt2"}}])
+def test_a_model_has_one_origin(fields: dict[str, object]) -> None:
+    """Neither a name nor a configuration, or both, is an error."""
+    with pytest.raises(ValidationError, match=r"give either name .* or config .*, not both"):
+        ModelSettings.model_validate(fields)
+
+
+def test_a_model_from_scratch_needs_its_type() -> None:
+    """The error says what is missing, with an example."""
+    with pytest.raises(ValidationError, match="config has no model_type; give one that transformers knows"):
+        ModelSettings.model_validate({"config": {"hidden_size": 8}})
+
+
+def test_settings_do_not_change_once_read() -> None:
+    """No stage can edit what another one will read."""
+    settings = SftSettings.model_validate(STEPS)
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.steps = 2  # type: ignore[misc]
+
+
+def test_reading_settings_costs_no_torch() -> None:
+    """Help, params and status stay quick."""
+    code = "import sys, rlhf.settings; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
