@@ -93,13 +93,16 @@ def make_prompts(count: int, seed: int) -> list[Prompt]:
 
 
 def write_prompt(facts: Mapping[str, str]) -> str:
-    """The attributes as a prompt: `name[Kestrel], kind[diner]`."""
-    return ", ".join(f"{attribute}[{value}]" for attribute, value in facts.items())
+    """The attributes as a prompt: `name: Kestrel; kind: diner`.
+
+    A space before each value, as in a sentence, so that a value has the same tokens in both.
+    """
+    return "; ".join(f"{attribute}: {value}" for attribute, value in facts.items())
 
 
 def read_prompt(prompt: str) -> dict[str, str]:
     """The attributes of a prompt; raises ValueError when it is not one of this corpus."""
-    facts = dict(re.findall(r"(\w+)\[([^\]]*)\]", prompt))
+    facts = dict(re.findall(r"(\w+): ([^;]*)(?:; |$)", prompt))
     if not facts or any(value not in VALUES.get(attribute, ()) for attribute, value in facts.items()):
         raise ValueError(
             f"{prompt!r:.80} is no prompt of the builtin corpus; only those have a gold score, "
@@ -170,7 +173,7 @@ def _write_references(facts: Mapping[str, str], generator: random.Random) -> lis
 
 
 def _write_demonstration(facts: Mapping[str, str], generator: random.Random) -> str:
-    keep = generator.uniform(0.6, 0.85)
+    keep = generator.uniform(0.5, 0.8)
     stated = {}
     for attribute, value in facts.items():
         if attribute in ("name", "kind") or generator.random() < keep:

@@ -10,7 +10,7 @@ import pytest
 from rlhf import corpus
 from rlhf.annotator import gold_score, rank_completions, swap_value
 
-PROMPT = "name[Kestrel], kind[diner], dish[tapas], price[fair]"
+PROMPT = "name: Kestrel; kind: diner; dish: tapas; price: fair"
 PERFECT = "Kestrel is a diner serving tapas with fair prices."
 
 

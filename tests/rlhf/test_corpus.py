@@ -111,11 +111,11 @@ def test_demonstrations_are_mediocre_on_purpose(demonstrations: list[Demonstrati
 def test_a_prompt_reads_back_as_its_facts() -> None:
     """`write_prompt` and `read_prompt` are each other's inverse, in order."""
     facts = {"name": "Old Granary", "kind": "diner", "near": "the boat house"}
-    assert corpus.write_prompt(facts) == "name[Old Granary], kind[diner], near[the boat house]"
+    assert corpus.write_prompt(facts) == "name: Old Granary; kind: diner; near: the boat house"
     assert list(corpus.read_prompt(corpus.write_prompt(facts)).items()) == list(facts.items())
 
 
-@pytest.mark.parametrize("prompt", ["", "Tell me a joke", "name[Nowhere]", "colour[red]", "name[Kestrel], kind[cheap]"])
+@pytest.mark.parametrize("prompt", ["", "Tell me a joke", "name: Nowhere", "colour: red", "name: Kestrel; kind: cheap"])
 def test_a_prompt_of_another_corpus_is_an_error(prompt: str) -> None:
     """Unknown attributes, unknown values, or none; the remedy is named."""
     with pytest.raises(ValueError, match=r"no prompt of the builtin corpus; .* give rankings by people"):
