@@ -40,7 +40,7 @@ def test_a_repeat_costs_half_a_fact_and_a_word_over_thirty_a_whole_one() -> None
     Two state all: 1. Three repeat one value: (5 - ½) / 5.
     8 clauses make 30 words and 6 repeats: (5 - 3) / 5. A ninth makes 33 and 7: (5 - 3.5 - 3) / 5.
     """
-    prompt, start = f"{PROMPT}, rating[good]", "Kestrel is a diner serving tapas"
+    prompt, start = f"{PROMPT}; rating: good", "Kestrel is a diner serving tapas"
     clauses = [" with fair prices", " with good reviews"] * 5
     golds = [gold_score(prompt, start + "".join(clauses[:count]) + ".") for count in (2, 3, 8, 9)]
     assert golds == pytest.approx([1.0, 4.5 / 5, 2 / 5, -1.5 / 5])
