@@ -35,6 +35,9 @@ class ModelSettings(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on CUDA, float32 on the CPU."""
 
+    threads: Positive | None = None
+    """Threads of torch on the CPU; null takes all cores. A tiny model is faster on one, and the same everywhere."""
+
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if (self.name is None) == (not self.config):

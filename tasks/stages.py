@@ -118,6 +118,10 @@ def run_stage(stage: str, paths: Paths, params: Params) -> dict[str, float]:
     Raises:
         ValueError: there is no such stage, or the stage refuses what it found.
     """
+    if check(stage).loads_model and params.model.threads is not None:
+        import torch
+
+        torch.set_num_threads(params.model.threads)
     settings: list[Settings] = [params.section(name) for name in sections(stage)]
     metrics: dict[str, float] = import_module(f"tasks.{stage}").run(paths, *settings)
     write_json(paths.metrics(stage), metrics)
