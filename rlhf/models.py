@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from rlhf.records import Message
 
@@ -80,6 +82,12 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
+def computes_in_float32(model: nn.Module) -> bool:
+    """Whether a forward of the model, here and now, rounds as float32 does: neither its weights nor autocast less."""
+    weight = next(model.parameters())
+    return weight.dtype == torch.float32 and not torch.is_autocast_enabled(weight.device.type)
+
+
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The context in which float32 weights are trained: products in bfloat16 where `precision` says so."""
     dtype = resolve_dtype(precision, device)
@@ -144,14 +152,30 @@ def load_policy(name: str | Path, device: str = "auto", precision: str = "auto")
 
     place = resolve_device(device)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=resolve_dtype(precision, place))
+        with without_bars(Path(name).is_dir()):
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=resolve_dtype(precision, place))
     except (OSError, ValueError) as error:
         raise ValueError(f"{name}: {explain_load(error)}") from error
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{name}: the tokenizer has no EOS token; choose a model whose tokenizer names one")
     model.to(place)  # type: ignore[arg-type]
     return Policy(model.eval(), tokenizer)
+
+
+@contextmanager
+def without_bars(silent: bool = True) -> Iterator[None]:
+    """Switches transformers' own progress bars off: for local files they last a blink and hide ours."""
+    from transformers.utils import logging
+
+    if not silent:
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def explain_load(error: Exception) -> str:
@@ -170,8 +194,9 @@ def save_policy(policy: Policy, path: Path) -> None:
 
 def save_network(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """Writes a model of transformers with its tokenizer, and takes the path it was loaded from out again."""
-    model.save_pretrained(path, safe_serialization=True)
-    tokenizer.save_pretrained(path)
+    with without_bars():
+        model.save_pretrained(path, safe_serialization=True)
+        tokenizer.save_pretrained(path)
     for name in ("config.json", "tokenizer_config.json"):
         file = path / name
         fields = json.loads(file.read_text(encoding="utf-8"))

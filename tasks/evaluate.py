@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,12 +120,14 @@ def _measure(bench: Bench) -> Iterator[dict[str, float]]:
     for name, policy in policies.items():
         answers = greedy_answers(policy, prompts, tokens, size)
         samples = sampled_answers(policy, prompts, params.samples, tokens, params.seed, size)
-        bench.entries[name] = Contestant(answers, samples, score_samples(prompts, samples, scorers, gold))
+        grids = score_samples(prompts, samples, scorers, gold)
         likeliest = score_samples(prompts, [[text] for text in answers], scorers, gold)
+        columns = {scorer: [row[0] for row in grid] for scorer, grid in likeliest.items()}
+        bench.entries[name] = Contestant(answers, samples, grids, columns)
         yield {f"{name}.{scorer}_greedy": value for scorer, value in mean_scores(likeliest).items()}
     pool = sampled_answers(policies["sft"], prompts, params.best_of, tokens, params.seed + len(prompts), size)
     pool_scores = score_samples(prompts, pool, scorers, gold)
-    bench.entries["best_of_n"] = best_of_n(Contestant([], pool, pool_scores))
+    bench.entries["best_of_n"] = best_of_n(pool, pool_scores)
     yield {"policy.kl": sequence_kl(policies["policy"], policies["sft"], prompts, tokens, params.seed, size)}
     if gold:
         figures = agreement(pool_scores["reward"], pool_scores["gold"])
@@ -141,14 +142,14 @@ def _measure(bench: Bench) -> Iterator[dict[str, float]]:
 
 
 def side_by_side(bench: Bench, referee: str) -> list[dict[str, Any]]:
-    """A row per prompt: the texts, and the mean reward and referee's score of each contestant's samples."""
+    """A row per prompt: each contestant's answer, and the reward and the referee's score of that answer."""
     rows = []
     for place, prompt in enumerate(bench.unseen):
         row: dict[str, Any] = {"id": prompt.id, "prompt": prompt_key(prompt.prompt), "references": prompt.references}
         for name, entry in bench.entries.items():
             row[name] = entry.answers[place]
             for scorer in ("reward", referee):
-                row[f"{name}_{scorer}"] = round(fmean(entry.scores[scorer][place]), 4)
+                row[f"{name}_{scorer}"] = round(entry.answer_scores[scorer][place], 4)
         rows.append(row)
     return rows
 

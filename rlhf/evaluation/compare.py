@@ -28,11 +28,13 @@ class Contestant:
         answers: the text per prompt that ROUGE, BLEU and a reader look at.
         samples: the texts per prompt that are scored, so that a score is an expectation.
         scores: by scorer (`reward`, `gold`, `judge`), the score of each sample.
+        answer_scores: by scorer, the score of each answer.
     """
 
     answers: list[str]
     samples: list[list[str]]
     scores: dict[str, Grid]
+    answer_scores: dict[str, list[float]]
 
 
 def score_samples(
@@ -50,12 +52,13 @@ def score_samples(
     return scores
 
 
-def best_of_n(pool: Contestant) -> Contestant:
+def best_of_n(samples: Sequence[Sequence[str]], scores: Mapping[str, Grid]) -> Contestant:
     """What the reward model chooses from each prompt's samples, with that sample's scores."""
-    best = choose_best(np.array(pool.scores["reward"]))
-    chosen = [texts[place] for texts, place in zip(pool.samples, best, strict=True)]
-    scores = {name: [[row[place]] for row, place in zip(grid, best, strict=True)] for name, grid in pool.scores.items()}
-    return Contestant(chosen, [[text] for text in chosen], scores)
+    best = choose_best(np.array(scores["reward"]))
+    chosen = [texts[place] for texts, place in zip(samples, best, strict=True)]
+    kept = {name: [row[place] for row, place in zip(grid, best, strict=True)] for name, grid in scores.items()}
+    grids = {name: [[score] for score in column] for name, column in kept.items()}
+    return Contestant(chosen, [[text] for text in chosen], grids, kept)
 
 
 def text_metrics(answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rlhf.batches import Batch, make_batch, response_logprobs
 from rlhf.generation import Samples, sample
 from rlhf.masking import explained_variance, masked_mean, whiten
-from rlhf.models import Policy
+from rlhf.models import Policy, computes_in_float32
 from rlhf.optim import shuffled_batches
 from rlhf.ppo.advantages import generalized_advantages
 from rlhf.ppo.critic import Critic
@@ -74,7 +74,7 @@ class PpoTrainer:
         for iteration, batch_rows in enumerate(rows):
             experience, figures = self.sample_experience([self.prompts[row] for row in batch_rows])
             if iteration == 0:
-                _check_start(figures["kl"], next(self.policy.model.parameters()).dtype)
+                _check_start(figures["kl"], self.policy)
             move = iteration >= settings.critic_warmup
             self._decay(iteration)
             figures |= update(self.actors, experience, settings, move, self.generator)
@@ -154,9 +154,8 @@ class PpoTrainer:
         }
 
 
-def _check_start(kl: float, dtype: torch.dtype) -> None:
-    tolerance = 1e-3 if dtype == torch.float32 else 0.5
-    if abs(kl) > tolerance:
+def _check_start(kl: float, policy: Policy) -> None:
+    if abs(kl) > (1e-3 if computes_in_float32(policy.model) else 0.5):
         raise RuntimeError(
             f"before the first update the KL to the reference is {kl:.3g} nats per sequence, expected 0: the "
             "reference is not the model that PPO starts from; merge the SFT adapter, or use it as the reference"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rlhf.batches import Batch, response_logits
 from rlhf.logprobs import kl_estimate, token_entropy, token_logprobs
 from rlhf.masking import masked_mean
+from rlhf.models import computes_in_float32
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.losses import policy_losses, probability_ratio, value_losses
 from rlhf.settings import PpoSettings
@@ -65,12 +66,7 @@ def update(
     """
     steps: list[dict[str, float]] = []
     for index in _minibatches(len(experience.logprobs), settings, generator):
-        steps.append(_step(actors, experience.rows(index), settings, move_policy))
-        if len(steps) == 1 and steps[0]["ratio_error"] > 1e-2:
-            raise RuntimeError(
-                f"at the first minibatch a probability ratio is off 1 by {steps[0]['ratio_error']:.3g}: the policy "
-                "that scores is not the one that sampled; look for dropout, an unmerged adapter or a warped sampler"
-            )
+        steps.append(_step(actors, experience.rows(index), settings, move_policy, first=not steps))
         ceiling = settings.update_kl_ceiling
         if move_policy and ceiling is not None and steps[-1]["approx_kl"] > ceiling:
             break
@@ -83,7 +79,7 @@ def _minibatches(rows: int, settings: PpoSettings, generator: torch.Generator) -
         yield from torch.randperm(rows, generator=generator).chunk(settings.minibatches)
 
 
-def _step(actors: Actors, rows: Experience, settings: PpoSettings, move_policy: bool) -> dict[str, float]:
+def _step(actors: Actors, rows: Experience, settings: PpoSettings, move_policy: bool, first: bool) -> dict[str, float]:
     """One optimizer step of both networks; losses are summed over the mask and divided by the step's tokens."""
     tokens = int(rows.batch.response_mask.sum())
     size = settings.micro_batch_size or len(rows.logprobs)
@@ -95,12 +91,23 @@ def _step(actors: Actors, rows: Experience, settings: PpoSettings, move_policy: 
         share = int(part.batch.response_mask.sum()) / tokens
         for key, value in figures.items():
             sums[key] = max(sums.get(key, 0.0), value) if key == "ratio_error" else sums.get(key, 0.0) + share * value
+    if first:
+        _check_ratio(sums["ratio_error"], actors.policy)
     sums["critic_grad_norm"] = _apply(actors.critic, actors.critic_optimizer, settings.max_grad_norm)
     if move_policy:
         sums["grad_norm"] = _apply(actors.policy, actors.policy_optimizer, settings.max_grad_norm)
     else:
         sums["grad_norm"] = 0.0
     return sums
+
+
+def _check_ratio(error: float, policy: nn.Module) -> None:
+    """Before anything has moved every ratio is 1, but for rounding, which in bfloat16 is coarse."""
+    if error > (1e-2 if computes_in_float32(policy) else 0.5):
+        raise RuntimeError(
+            f"at the first minibatch a probability ratio is off 1 by {error:.3g}: the policy that scores is not the "
+            "one that sampled; look for dropout, an unmerged adapter or a warped sampler"
+        )
 
 
 def _losses(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.models import explain_load, resolve_device, resolve_dtype, save_network
+from rlhf.models import explain_load, resolve_device, resolve_dtype, save_network, without_bars
 from rlhf.records import Message, prompt_key
 
 if TYPE_CHECKING:
@@ -91,8 +91,9 @@ def load_encoder(name: str | Path, device: str, precision: str) -> tuple[PreTrai
 
     place = resolve_device(device)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        encoder = AutoModel.from_pretrained(name, dtype=resolve_dtype(precision, place))
+        with without_bars(Path(name).is_dir()):
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            encoder = AutoModel.from_pretrained(name, dtype=resolve_dtype(precision, place))
     except (OSError, ValueError) as error:
         raise ValueError(f"reward.encoder: {name}: {explain_load(error)}") from error
     return encoder.to(place).eval(), tokenizer

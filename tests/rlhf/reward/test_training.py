@@ -121,3 +121,9 @@ def test_no_pair_is_an_error(scalar: ScalarReward) -> None:
     """It is raised before any step, with where to look."""
     with pytest.raises(ValueError, match=r"found no pair to train on; are all rankings ties\?"):
         list(train_reward(scalar, [], [], settings()))
+
+
+def test_rankings_that_share_a_number_but_not_a_prompt_stay_apart() -> None:
+    """Two files may number their rankings alike; a completion is scored with its own prompt."""
+    rows = [{"prompt": prompt, "chosen": "a", "rejected": "b", "annotator": "x", "ranking": "1"} for prompt in "pq"]
+    assert [group.prompt for group in group_pairs([Pair.model_validate(row) for row in rows])] == ["p", "q"]
