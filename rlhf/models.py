@@ -91,7 +91,8 @@ def computes_in_float32(model: nn.Module) -> bool:
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The context in which float32 weights are trained: products in bfloat16 where `precision` says so."""
     dtype = resolve_dtype(precision, device)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+    # Open around a whole training loop, autocast's cache would hold the weights as they were at the first step.
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

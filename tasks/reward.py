@@ -77,13 +77,13 @@ def evaluate_pairs(trained: RewardModel, pairs: Sequence[Pair]) -> dict[str, flo
     groups = group_pairs(pairs)
     chosen, rejected = (scores.numpy() for scores in score_all(trained.network, groups))
     ordered = [pair for group in groups for pair in group.pairs]
-    lengths = [np.array([len(text.split()) for text in texts]) for texts in zip(
-        *((pair.chosen, pair.rejected) for pair in ordered), strict=True)]  # fmt: skip
+    chosen_words = np.array([len(pair.chosen.split()) for pair in ordered], float)
+    rejected_words = np.array([len(pair.rejected.split()) for pair in ordered], float)
     figures = {
         "accuracy": metrics.accuracy(chosen, rejected),
         "auc": metrics.auc(chosen, rejected),
         "ece": metrics.expected_calibration_error(chosen, rejected),
-        "accuracy_by_length": metrics.accuracy(*lengths),
+        "accuracy_by_length": metrics.accuracy(chosen_words, rejected_words),
         "test_pairs": float(len(pairs)),
     }
     margins = np.array([pair.margin if pair.margin is not None else 1.0 for pair in ordered])
