@@ -173,7 +173,7 @@ def _write_references(facts: Mapping[str, str], generator: random.Random) -> lis
 
 
 def _write_demonstration(facts: Mapping[str, str], generator: random.Random) -> str:
-    keep = generator.uniform(0.5, 0.8)
+    keep = generator.uniform(0.6, 0.85)
     stated = {}
     for attribute, value in facts.items():
         if attribute in ("name", "kind") or generator.random() < keep:
