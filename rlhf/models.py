@@ -153,7 +153,7 @@ def load_policy(name: str | Path, device: str = "auto", precision: str = "auto")
 
     place = resolve_device(device)
     try:
-        with without_bars(Path(name).is_dir()):
+        with without_bars():
             tokenizer = AutoTokenizer.from_pretrained(name)
             model = AutoModelForCausalLM.from_pretrained(name, dtype=resolve_dtype(precision, place))
     except (OSError, ValueError) as error:
@@ -165,18 +165,15 @@ def load_policy(name: str | Path, device: str = "auto", precision: str = "auto")
 
 
 @contextmanager
-def without_bars(silent: bool = True) -> Iterator[None]:
-    """Switches transformers' own progress bars off: for local files they last a blink and hide ours."""
+def without_bars() -> Iterator[None]:
+    """Keeps transformers from drawing bars over weights and shards, which hide ours; a download keeps its own."""
     from transformers.utils import logging
 
-    if not silent:
-        yield
-        return
-    logging.disable_progress_bar()
+    before = logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
     try:
         yield
     finally:
-        logging.enable_progress_bar()
+        logging.set_tqdm_hook(before)
 
 
 def explain_load(error: Exception) -> str:

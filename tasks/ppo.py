@@ -20,7 +20,16 @@ CURVES = ("reward_mean", "kl", "entropy", "clip_fraction", "explained_variance",
 
 
 def run(paths: Paths, params: PpoSettings, model: ModelSettings) -> dict[str, float]:
-    """Trains and saves the policy; returns figures averaged over the last fifth of the iterations."""
+    """Trains and saves the policy; returns figures averaged over the last fifth of the iterations.
+
+    Raises:
+        ValueError: the policy would never move, or did not.
+    """
+    if params.critic_warmup >= params.iterations:
+        raise ValueError(
+            f"ppo.critic_warmup takes {params.critic_warmup} of {params.iterations} ppo.iterations, so the policy "
+            "would never move; lower the first or raise the second"
+        )
     prompts = [row.prompt for row in read_records(paths.validated / "train" / "prompts.jsonl", Prompt)]
 
     from rlhf.models import autocast, load_policy, save_policy

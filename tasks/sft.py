@@ -1,14 +1,14 @@
 """sft: fine-tunes the base model on the demonstrations, with the loss on the response only.
 
 Reads data/validated/train and data/validated/dev; writes data/models/sft (a transformers folder: safetensors and
-tokenizer) and the curve data/plots/sft/curve.csv.
+tokenizer) and the curves loss.csv and eval_loss.csv in data/plots/sft.
 
     python -m tasks sft
 """
 
 from __future__ import annotations
 
-from rlhf.records import Demonstration
+from rlhf.records import Demonstration, prompt_key
 from rlhf.settings import ModelSettings, SftSettings
 from tasks.files import read_records, write_curve
 from tasks.paths import Paths
@@ -16,7 +16,12 @@ from tasks.progress import follow
 
 
 def run(paths: Paths, params: SftSettings, model: ModelSettings) -> dict[str, float]:
-    """Trains and saves the SFT model; returns its losses on the dev split, nats per response token."""
+    """Trains and saves the SFT model; returns its losses on the dev split, nats per response token.
+
+    Raises:
+        ValueError: the base model cannot be had, a prompt is too long, or training made the dev loss no better;
+            nothing is written then.
+    """
     train = read_records(paths.validated / "train" / "demonstrations.jsonl", Demonstration)
     dev = read_records(paths.validated / "dev" / "demonstrations.jsonl", Demonstration)[: params.eval_rows]
 
@@ -27,25 +32,25 @@ def run(paths: Paths, params: SftSettings, model: ModelSettings) -> dict[str, fl
     if model.name is not None:
         policy = load_policy(model.name, model.device, "float32")
     else:
-        texts = [text for row in train for text in (str(row.prompt), row.response)]
+        texts = [text for row in train for text in (prompt_key(row.prompt), row.response)]
         policy = build_policy(model.config, train_tokenizer(texts, model.vocab_size), params.seed, device)
     examples = encode_demonstrations(policy, train, model.max_prompt_tokens, params.max_response_tokens)
     held_out = encode_demonstrations(policy, dev, model.max_prompt_tokens, params.max_response_tokens)
     with autocast(model.precision, device):
         start_loss = evaluate_loss(policy, held_out)
         rows = follow(train_sft(policy, examples, held_out, params), "sft", params.steps, show=("loss", "eval_loss"))
+    eval_loss = rows[-1]["eval_loss"]
+    if not eval_loss < start_loss:  # written so that a NaN fails too
+        raise ValueError(
+            f"sft made the dev loss no better: {start_loss:.3f} before, {eval_loss:.3f} after; "
+            "lower sft.learning_rate or raise sft.steps"
+        )
     save_policy(policy, paths.models / "sft")
     write_curve(paths.plots("sft") / "loss.csv", [_only(row, "step", "loss") for row in rows])
     write_curve(
         paths.plots("sft") / "eval_loss.csv",
         [_only(row, "step", "eval_loss") for row in rows if "eval_loss" in row],
     )
-    eval_loss = rows[-1]["eval_loss"]
-    if eval_loss >= start_loss:
-        raise ValueError(
-            f"sft made the dev loss no better: {start_loss:.3f} before, {eval_loss:.3f} after; "
-            "lower sft.learning_rate or raise sft.steps"
-        )
     return {
         "eval_loss": eval_loss,
         "perplexity": perplexity(eval_loss),

@@ -68,6 +68,8 @@ STAGES: dict[str, Stage] = {
             "data/models/reward",
             "data/models/judge",
             "data/pairs/train.jsonl",
+            "data/pairs/dev.jsonl",
+            "data/pairs/judge.jsonl",
         ),
         ("data/evaluation",),
         loads_model=True,

@@ -24,7 +24,7 @@ def run(stage: str, root: Path) -> dict[str, float]:
                 found.update(file.read_bytes())
     text = json.dumps({"id": stage, "digest": found.hexdigest()}) + "\n"
     for name in spec["outs"]:
-        for file in ("rows.jsonl", "train.jsonl", "tokenizer.json"):
+        for file in ("rows.jsonl", "train.jsonl", "dev.jsonl", "judge.jsonl", "tokenizer.json"):
             (root / name).mkdir(parents=True, exist_ok=True)
             (root / name / file).write_text(text, encoding="utf-8")
     metrics = root / "data" / "metrics" / f"{stage}.json"

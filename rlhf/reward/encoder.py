@@ -91,7 +91,7 @@ def load_encoder(name: str | Path, device: str, precision: str) -> tuple[PreTrai
 
     place = resolve_device(device)
     try:
-        with without_bars(Path(name).is_dir()):
+        with without_bars():
             tokenizer = AutoTokenizer.from_pretrained(name)
             encoder = AutoModel.from_pretrained(name, dtype=resolve_dtype(precision, place))
     except (OSError, ValueError) as error:

@@ -83,6 +83,18 @@ def test_what_is_saved_comes_back(llama: Policy, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.bin"))
 
 
+def test_loading_and_saving_print_nothing(llama: Policy, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Bars over weights and shards would clutter a night; whoever uses transformers otherwise still gets them."""
+    from transformers.utils import logging
+
+    save_policy(llama, tmp_path)
+    load_policy(tmp_path, "cpu")
+    assert capfd.readouterr() == ("", "")
+    for step in logging.tqdm(range(2), desc="a bar of somebody else's"):
+        assert step < 2
+    assert "a bar of somebody else's" in capfd.readouterr().err
+
+
 def test_saved_files_do_not_depend_on_where_they_came_from(llama: Policy, tmp_path: Path) -> None:
     """Saved, loaded and saved again elsewhere: the same bytes, and no path in them."""
     save_policy(llama, tmp_path / "first")

@@ -1,8 +1,9 @@
-"""Workspaces for the tracker and the registry: a migrated database, and models as small as they get."""
+"""Workspaces: for the tracker and the registry with models as small as they get, for the stages a real small night."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,27 @@ PASSING = {
     "policy.kl": 2.6,
 }
 PROMPT = "name = Blue House, food = Thai"
+NIGHT = """\
+model:
+  config:
+    model_type: llama
+    hidden_size: 48
+    intermediate_size: 96
+    num_hidden_layers: 1
+    num_attention_heads: 2
+    max_position_embeddings: 160
+    tie_word_embeddings: true
+  vocab_size: 400
+  device: cpu
+  threads: 1
+ingest: {demonstrations: 240, prompts: 60}
+sft: {steps: 150, batch_size: 16, learning_rate: 1.5e-2, eval_every: 50}
+rollouts: {completions: 3, sampling: [{max_new_tokens: 24}, {temperature: 0.7, top_p: 0.9, max_new_tokens: 24}]}
+pairs: {dev_share: 0.15, test_share: 0.2}
+reward: {steps: 8, batch_size: 8, learning_rate: 2.0e-3}
+ppo: {iterations: 3, prompts_per_iteration: 8, critic_warmup: 1, learning_rate: 2.0e-3, max_new_tokens: 24}
+evaluate: {samples: 2, best_of: 2, bootstrap: 100, max_new_tokens: 24}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +107,47 @@ def registered(tmp_path_factory: pytest.TempPathFactory, migrated: Path, models:
     with tracking.stage("register", paths, params):
         register.run(paths, params.register_)
     return paths
+
+
+@pytest.fixture(scope="session")
+def night_params(tmp_path_factory: pytest.TempPathFactory) -> Params:
+    """The params of the small night."""
+    file = tmp_path_factory.mktemp("params") / "params.yaml"
+    file.write_text(NIGHT, encoding="utf-8")
+    return read_params(file)
+
+
+@pytest.fixture(scope="session")
+def small_night(tmp_path_factory: pytest.TempPathFactory, night_params: Params) -> Paths:
+    """A workspace after all versioned stages, for real; tests only read it."""
+    from tasks.stages import VERSIONED, run_stage
+
+    paths = Paths(tmp_path_factory.mktemp("night"))
+    for stage in VERSIONED:
+        run_stage(stage, paths, night_params)
+    return paths
+
+
+@pytest.fixture
+def copied_night(small_night: Paths, tmp_path: Path) -> Callable[..., Paths]:
+    """Copies the small night up to some stage: called with the outputs (below data/) that are to be missing."""
+
+    def copy(*without: str) -> Paths:
+        paths = Paths(tmp_path / "copy")
+        shutil.copytree(small_night.data, paths.data, dirs_exist_ok=True)
+        for name in without:
+            shutil.rmtree(paths.data / name)
+        return paths
+
+    return copy
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Hub can be reached, whatever the machine."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 def _workspace(root: Path, database: Path) -> Paths:
