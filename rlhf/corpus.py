@@ -141,7 +141,6 @@ def fluent_bigrams() -> frozenset[tuple[str, str]]:
     for _ in range(20_000):
         attributes = [*MANDATORY, *generator.sample(OPTIONAL, generator.randint(0, len(OPTIONAL)))]
         facts = {attribute: VALUES[attribute][0] for attribute in generator.sample(attributes, len(attributes))}
-        facts.setdefault("kind", "diner")
         found.update(pairwise(["<s>", *delexicalise(write_sentence(facts, generator)), "</s>"]))
     return frozenset(found)
 

@@ -149,19 +149,41 @@ def load_policy(name: str | Path, device: str = "auto", precision: str = "auto")
     Raises:
         ValueError: neither a readable folder nor a model that the Hub gives, or its tokenizer has no EOS.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    model, tokenizer = load_network(AutoModelForCausalLM, name, device, precision)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{name}: the tokenizer has no EOS token; choose a model whose tokenizer names one")
+    return Policy(model, tokenizer)
+
+
+def load_network(
+    kind: Any, name: str | Path, device: str, precision: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a model of one of transformers' auto classes with its tokenizer, in evaluation mode.
+
+    Raises:
+        ValueError: it cannot be had; the message says why and what to give.
+    """
+    from transformers import AutoTokenizer
 
     place = resolve_device(device)
     try:
         with without_bars():
             tokenizer = AutoTokenizer.from_pretrained(name)
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=resolve_dtype(precision, place))
+            model = kind.from_pretrained(name, dtype=resolve_dtype(precision, place))
     except (OSError, ValueError) as error:
         raise ValueError(f"{name}: {explain_load(error)}") from error
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"{name}: the tokenizer has no EOS token; choose a model whose tokenizer names one")
-    model.to(place)  # type: ignore[arg-type]
-    return Policy(model.eval(), tokenizer)
+    return model.to(place).eval(), tokenizer
+
+
+def explain_load(error: Exception) -> str:
+    """Why a model could not be loaded, in one line, with what to do."""
+    reason = str(error).strip().splitlines()[0]
+    return (
+        f"the model could not be loaded ({reason}); give a folder with config.json and safetensors, or a Hub id "
+        "that this machine can reach (or has in its cache)"
+    )
 
 
 @contextmanager
@@ -174,15 +196,6 @@ def without_bars() -> Iterator[None]:
         yield
     finally:
         logging.set_tqdm_hook(before)
-
-
-def explain_load(error: Exception) -> str:
-    """Why a model could not be loaded, in one line, with what to do."""
-    reason = str(error).strip().splitlines()[0]
-    return (
-        f"the model could not be loaded ({reason}); give a folder with config.json and safetensors, or a Hub id "
-        "that this machine can reach (or has in its cache)"
-    )
 
 
 def save_policy(policy: Policy, path: Path) -> None:

@@ -64,9 +64,8 @@ def split_prompts(paths: Paths, limit: int | None) -> tuple[list[Prompt], list[P
     rows = [row for row in read_records(paths.validated / "test" / "prompts.jsonl", Prompt) if row.references]
     learnt = set()
     for name in ("train", "dev", "judge"):
-        file = paths.pairs / f"{name}.jsonl"
-        if file.stat().st_size:
-            learnt |= {prompt_key(pair.prompt) for pair in read_records(file, Pair)}
+        pairs = read_records(paths.pairs / f"{name}.jsonl", Pair, may_be_empty=True)
+        learnt |= {prompt_key(pair.prompt) for pair in pairs}
     unseen = [row for row in rows if prompt_key(row.prompt) not in learnt][:limit]
     seen = [row for row in rows if prompt_key(row.prompt) in learnt]
     if not unseen:
@@ -91,7 +90,7 @@ def find_judge(paths: Paths) -> Path:
 
 @dataclass
 class Bench:
-    """What is compared: the models, the prompts, and (filled in by `_measure`) the contestants."""
+    """What is compared: the models, the prompts, and (filled in by `_measure`) what came of it."""
 
     paths: Paths
     params: EvaluateParams
@@ -100,11 +99,14 @@ class Bench:
     seen: list[Prompt]
     judge: Path | None
     entries: dict[str, Contestant] = field(default_factory=dict)
+    curves: dict[str, np.ndarray] = field(default_factory=dict)
+    """By scorer, the expected score of the best of 1, 2, …, n, as the reward model chooses it."""
 
 
 def _measure(bench: Bench) -> Iterator[dict[str, float]]:
     """Fills the contestants in, yielding the figures that need a model as they come."""
     from rlhf.evaluation.answers import greedy_answers, sampled_answers, sequence_kl
+    from rlhf.evaluation.best_of_n import expected_best, kl_best_of_n
     from rlhf.evaluation.compare import Contestant, best_of_n, mean_scores, score_samples, text_metrics
     from rlhf.evaluation.gold import agreement, probe_accuracy
     from rlhf.models import load_policy
@@ -128,7 +130,10 @@ def _measure(bench: Bench) -> Iterator[dict[str, float]]:
     pool = sampled_answers(policies["sft"], prompts, params.best_of, tokens, params.seed + len(prompts), size)
     pool_scores = score_samples(prompts, pool, scorers, gold)
     bench.entries["best_of_n"] = best_of_n(pool, pool_scores)
-    yield {"policy.kl": sequence_kl(policies["policy"], policies["sft"], prompts, tokens, params.seed, size)}
+    bench.curves = {name: expected_best(np.array(pool_scores["reward"]), np.array(grid))
+                    for name, grid in pool_scores.items()}  # fmt: skip
+    yield {"policy.kl": sequence_kl(policies["policy"], policies["sft"], prompts, tokens, params.seed, size),
+           "best_of_n.kl": kl_best_of_n(params.best_of)}  # fmt: skip
     if gold:
         figures = agreement(pool_scores["reward"], pool_scores["gold"])
         figures["probe_accuracy"] = probe_accuracy(scorers["reward"], bench.unseen, params.seed)
@@ -167,6 +172,7 @@ def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
         "rouge1, rouge2, rougeL, rougeLsum": rouge_signature(),
         "bleu": bleu_signature(references),
         "bleu_lc": bleu_signature(references, lowercase=True),
+        "best_of_n.kl": f"upper bound log n - (n - 1)/n|n:{bench.params.best_of}",
         "win_rate": f"judge:{referee}|samples:{bench.params.samples}|interval:bootstrap over prompts, 95%",
     }
     write_rows(folder / "completions.jsonl", rows)
@@ -187,6 +193,9 @@ def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
     report.plot_bars(plots / "comparison.png", table, "On held-out test prompts")
     interval = (metrics["win_rate"], metrics["win_rate_low"], metrics["win_rate_high"])
     report.plot_win_rate(plots / "win_rate.png", {"policy": interval}, f"Win rate over SFT, judged by {referee}")
+    steps = [{"step": n + 1, **{name: float(curve[n]) for name, curve in bench.curves.items()}}
+             for n in range(bench.params.best_of)]  # fmt: skip
+    report.plot_curves(plots / "best_of_n.png", steps, list(bench.curves), "Expected score of the best of n, over n")
     for scorer in ("reward", referee):
         scores = {name: np.ravel(bench.entries[name].scores[scorer]).tolist() for name in ("sft", "policy")}
         report.plot_scores(plots / f"{scorer}.png", scores, f"{scorer}, one count per sampled completion")

@@ -44,8 +44,13 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ValueError(f"{path}: the file is empty; give at least one row")
 
 
-def read_records(path: Path, record: type[RecordT]) -> list[RecordT]:
-    """All rows of a JSONL file as records; raises ValueError naming file, line, field and reason."""
+def read_records(path: Path, record: type[RecordT], may_be_empty: bool = False) -> list[RecordT]:
+    """All rows of a JSONL file as records; raises ValueError naming file, line, field and reason.
+
+    An empty file is an error, unless it is one that a stage writes whether or not it has rows for it.
+    """
+    if may_be_empty and path.is_file() and not path.stat().st_size:
+        return []
     return [as_record(row, record, f"{path}:{number}") for number, row in read_rows(path)]
 
 

@@ -15,6 +15,7 @@ from rlhf.settings import ModelSettings, PpoSettings
 from tasks.files import read_records, write_curve
 from tasks.paths import Paths
 from tasks.progress import follow
+from tasks.report import plot_curves
 
 CURVES = ("reward_mean", "kl", "entropy", "clip_fraction", "explained_variance", "response_tokens")
 
@@ -47,6 +48,7 @@ def run(paths: Paths, params: PpoSettings, model: ModelSettings) -> dict[str, fl
         rows = follow(trainer.train(), "ppo", params.iterations, show=("reward_mean", "kl", "entropy"))
     trainer.check_learnt()
     save_policy(policy, paths.models / "policy")
+    plot_curves(paths.plots("ppo") / "curves.png", rows, CURVES, "PPO, per iteration")
     for name in CURVES:
         write_curve(paths.plots("ppo") / f"{name}.csv", [{"step": row["step"], name: row[name]} for row in rows])
     last = rows[-max(1, len(rows) // 5) :]

@@ -9,7 +9,6 @@ there are rankings for it) and curves. The judge never sees the reward model's p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf.records import Pair, PromptText, prompt_key
@@ -17,6 +16,7 @@ from rlhf.settings import ModelSettings, RewardSettings
 from tasks.files import read_records, write_curve, write_json
 from tasks.paths import Paths
 from tasks.progress import follow
+from tasks.report import plot_curves
 
 if TYPE_CHECKING:
     from rlhf.models import Policy
@@ -30,7 +30,10 @@ NORMALISED_ON = 256
 
 def run(paths: Paths, params: RewardSettings, model: ModelSettings) -> dict[str, float]:
     """Trains, normalises and saves; returns the contract's metrics on the test pairs."""
-    parts = {name: read_pairs(paths.pairs / f"{name}.jsonl") for name in ("train", "dev", "test", "judge")}
+    parts = {
+        name: read_records(paths.pairs / f"{name}.jsonl", Pair, may_be_empty=True)
+        for name in ("train", "dev", "test", "judge")
+    }
 
     from rlhf.models import load_policy
 
@@ -47,11 +50,6 @@ def run(paths: Paths, params: RewardSettings, model: ModelSettings) -> dict[str,
         prefix = "" if name == "reward" else "judge."
         metrics |= {prefix + key: value for key, value in evaluate_pairs(trained, parts["test"]).items()}
     return metrics
-
-
-def read_pairs(path: Path) -> list[Pair]:
-    """The pairs of a split; an empty file is an empty split."""
-    return read_records(path, Pair) if path.stat().st_size else []
 
 
 def sft_completions(
@@ -112,6 +110,8 @@ def _train(
     with autocast(model.precision, resolve_device(model.device)):
         steps = train_reward(network, group_pairs(pairs), group_pairs(dev), params)
         rows = follow(steps, name, params.steps, show=("loss", "accuracy", "eval_accuracy"))
+    columns = [name for name in ("loss", "accuracy", "eval_accuracy") if any(name in row for row in rows)]
+    plot_curves(paths.plots("reward") / f"{name}.png", rows, columns, f"{name} model, per step")
     for column in ("loss", "eval_accuracy"):
         points = [{"step": row["step"], column: row[column]} for row in rows if column in row]
         if points:

@@ -13,6 +13,7 @@ from rlhf.settings import ModelSettings, SftSettings
 from tasks.files import read_records, write_curve
 from tasks.paths import Paths
 from tasks.progress import follow
+from tasks.report import plot_curves
 
 
 def run(paths: Paths, params: SftSettings, model: ModelSettings) -> dict[str, float]:
@@ -46,6 +47,7 @@ def run(paths: Paths, params: SftSettings, model: ModelSettings) -> dict[str, fl
             "lower sft.learning_rate or raise sft.steps"
         )
     save_policy(policy, paths.models / "sft")
+    plot_curves(paths.plots("sft") / "curves.png", rows, ("loss", "eval_loss", "learning_rate"), "SFT, per step")
     write_curve(paths.plots("sft") / "loss.csv", [_only(row, "step", "loss") for row in rows])
     write_curve(
         paths.plots("sft") / "eval_loss.csv",

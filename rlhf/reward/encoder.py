@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.models import explain_load, resolve_device, resolve_dtype, save_network, without_bars
+from rlhf.models import load_network, resolve_device, save_network
 from rlhf.records import Message, prompt_key
 
 if TYPE_CHECKING:
@@ -86,17 +86,13 @@ class EncoderReward(nn.Module):
 
 
 def load_encoder(name: str | Path, device: str, precision: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """An encoder and its tokenizer from a Hub id or a path; raises ValueError when it cannot be had."""
-    from transformers import AutoModel, AutoTokenizer
+    """An encoder and its tokenizer from a Hub id or a path; raises ValueError that opens with the setting's name."""
+    from transformers import AutoModel
 
-    place = resolve_device(device)
     try:
-        with without_bars():
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            encoder = AutoModel.from_pretrained(name, dtype=resolve_dtype(precision, place))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"reward.encoder: {name}: {explain_load(error)}") from error
-    return encoder.to(place).eval(), tokenizer
+        return load_network(AutoModel, name, device, precision)
+    except ValueError as error:
+        raise ValueError(f"reward.encoder: {error}") from error
 
 
 def build_encoder(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -124,7 +125,8 @@ def test_evaluation_shows_what_it_measured(small_night: Paths) -> None:
     assert "nrefs:3" in scores["signatures"]["bleu"]
     assert "Completions side by side" in (small_night.evaluation / "completions.html").read_text()
     names = {path.name for path in small_night.plots("evaluate").glob("*.png")}
-    assert names == {"comparison.png", "win_rate.png", "reward.png", "gold.png"}
+    assert names == {"comparison.png", "win_rate.png", "reward.png", "gold.png", "best_of_n.png"}
+    assert scores["metrics"]["best_of_n.kl"] == pytest.approx(math.log(2) - 0.5)  # best of 2
 
 
 def test_ppo_that_never_moves_the_policy_is_an_error(night: Paths, params: Params) -> None:

@@ -11,10 +11,10 @@ import torch
 
 from rlhf.records import Pair
 from tasks import reward
-from tasks.files import write_records
+from tasks.files import read_records, write_records
 from tasks.params import Params
 from tasks.paths import Paths
-from tasks.reward import build_network, read_pairs, sft_completions
+from tasks.reward import build_network, sft_completions
 
 KEYS = {"accuracy", "auc", "spearman", "pearson", "ece", "accuracy_by_length", "test_pairs"}
 KINDS: dict[str, dict[str, Any]] = {
@@ -51,7 +51,7 @@ def test_the_figures_are_those_of_the_saved_model(
     paths, params = copied_night("models/reward", "plots/reward"), night_params.reward.model_copy(update=kind)
     figures = reward.run(paths, params, night_params.model)
     assert figures.keys() >= KEYS
-    test = read_pairs(paths.pairs / "test.jsonl")
+    test = read_records(paths.pairs / "test.jsonl", Pair)
     chosen, rejected = scores(paths, "reward", test)
     assert figures["accuracy"] == pytest.approx((chosen > rejected).float().mean().item())
     longer = [len(pair.chosen.split()) - len(pair.rejected.split()) for pair in test]
@@ -59,12 +59,12 @@ def test_the_figures_are_those_of_the_saved_model(
     assert figures["accuracy_by_length"] == pytest.approx(by_length)
     assert figures["test_pairs"] == len(test)
     policy = load_policy(paths.models / "sft", "cpu")
-    prompts, texts = sft_completions(policy, read_pairs(paths.pairs / "train.jsonl"), params)
+    prompts, texts = sft_completions(policy, read_records(paths.pairs / "train.jsonl", Pair), params)
     normalised = load_reward_model(paths.models / "reward", "cpu").score(prompts, texts)
     assert normalised.mean().item() == pytest.approx(0.0, abs=1e-4)
     assert normalised.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
     curves = {file.name for file in paths.plots("reward").iterdir()}
-    assert curves == {"reward_loss.csv", "reward_eval_accuracy.csv"}
+    assert curves == {"reward.png", "reward_loss.csv", "reward_eval_accuracy.csv"}
 
 
 def test_training_moves_the_backbone_unless_it_is_frozen(
@@ -75,7 +75,7 @@ def test_training_moves_the_backbone_unless_it_is_frozen(
 
     paths, params = copied_night("models/reward"), night_params.reward.model_copy(update=kind)
     torch.manual_seed(params.seed)
-    start = build_network(paths, read_pairs(paths.pairs / "train.jsonl"), params, night_params.model)
+    start = build_network(paths, read_records(paths.pairs / "train.jsonl", Pair), params, night_params.model)
     reward.run(paths, params, night_params.model)
     trained = load_reward_model(paths.models / "reward", "cpu").network
     before, after = start.backbone.state_dict(), trained.backbone.state_dict()
@@ -106,7 +106,7 @@ def test_the_judge_learns_from_its_own_rankings_alone(
     write_records(paths.pairs / "judge.jsonl", held_out)
     figures = reward.run(paths, night_params.reward, night_params.model)
     assert {f"judge.{key}" for key in KEYS} <= figures.keys()
-    chosen, rejected = scores(paths, "judge", read_pairs(paths.pairs / "test.jsonl"))
+    chosen, rejected = scores(paths, "judge", read_records(paths.pairs / "test.jsonl", Pair))
     assert figures["judge.accuracy"] == pytest.approx((chosen > rejected).float().mean().item())
     for side in ("model.safetensors", "head.safetensors", "reward.json"):
         ours = (paths.models / "reward" / side).read_bytes()

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-import datasets
 import evaluate
 from sacrebleu.metrics import BLEU
+
+from rlhf.evaluation.metrics.features import texts_with_references
 
 
 class Bleu(evaluate.Metric):
@@ -21,12 +22,7 @@ class Bleu(evaluate.Metric):
             inputs_description="predictions: N texts; references: N lists of texts; "
             "systems: how many stand one after the other; "
             "options: those of sacrebleu.metrics.BLEU (lowercase, tokenize, smooth_method ...).",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Sequence(datasets.Value("string")),
-                }
-            ),
+            features=texts_with_references(),
         )
 
     def _compute(

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import datasets
 import evaluate
 
 from rlhf.evaluation.lcs import lcs_length
+from rlhf.evaluation.metrics.features import texts_with_references
 from rlhf.evaluation.ptb import ptb_tokens
 
 
@@ -21,12 +21,7 @@ class CocoRouge(evaluate.Metric):
             description="ROUGE-L of the COCO caption scripts (0 to 1).",
             citation="Lin 2004; Chen et al. 2015, Microsoft COCO Captions",
             inputs_description="predictions: N texts; references: N lists of texts; beta: weight of recall.",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Sequence(datasets.Value("string")),
-                }
-            ),
+            features=texts_with_references(),
         )
 
     def _compute(

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import datasets
 import evaluate
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.scoring import Score
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
+
+from rlhf.evaluation.metrics.features import texts_with_references
 
 NGRAMS_AND_LCS = ["rouge1", "rouge2", "rougeL"]
 
@@ -34,12 +35,7 @@ class Rouge(evaluate.Metric):
             citation="Lin 2004, ROUGE: A Package for Automatic Evaluation of Summaries",
             inputs_description="predictions: N texts; references: N lists of texts; "
             "refs: 'max' (best F1 over the references, per type) or 'first'; stemmer: Porter's or none.",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Sequence(datasets.Value("string")),
-                }
-            ),
+            features=texts_with_references(),
         )
 
     def _compute(
