@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from rlhf.records import Message
+from rlhf.settings import ComputeSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 PAD, EOS, BOS = "<pad>", "<eos>", "<sep>"
+ANYWHERE = ComputeSettings()
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on CUDA and float32 on the CPU."""
+    """The type in which products are computed: `auto` is bfloat16 on CUDA and float32 on the CPU."""
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+    return torch.float32 if precision == "float32" else torch.bfloat16
 
 
 def computes_in_float32(model: nn.Module) -> bool:
@@ -89,10 +91,10 @@ def computes_in_float32(model: nn.Module) -> bool:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The context in which float32 weights are trained: products in bfloat16 where `precision` says so."""
-    dtype = resolve_dtype(precision, device)
+    """The context in which weights are trained: products of float32 weights in bfloat16 where `precision` says so."""
+    mixed = precision != "pure_bfloat16" and resolve_dtype(precision, device) == torch.bfloat16
     # Open around a whole training loop, autocast's cache would hold the weights as they were at the first step.
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed, cache_enabled=False)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -143,22 +145,27 @@ def build_policy(
     return Policy(model.to(device).eval(), tokenizer)
 
 
-def load_policy(name: str | Path, device: str = "auto", precision: str = "auto") -> Policy:
+def load_policy(name: str | Path, compute: ComputeSettings = ANYWHERE, training: bool = False) -> Policy:
     """Loads a causal LM and its tokenizer from a Hub id or a local path.
+
+    Args:
+        name: the id or path.
+        compute: where it runs and how.
+        training: weights that will be trained are float32, unless all is to be bfloat16.
 
     Raises:
         ValueError: neither a readable folder nor a model that the Hub gives, or its tokenizer has no EOS.
     """
     from transformers import AutoModelForCausalLM
 
-    model, tokenizer = load_network(AutoModelForCausalLM, name, device, precision)
+    model, tokenizer = load_network(AutoModelForCausalLM, name, compute, training)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{name}: the tokenizer has no EOS token; choose a model whose tokenizer names one")
     return Policy(model, tokenizer)
 
 
 def load_network(
-    kind: Any, name: str | Path, device: str, precision: str
+    kind: Any, name: str | Path, compute: ComputeSettings, training: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a model of one of transformers' auto classes with its tokenizer, in evaluation mode.
 
@@ -167,11 +174,13 @@ def load_network(
     """
     from transformers import AutoTokenizer
 
-    place = resolve_device(device)
+    place = resolve_device(compute.device)
+    mixed = training and compute.precision != "pure_bfloat16"
     try:
         with without_bars():
             tokenizer = AutoTokenizer.from_pretrained(name)
-            model = kind.from_pretrained(name, dtype=resolve_dtype(precision, place))
+            dtype = torch.float32 if mixed else resolve_dtype(compute.precision, place)
+            model = kind.from_pretrained(name, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ValueError(f"{name}: {explain_load(error)}") from error
     return model.to(place).eval(), tokenizer

@@ -20,7 +20,22 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class ModelSettings(Settings):
+class ComputeSettings(Settings):
+    """Where a network runs, in which precision, and what may be loaded."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "pure_bfloat16"] = "auto"
+    """bfloat16: autocast over float32 weights; pure_bfloat16: the weights and the optimizer's states too.
+
+    auto: bfloat16 on CUDA, float32 on the CPU.
+    """
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    trust_remote_code: bool = False
+    """Run the Python code that a Hub model brings along."""
+
+
+class ModelSettings(ComputeSettings):
     """The base model and where it runs."""
 
     name: str | None = None
@@ -31,10 +46,6 @@ class ModelSettings(Settings):
     """For a model from scratch: the size of the byte-level BPE trained on the corpus."""
     max_prompt_tokens: Positive = 128
     """A longer prompt is an error in training data, and quarantined by validate."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 on CUDA, float32 on the CPU."""
-
     threads: Positive | None = None
     """Threads of torch on the CPU; null takes all cores. A tiny model is faster on one, and the same everywhere."""
 
@@ -58,8 +69,28 @@ class OptimSettings(Settings):
     max_grad_norm: Rate = 1.0
 
 
+class AdapterSettings(Settings):
+    """Few weights that learn beside frozen ones (PEFT)."""
+
+    kind: Literal["lora", "prompt"] = "lora"
+    """lora: low-rank updates of the linear layers; prompt: learnt embeddings before every input (prompt tuning)."""
+    rank: Positive = 16
+    alpha: Rate = 32.0
+    """lora: the update is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    targets: list[str] = []
+    """lora: names of the modules to adapt; none means every linear layer but the head."""
+    prompt_tokens: Positive = 16
+    """prompt: how many embeddings are learnt."""
+
+
 class SftSettings(OptimSettings):
     """Supervised fine-tuning on demonstrations, loss on the response only."""
+
+    adapter: AdapterSettings | None = None
+    """null trains every weight; an adapter is merged into the model when SFT ends (a prompt is kept beside it)."""
+    replay: Share = 0.0
+    """Share of each batch drawn from the general demonstrations, against forgetting."""
 
     micro_batch_size: Positive | None = None
     """Rows in one forward; null takes the whole batch at once."""
@@ -74,15 +105,29 @@ class RewardSettings(OptimSettings):
     """A reward model trained on pairs."""
 
     kind: Literal["scalar", "encoder"] = "scalar"
-    """scalar: a head on the SFT backbone; encoder: a BERT-type cross-encoder."""
+    """scalar: a head on a causal backbone; encoder: a BERT-type cross-encoder."""
+    backbone: str | None = None
+    """scalar: a Hub id or a local path; null starts from the SFT model."""
     encoder: str | None = None
     """encoder: a Hub id or a local path; null builds a small BERT from scratch."""
     encoder_config: dict[str, Any] = {}
     freeze_encoder: bool = False
+    adapter: AdapterSettings | None = None
+    """scalar: null trains every weight of the backbone; an adapter is merged into it when training ends."""
     loglikelihood: bool = True
     """scalar: feed the completion's log-likelihood under a jointly tuned LM head to the head."""
+    loss: Literal["pairwise", "regression"] = "pairwise"
+    """regression: mean squared error to the completions' ratings, where the rankings carry them."""
+    margin: Annotated[float, Field(ge=0.0)] = 0.0
+    """pairwise: how much more the chosen one must score, times the pair's own margin where it has one."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """pairwise: the share of pairs that annotators are taken to have swapped."""
     centring: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of (r_chosen + r_rejected)² beside the pairwise loss, so that scores compare across prompts."""
+    members: Positive = 1
+    """Networks trained from different seeds; the score is their mean, their spread its uncertainty."""
+    uncertainty_penalty: Annotated[float, Field(ge=0.0)] = 0.0
+    """The score is lowered by this many of the members' standard deviations."""
     max_completion_tokens: Positive = 96
     eval_every: Positive = 50
     seed: NonNegative = 0
@@ -100,15 +145,44 @@ class KlSettings(Settings):
     """nats per sequence; past it the run stops."""
 
 
+class MonitorSettings(Settings):
+    """The watch for reward hacking: what is measured on dev prompts during PPO, and the limits that stop it."""
+
+    every: Positive = 4
+    """Iterations between two readings."""
+    prompts: Positive = 64
+    """Dev prompts of a reading."""
+    max_held_out_drop: Rate = 0.1
+    """The held-out score may fall this far below its best reading, in the deviations it had at the start."""
+    patience: Positive = 2
+    """Readings in a row past a limit that stop the run; the first ones warn."""
+    max_kl: Rate | None = None
+    """nats per sequence."""
+    max_length_ratio: Rate | None = 2.0
+    """Mean response length over that at the start."""
+    max_repetition: Share | None = 0.2
+    """Share of repeated trigrams above that at the start."""
+    max_spread_ratio: Rate | None = 3.0
+    """Mean spread of the reward model's members over that at the start."""
+
+
 class PpoSettings(Settings):
-    """Actor-critic PPO on the reward model's score."""
+    """PPO and its kin on the reward model's score: one loop, and advantages of one's choice."""
 
     iterations: Positive
     prompts_per_iteration: Positive
+    algorithm: Literal["ppo", "reinforce", "rloo", "grpo"] = "ppo"
+    """ppo: a critic and GAE; reinforce: a baseline over the batch; rloo, grpo: over each prompt's completions."""
+    completions: Positive = 1
+    """Completions sampled for each prompt of an iteration; rloo and grpo compare at least two."""
     epochs: Positive = 2
     minibatches: Positive = 4
     micro_batch_size: Positive | None = None
+    adapter: AdapterSettings | None = None
+    """null trains every weight; with an adapter the reference is the policy with the adapter off: one copy."""
     learning_rate: Rate = 1.0e-4
+    critic: Literal["network", "head"] = "network"
+    """network: a critic of its own, started from the reward model; head: a scalar head on the policy's trunk."""
     critic_learning_rate: Rate = 1.0e-3
     critic_warmup: NonNegative = 2
     """Iterations in which the critic learns and the policy stands still."""
@@ -120,14 +194,36 @@ class PpoSettings(Settings):
     value_clip: Rate = 0.2
     value_coefficient: Annotated[float, Field(ge=0.0)] = 1.0
     entropy_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
+    ptx_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the language-modelling loss on the general demonstrations (PPO-ptx), against forgetting."""
     update_kl_ceiling: Rate | None = 0.1
     """Approximate KL per token between old and new policy; past it the update's epochs end."""
+    whiten_rewards: bool = False
+    """Scale the rewards of an iteration to unit variance, keeping their mean."""
+    unfinished: Literal["replace", "reduce"] = "replace"
+    """What becomes of the score of a completion that never wrote EOS."""
     unfinished_score: float = -3.0
-    """The score of a completion that never wrote EOS, in normalised units."""
+    """replace: its score, in normalised units; reduce: added to its score."""
+    length_penalty: Annotated[float, Field(ge=0.0)] = 0.0
+    """Taken off the score for each token past `length_free`."""
+    length_free: NonNegative = 0
+    monitor: MonitorSettings | None = None
+    """null watches nothing but the KL."""
     temperature: Rate = 1.0
     max_new_tokens: Positive = 64
     max_grad_norm: Rate = 1.0
     seed: NonNegative = 0
+
+    @model_validator(mode="after")
+    def _algorithm_has_what_it_needs(self) -> Self:
+        if self.algorithm in ("rloo", "grpo") and self.completions < 2:
+            raise ValueError(
+                f"algorithm {self.algorithm} compares a prompt's completions, but completions is {self.completions}; "
+                "give at least 2"
+            )
+        if self.unfinished == "reduce" and self.unfinished_score > 0:
+            raise ValueError("unfinished_score is added to an unfinished completion's score; give 0 or less")
+        return self
 
 
 class RolloutSettings(Settings):

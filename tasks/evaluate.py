@@ -112,13 +112,13 @@ def _measure(bench: Bench) -> Iterator[dict[str, float]]:
     from rlhf.models import load_policy
     from rlhf.reward import load_reward_model
 
-    params, where, gold = bench.params, (bench.model.device, bench.model.precision), bench.judge is None
+    params, gold = bench.params, bench.judge is None
     prompts = [row.prompt for row in bench.unseen]
     tokens, size = params.max_new_tokens, params.batch_size
-    scorers = {"reward": load_reward_model(bench.paths.models / "reward", *where)}
+    scorers = {"reward": load_reward_model(bench.paths.models / "reward", bench.model)}
     if bench.judge is not None:
-        scorers["judge"] = load_reward_model(bench.judge, *where)
-    policies = {name: load_policy(bench.paths.models / name, *where) for name in ("sft", "policy")}
+        scorers["judge"] = load_reward_model(bench.judge, bench.model)
+    policies = {name: load_policy(bench.paths.models / name, bench.model) for name in ("sft", "policy")}
     for name, policy in policies.items():
         answers = greedy_answers(policy, prompts, tokens, size)
         samples = sampled_answers(policy, prompts, params.samples, tokens, params.seed, size)

@@ -36,6 +36,8 @@ class IngestParams(Settings):
     """builtin: prompts to generate (train, dev and test together)."""
     limit: Positive | None = None
     """Keep at most this many demonstrations."""
+    general: str | None = None
+    """Demonstrations of other tasks, which the policy must not forget: a source as above; null is none."""
     seed: NonNegative = 0
 
 
@@ -114,6 +116,8 @@ class EvaluateParams(Settings):
     """Sampled completions per prompt for reward, gold and the win rate."""
     best_of: Annotated[int, Field(ge=2)] = 8
     bootstrap: Positive = 2000
+    shots: list[NonNegative] = []
+    """Also evaluate with so many demonstrations in the prompt: [0, 1, 4], say; base model, SFT and policy."""
     max_new_tokens: Positive = 64
     batch_size: Positive = 64
     seed: NonNegative = 0

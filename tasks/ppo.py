@@ -38,8 +38,8 @@ def run(paths: Paths, params: PpoSettings, model: ModelSettings) -> dict[str, fl
     from rlhf.ppo.trainer import PpoTrainer
     from rlhf.reward import load_reward_model
 
-    policy, reference = (load_policy(paths.models / "sft", model.device, "float32") for _ in range(2))
-    reward_model = load_reward_model(paths.models / "reward", model.device, model.precision)
+    policy, reference = (load_policy(paths.models / "sft", model, training=True) for _ in range(2))
+    reward_model = load_reward_model(paths.models / "reward", model)
     # The reward model's backbone already knows what is good; an encoder reads no prefix, so SFT's serves then.
     start = getattr(reward_model.network, "policy", reference)
     critic = Critic(start.model.base_model, start.hidden)

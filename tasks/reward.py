@@ -37,7 +37,7 @@ def run(paths: Paths, params: RewardSettings, model: ModelSettings) -> dict[str,
 
     from rlhf.models import load_policy
 
-    policy = load_policy(paths.models / "sft", model.device, model.precision)
+    policy = load_policy(paths.models / "sft", model)
     prompts, completions = sft_completions(policy, parts["train"], params)
     metrics: dict[str, float] = {}
     for name, pairs in (("reward", parts["train"]), ("judge", parts["judge"])):
@@ -128,12 +128,12 @@ def build_network(
     if params.kind == "scalar":
         from rlhf.reward.scalar import ScalarReward
 
-        policy = load_policy(paths.models / "sft", model.device, "float32")
+        policy = load_policy(paths.models / "sft", model, training=True)
         return ScalarReward(policy, params.loglikelihood, params.max_completion_tokens)
     from rlhf.reward.encoder import EncoderReward, build_encoder, load_encoder
 
     if params.encoder is not None:
-        encoder, tokenizer = load_encoder(params.encoder, model.device, "float32")
+        encoder, tokenizer = load_encoder(params.encoder, model, training=True)
     else:
         texts = [text for pair in pairs for text in (prompt_key(pair.prompt), pair.chosen, pair.rejected)]
         encoder, tokenizer = build_encoder(params.encoder_config, texts, model.vocab_size, model.device)

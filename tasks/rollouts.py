@@ -44,7 +44,7 @@ def run(paths: Paths, params: RolloutSettings, model: ModelSettings) -> dict[str
             yield {"tokens": float(sum(completion.tokens for completion in completions))}
 
     rollouts: list[Rollout] = []
-    policy = load_policy(paths.models / "sft", model.device, model.precision)
+    policy = load_policy(paths.models / "sft", model)
     follow(sample_all(policy), "rollouts", -(-len(prompts) // params.batch_size))
     write_records(paths.rollouts, rollouts)
     drawn = [completion for rollout in rollouts for completion in rollout.completions]

@@ -31,7 +31,7 @@ def run(paths: Paths, params: SftSettings, model: ModelSettings) -> dict[str, fl
 
     device = resolve_device(model.device)
     if model.name is not None:
-        policy = load_policy(model.name, model.device, "float32")
+        policy = load_policy(model.name, model, training=True)
     else:
         texts = [text for row in train for text in (prompt_key(row.prompt), row.response)]
         policy = build_policy(model.config, train_tokenizer(texts, model.vocab_size), params.seed, device)

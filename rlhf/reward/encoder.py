@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rlhf.models import load_network, resolve_device, save_network
 from rlhf.records import Message, prompt_key
+from rlhf.settings import ComputeSettings
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
@@ -79,18 +80,20 @@ class EncoderReward(nn.Module):
         save_network(self.backbone, self.tokenizer, path)
 
     @classmethod
-    def load(cls, path: Path, description: dict, device: str, precision: str) -> EncoderReward:
+    def load(cls, path: Path, description: dict, compute: ComputeSettings) -> EncoderReward:
         """Reads the encoder back; the head is filled in by the caller."""
-        encoder, tokenizer = load_encoder(path, device, precision)
+        encoder, tokenizer = load_encoder(path, compute)
         return cls(encoder, tokenizer, description["max_tokens"], description["frozen"])
 
 
-def load_encoder(name: str | Path, device: str, precision: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_encoder(
+    name: str | Path, compute: ComputeSettings, training: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """An encoder and its tokenizer from a Hub id or a path; raises ValueError that opens with the setting's name."""
     from transformers import AutoModel
 
     try:
-        return load_network(AutoModel, name, device, precision)
+        return load_network(AutoModel, name, compute, training)
     except ValueError as error:
         raise ValueError(f"reward.encoder: {error}") from error
 

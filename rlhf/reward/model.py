@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf.models import ANYWHERE
 from rlhf.records import Message
 from rlhf.reward.encoder import EncoderReward
 from rlhf.reward.scalar import ScalarReward
+from rlhf.settings import ComputeSettings
 
 KINDS: dict[str, type[ScalarReward] | type[EncoderReward]] = {"scalar": ScalarReward, "encoder": EncoderReward}
 
@@ -71,7 +73,7 @@ class RewardModel:
         (path / "reward.json").write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
 
 
-def load_reward_model(path: str | Path, device: str = "auto", precision: str = "auto") -> RewardModel:
+def load_reward_model(path: str | Path, compute: ComputeSettings = ANYWHERE) -> RewardModel:
     """Loads what `RewardModel.save` wrote.
 
     Raises:
@@ -83,7 +85,7 @@ def load_reward_model(path: str | Path, device: str = "auto", precision: str = "
     if not (path / "reward.json").is_file():
         raise FileNotFoundError(f"{path}: no reward.json here; give a folder that the reward stage wrote")
     description = json.loads((path / "reward.json").read_text(encoding="utf-8"))
-    network: ScalarReward | EncoderReward = KINDS[description["kind"]].load(path, description, device, precision)
+    network: ScalarReward | EncoderReward = KINDS[description["kind"]].load(path, description, compute)
     weights = load_file(path / "head.safetensors")
     with torch.no_grad():
         for name, weight in network.heads().items():

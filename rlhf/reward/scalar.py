@@ -17,6 +17,7 @@ from rlhf.batches import Batch, make_batch
 from rlhf.logprobs import token_logprobs
 from rlhf.models import Policy, load_policy, save_policy
 from rlhf.records import Message
+from rlhf.settings import ComputeSettings
 
 
 class ScalarReward(nn.Module):
@@ -75,7 +76,7 @@ class ScalarReward(nn.Module):
         save_policy(self.policy, path)
 
     @classmethod
-    def load(cls, path: Path, description: dict, device: str, precision: str) -> ScalarReward:
+    def load(cls, path: Path, description: dict, compute: ComputeSettings) -> ScalarReward:
         """Reads the backbone back; the heads are filled in by the caller."""
-        policy = load_policy(path, device, precision)
+        policy = load_policy(path, compute)
         return cls(policy, description["loglikelihood"], description["max_completion_tokens"])

@@ -25,7 +25,9 @@ from rlhf.models import (
     train_tokenizer,
 )
 from rlhf.records import Message
+from rlhf.settings import ComputeSettings
 
+CPU = ComputeSettings(device="cpu")
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
     "hidden_size": 16,
@@ -72,7 +74,7 @@ def test_a_configuration_that_cannot_be_built_is_named(bpe: Any, fields: dict[st
 def test_what_is_saved_comes_back(llama: Policy, tmp_path: Path) -> None:
     """The same logprobs and the same tokens, bit for bit, and no torch pickle among the files."""
     save_policy(llama, tmp_path)
-    loaded = load_policy(tmp_path, device="cpu")
+    loaded = load_policy(tmp_path, CPU)
     batch = make_batch([llama.encode_prompt("name[Quill]")], [llama.encode_response("Quill is a diner.", 20)])
     with torch.no_grad():
         assert torch.equal(response_logprobs(llama.model, batch), response_logprobs(loaded.model, batch))
@@ -88,7 +90,7 @@ def test_loading_and_saving_print_nothing(llama: Policy, tmp_path: Path, capfd: 
     from transformers.utils import logging
 
     save_policy(llama, tmp_path)
-    load_policy(tmp_path, "cpu")
+    load_policy(tmp_path, CPU)
     assert capfd.readouterr() == ("", "")
     for step in logging.tqdm(range(2), desc="a bar of somebody else's"):
         assert step < 2
@@ -98,7 +100,7 @@ def test_loading_and_saving_print_nothing(llama: Policy, tmp_path: Path, capfd: 
 def test_saved_files_do_not_depend_on_where_they_came_from(llama: Policy, tmp_path: Path) -> None:
     """Saved, loaded and saved again elsewhere: the same bytes, and no path in them."""
     save_policy(llama, tmp_path / "first")
-    save_policy(load_policy(tmp_path / "first", "cpu", "float32"), tmp_path / "second")
+    save_policy(load_policy(tmp_path / "first", CPU), tmp_path / "second")
     for file in sorted((tmp_path / "first").iterdir()):
         assert file.read_bytes() == (tmp_path / "second" / file.name).read_bytes(), file.name
         assert str(tmp_path).encode() not in file.read_bytes()
@@ -107,7 +109,7 @@ def test_saved_files_do_not_depend_on_where_they_came_from(llama: Policy, tmp_pa
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     """The error names the folder and says what to give instead."""
     with pytest.raises(ValueError, match=r"could not be loaded .* give a folder with config.json"):
-        load_policy(tmp_path, "cpu")
+        load_policy(tmp_path, CPU)
 
 
 def test_the_same_texts_train_the_same_tokenizer() -> None:

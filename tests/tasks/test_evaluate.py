@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from rlhf.records import Pair, Prompt
+from rlhf.settings import ComputeSettings
 from tasks import evaluate
 from tasks.evaluate import split_prompts
 from tasks.files import read_records, write_records
 from tasks.params import Params
 from tasks.paths import Paths
 
+CPU = ComputeSettings(device="cpu")
 CONTESTANTS = ("sft", "policy", "best_of_n")
 CONTRACT = {f"{name}.{key}" for name in CONTESTANTS
             for key in ("rouge1", "rouge2", "rougeL", "bleu", "reward", "gold", "length")}  # fmt: skip
@@ -91,7 +93,7 @@ def test_the_win_rate_is_gold_against_gold(copied_night: Callable[..., Paths], n
     prompts = [str(row.prompt) for row in prompts_of(paths)]
     golds = {}
     for name in ("sft", "policy"):
-        texts = sampled_answers(load_policy(paths.models / name, "cpu"), prompts, 2, 24, night_params.evaluate.seed, 64)
+        texts = sampled_answers(load_policy(paths.models / name, CPU), prompts, 2, 24, night_params.evaluate.seed, 64)
         golds[name] = [[gold_score(prompt, text) for text in row] for prompt, row in zip(prompts, texts, strict=True)]
         assert figures[f"{name}.gold"] == pytest.approx(fmean(gold for row in golds[name] for gold in row))
     wins = [
@@ -108,7 +110,7 @@ def test_every_figure_comes_with_its_signature(small_night: Paths) -> None:
     scores = json.loads((small_night.evaluation / "scores.json").read_text())
     assert scores["metrics"] == json.loads(small_night.metrics("evaluate").read_text())
     signatures = scores["signatures"]
-    assert set(signatures) == {"rouge1, rouge2, rougeL, rougeLsum", "bleu", "bleu_lc", "win_rate"}
+    assert set(signatures) == {"rouge1, rouge2, rougeL, rougeLsum", "bleu", "bleu_lc", "best_of_n.kl", "win_rate"}
     assert "case:mixed" in signatures["bleu"]
     assert "case:lc" in signatures["bleu_lc"]
     assert signatures["win_rate"].startswith("judge:gold|samples:2|")

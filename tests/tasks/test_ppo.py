@@ -10,9 +10,12 @@ from statistics import fmean
 import pytest
 import torch
 
+from rlhf.settings import ComputeSettings
 from tasks import ppo
 from tasks.params import Params
 from tasks.paths import Paths
+
+CPU = ComputeSettings(device="cpu")
 
 
 def curve(paths: Paths, name: str) -> list[float]:
@@ -27,7 +30,7 @@ def test_the_policy_moved_from_sft_and_speaks_its_language(small_night: Paths, n
     """Other weights in the same shapes, and the very same tokenizer."""
     from rlhf.models import load_policy
 
-    sft, policy = (load_policy(small_night.models / name, "cpu", "float32") for name in ("sft", "policy"))
+    sft, policy = (load_policy(small_night.models / name, CPU) for name in ("sft", "policy"))
     before, after = sft.model.state_dict(), policy.model.state_dict()
     assert {name: weight.shape for name, weight in before.items()} == {
         name: weight.shape for name, weight in after.items()
@@ -72,7 +75,7 @@ def test_a_warm_up_that_leaves_the_policy_no_iteration_is_refused_at_once(
 ) -> None:
     """Before a model is loaded, with both params named; no policy is written."""
     paths = copied_night("models/policy")
-    monkeypatch.setattr("rlhf.models.load_policy", lambda *given: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("rlhf.models.load_policy", lambda *given, **named: pytest.fail("a model was loaded"))
     params = night_params.ppo.model_copy(update={"critic_warmup": warmup})
     with pytest.raises(ValueError, match=rf"ppo.critic_warmup takes {warmup} of 3 ppo.iterations.*lower the first"):
         ppo.run(paths, params, night_params.model)

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from rlhf.records import Pair
+from rlhf.settings import ComputeSettings
 from tasks import reward
 from tasks.files import read_records, write_records
 from tasks.params import Params
 from tasks.paths import Paths
 from tasks.reward import build_network, sft_completions
 
+CPU = ComputeSettings(device="cpu")
 KEYS = {"accuracy", "auc", "spearman", "pearson", "ece", "accuracy_by_length", "test_pairs"}
 KINDS: dict[str, dict[str, Any]] = {
     "scalar": {"kind": "scalar"},
@@ -35,7 +37,7 @@ def scores(paths: Paths, name: str, pairs: list[Pair]) -> tuple[torch.Tensor, to
     """What a saved model says of chosen and rejected, pair by pair and text by text."""
     from rlhf.reward import load_reward_model
 
-    model = load_reward_model(paths.models / name, "cpu")
+    model = load_reward_model(paths.models / name, CPU)
     sides = [[model.score([pair.prompt], [text])[0] for pair in pairs for text in [getattr(pair, side)]]
              for side in ("chosen", "rejected")]  # fmt: skip
     return torch.stack(sides[0]), torch.stack(sides[1])
@@ -58,9 +60,9 @@ def test_the_figures_are_those_of_the_saved_model(
     by_length = sum(1.0 if words > 0 else 0.5 if words == 0 else 0.0 for words in longer) / len(test)
     assert figures["accuracy_by_length"] == pytest.approx(by_length)
     assert figures["test_pairs"] == len(test)
-    policy = load_policy(paths.models / "sft", "cpu")
+    policy = load_policy(paths.models / "sft", CPU)
     prompts, texts = sft_completions(policy, read_records(paths.pairs / "train.jsonl", Pair), params)
-    normalised = load_reward_model(paths.models / "reward", "cpu").score(prompts, texts)
+    normalised = load_reward_model(paths.models / "reward", CPU).score(prompts, texts)
     assert normalised.mean().item() == pytest.approx(0.0, abs=1e-4)
     assert normalised.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
     curves = {file.name for file in paths.plots("reward").iterdir()}
@@ -77,7 +79,7 @@ def test_training_moves_the_backbone_unless_it_is_frozen(
     torch.manual_seed(params.seed)
     start = build_network(paths, read_records(paths.pairs / "train.jsonl", Pair), params, night_params.model)
     reward.run(paths, params, night_params.model)
-    trained = load_reward_model(paths.models / "reward", "cpu").network
+    trained = load_reward_model(paths.models / "reward", CPU).network
     before, after = start.backbone.state_dict(), trained.backbone.state_dict()
     same = all(torch.equal(weight, after[name]) for name, weight in before.items())
     assert same == params.freeze_encoder
@@ -91,7 +93,7 @@ def test_without_likelihood_its_weights_do_not_matter(copied_night: Callable[...
     from rlhf.reward import load_reward_model
 
     assert json.loads((paths.models / "reward" / "reward.json").read_text())["loglikelihood"] is False
-    heads = load_reward_model(paths.models / "reward", "cpu").network.heads()
+    heads = load_reward_model(paths.models / "reward", CPU).network.heads()
     torch.testing.assert_close(heads["likelihood"].detach(), torch.tensor([0.1, 1.0]))
 
 

@@ -16,11 +16,13 @@ import pytest
 import yaml
 
 from rlhf.records import Demonstration
+from rlhf.settings import ComputeSettings
 from tasks import sft
 from tasks.files import read_records, write_rows
 from tasks.params import Params
 from tasks.paths import Paths
 
+CPU = ComputeSettings(device="cpu")
 UNREACHABLE = "nobody/nothing-here"
 
 
@@ -37,7 +39,7 @@ def test_the_saved_model_has_the_loss_that_was_reported(small_night: Paths, nigh
     from rlhf.models import load_policy
 
     metrics = json.loads(small_night.metrics("sft").read_text())
-    policy = load_policy(small_night.models / "sft", "cpu", "float32")
+    policy = load_policy(small_night.models / "sft", CPU)
     total = tokens = 0.0
     for row in read_records(small_night.validated / "dev" / "demonstrations.jsonl", Demonstration):
         prompt, response = policy.encode_prompt(row.prompt), policy.encode_response(row.response, 96)

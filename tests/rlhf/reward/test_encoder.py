@@ -9,6 +9,7 @@ import torch
 
 from rlhf.records import Message
 from rlhf.reward.encoder import EncoderReward, build_encoder, load_encoder
+from rlhf.settings import ComputeSettings
 
 PROMPTS = ["name[Quill]", "name[Kestrel], kind[diner]"]
 COMPLETIONS = ["Quill is a diner.", "Kestrel"]
@@ -96,4 +97,4 @@ def test_what_cannot_be_built_or_loaded_is_named(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match=r"reward.encoder_config: cannot build the encoder"):
         build_encoder({"hidden_size": 10, "num_attention_heads": 3}, ["a b"], 300, "cpu")
     with pytest.raises(ValueError, match=r"reward.encoder: .* could not be loaded"):
-        load_encoder(tmp_path, "cpu", "float32")
+        load_encoder(tmp_path, ComputeSettings(device="cpu"))

@@ -10,7 +10,9 @@ import torch
 from rlhf.reward import RewardModel, load_reward_model
 from rlhf.reward.encoder import EncoderReward
 from rlhf.reward.scalar import ScalarReward
+from rlhf.settings import ComputeSettings
 
+CPU = ComputeSettings(device="cpu")
 PROMPTS = ["name[Quill]", "name[Kestrel], kind[diner]", "kind[tavern], dish[tapas], price[cheap]", "name[Quill]"]
 COMPLETIONS = ["Quill is a diner.", "Kestrel", "A tavern called Quill serves tapas at cheap prices.", ""]
 
@@ -70,7 +72,7 @@ def test_what_is_saved_scores_the_same_when_loaded(network: ScalarReward | Encod
             weight.add_(0.25)  # so that a head that is not read back shows
     model = RewardModel(network, mean=0.3, deviation=1.7)
     model.save(tmp_path / "one")
-    loaded = load_reward_model(tmp_path / "one", device="cpu")
+    loaded = load_reward_model(tmp_path / "one", CPU)
     loaded.save(tmp_path / "two")
     for file in sorted((tmp_path / "one").iterdir()):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
@@ -85,11 +87,11 @@ def test_settings_of_the_network_come_back(encoder: EncoderReward, scalar: Scala
     """Limits, the frozen encoder, and whether the log-likelihood counts."""
     frozen = EncoderReward(encoder.backbone, encoder.tokenizer, max_tokens=33, frozen=True)
     RewardModel(frozen).save(tmp_path / "encoder")
-    loaded = load_reward_model(tmp_path / "encoder", device="cpu").network
+    loaded = load_reward_model(tmp_path / "encoder", CPU).network
     assert isinstance(loaded, EncoderReward)
     assert (loaded.max_tokens, loaded.frozen) == (33, True)
     RewardModel(ScalarReward(scalar.policy, False, 7)).save(tmp_path / "scalar")
-    again = load_reward_model(tmp_path / "scalar", device="cpu").network
+    again = load_reward_model(tmp_path / "scalar", CPU).network
     assert isinstance(again, ScalarReward)
     assert (again.loglikelihood, again.max_completion_tokens) == (False, 7)
 
@@ -97,4 +99,4 @@ def test_settings_of_the_network_come_back(encoder: EncoderReward, scalar: Scala
 def test_a_folder_without_a_reward_model_is_named(tmp_path: Path) -> None:
     """The error says what is missing and who writes it."""
     with pytest.raises(FileNotFoundError, match=r"no reward.json here; give a folder that the reward stage wrote"):
-        load_reward_model(tmp_path)
+        load_reward_model(tmp_path, CPU)
