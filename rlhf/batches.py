@@ -1,19 +1,23 @@
 """Batches of token ids: prompts padded on the left, responses on the right, so that all responses align.
 
-Dimensions: B batch, P prompt tokens, T response tokens, L = P + T, V vocabulary.
+Dimensions: B batch, P prompt tokens, T response tokens, L = P + T, H hidden, V vocabulary, N tokens that count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from rlhf.logprobs import token_logprobs
+from rlhf.logprobs import token_entropy, token_logprobs
 from rlhf.masking import length_mask
+
+CHUNK_LOGITS = 2**25
+"""Logits that are held at once: 128 MiB in float32."""
 
 
 class Batch(NamedTuple):
@@ -62,20 +66,147 @@ def positions(attention_mask: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
 
-def response_logits(model: nn.Module, batch: Batch) -> Float[Tensor, "B T V"]:
-    """The logits that predict each response token; the head runs on these places alone."""
+def response_states(model: nn.Module, batch: Batch) -> Float[Tensor, "B T H"]:
+    """The last hidden states, those that the head turns into a prediction of each response token.
+
+    Args:
+        model: a language model, or one without its head.
+        batch: prompts and responses; an encoder reads the prompts, and its decoder writes the responses.
+    """
+    network: Any = model
+    if network.config.is_encoder_decoder:
+        prompts, mask = encoder_inputs(batch)
+        memory = network.get_encoder()(input_ids=prompts, attention_mask=mask).last_hidden_state
+        start = torch.full_like(batch.response_ids[:, :1], network.config.decoder_start_token_id)
+        return network.get_decoder()(
+            input_ids=torch.cat([start, batch.response_ids[:, :-1]], dim=1),
+            encoder_hidden_states=memory,
+            encoder_attention_mask=mask,
+            use_cache=False,
+        ).last_hidden_state
     width = batch.response_ids.shape[1]
-    output = model(
+    states = network.get_decoder()(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask.long(),
         position_ids=batch.position_ids,
-        logits_to_keep=width + 1,
         use_cache=False,
-    )
-    return output.logits[:, :-1]
+    ).last_hidden_state
+    return states[:, -width - 1 : -1]
+
+
+class EncoderInputs(NamedTuple):
+    """Prompts padded on the right, as an encoder with absolute positions must have them."""
+
+    input_ids: Int[Tensor, "B P"]
+    attention_mask: Int[Tensor, "B P"]
+
+
+def encoder_inputs(batch: Batch) -> EncoderInputs:
+    """The prompts of a batch, moved to the left of their padding."""
+    width = batch.input_ids.shape[1] - batch.response_ids.shape[1]
+    mask = batch.attention_mask[:, :width].long()
+    order = mask.argsort(dim=1, descending=True, stable=True)
+    return EncoderInputs(batch.input_ids[:, :width].gather(1, order), mask.gather(1, order))
+
+
+def apply_head(model: nn.Module, states: Float[Tensor, "B T H"]) -> Float[Tensor, "B T V"]:
+    """The logits of hidden states, by the model's own forward with a stand-in for its layers.
+
+    What lies between the last state and the logits differs from family to family: Gemma caps them, Cohere and
+    Granite scale them, T5 scales the states, BART adds a bias. The model's forward has it right.
+    """
+    network: Any = model
+    layers, nothing = network.get_decoder(), states[:, :0]
+    if network.config.is_encoder_decoder:
+        inputs = {"encoder_outputs": (nothing,), "decoder_inputs_embeds": nothing}
+    else:
+        inputs = {"inputs_embeds": nothing}
+    layers.forward = lambda *_, **__: _LayersOutput((states,))
+    try:
+        logits = network(**inputs, use_cache=False).logits
+    finally:
+        del layers.forward
+    assert logits.shape[:2] == states.shape[:2], f"{type(network).__name__} does not call {type(layers).__name__}"
+    return logits
+
+
+class _LayersOutput(tuple):
+    """What a model's layers return: the states first, and nothing else."""
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        return self[0]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+class TokenStatistics(NamedTuple):
+    """What a model says of each response token, in float32; 0 where padded.
+
+    Attributes:
+        logprobs: log π of the token.
+        entropy: of the distribution it was drawn from.
+    """
+
+    logprobs: Float[Tensor, "B T"]
+    entropy: Float[Tensor, "B T"]
+
+
+def token_statistics(
+    model: nn.Module,
+    states: Float[Tensor, "B T H"],
+    batch: Batch,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+) -> TokenStatistics:
+    """log π and entropy of each response token, without the logits of all of them at once.
+
+    The head runs on chunks of the tokens that count. Where there are several chunks, each one's logits are computed
+    again in the backward pass, so that those of one alone are held at any time.
+
+    Args:
+        model: whose head it is.
+        states: from `response_states`.
+        batch: prompts and responses.
+        temperature: divides the logits.
+        with_entropy: whether gradients flow through the entropy too.
+    """
+
+    def measure(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        logprobs = token_logprobs(logits, tokens, temperature)
+        with torch.set_grad_enabled(with_entropy and torch.is_grad_enabled()):
+            return logprobs, token_entropy(logits, temperature)
+
+    return TokenStatistics(*_in_chunks(model, states, batch, measure))
+
+
+def _in_chunks(
+    model: nn.Module,
+    states: Float[Tensor, "B T H"],
+    batch: Batch,
+    measure: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+) -> Iterator[Float[Tensor, "B T"]]:
+    """What `measure` makes of the logits and the tokens that count, a chunk at a time; 0 where padded."""
+    mask, network = batch.response_mask, cast("Any", model)
+    size = max(1, CHUNK_LOGITS // network.config.get_text_config().vocab_size)
+    chunks = list(zip(states[mask].split(size), batch.response_ids[mask].split(size), strict=True))
+
+    def run(states: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        return measure(apply_head(model, states[None]), tokens[None])
+
+    again = len(chunks) > 1 and torch.is_grad_enabled()
+    parts = [checkpoint(run, *chunk, use_reentrant=False) if again else run(*chunk) for chunk in chunks]
+    nothing = torch.zeros(mask.shape, device=states.device)
+    return (nothing.masked_scatter(mask, torch.cat(part, dim=1)) for part in zip(*parts, strict=True))
+
+
+def response_logits(model: nn.Module, batch: Batch) -> Float[Tensor, "B T V"]:
+    """The logits that predict each response token; the head runs on these places alone."""
+    return apply_head(model, response_states(model, batch))
 
 
 def response_logprobs(model: nn.Module, batch: Batch, temperature: float = 1.0) -> Float[Tensor, "B T"]:
     """log π of each response token, 0 where padded."""
-    logprobs = token_logprobs(response_logits(model, batch), batch.response_ids, temperature)
-    return torch.where(batch.response_mask, logprobs, 0.0)
+    states = response_states(model, batch)
+    return next(_in_chunks(model, states, batch, lambda logits, tokens: (token_logprobs(logits, tokens, temperature),)))

@@ -1,4 +1,4 @@
-"""The sampler: one for rollouts, PPO and evaluation, over any causal language model.
+"""The sampler: one for rollouts, PPO and evaluation, over any language model.
 
 A row's text depends on its own seed and settings alone, not on the batch it is drawn in: each row has its own
 stream of uniform numbers, one a token, and tokens are drawn by inverting the cumulative distribution.
@@ -7,14 +7,15 @@ Dimensions: B batch, P prompt tokens, T new tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlhf.batches import make_batch, positions, response_logprobs
+from rlhf.batches import encoder_inputs, make_batch, positions, response_logprobs
 from rlhf.logprobs import token_logprobs
 from rlhf.models import Policy
 from rlhf.records import Completion, Message, Sampling
@@ -49,6 +50,13 @@ class Controls(NamedTuple):
     repetition_penalty: Float[Tensor, "B 1"]
     min_new_tokens: Int[Tensor, "B 1"]
     max_new_tokens: Int[Tensor, "B 1"]
+
+
+class WarpStage(NamedTuple):
+    """Logits after a control, which is called as in `Sampling`."""
+
+    control: str
+    logits: Float[Tensor, "B V"]
 
 
 def generate(
@@ -86,25 +94,16 @@ def sample(
     Raises:
         ValueError: a prompt and its completion exceed the model's context.
     """
-    _check_context(policy, prompts, sampling)
-    device, controls = policy.device, _columns(sampling, policy.device)
+    check_context(policy, prompts, sampling)
+    device, controls = policy.device, as_controls(sampling, policy.device)
     steps = int(controls.max_new_tokens.max())
     uniform = _uniform(seeds, steps).to(device)
-    batch = make_batch(prompts, [[] for _ in prompts], device, response_width=1)
-    input_ids, mask = batch.input_ids[:, :-1], batch.attention_mask[:, :-1]
-    history, position_ids, cache = input_ids, positions(mask), None
-    history_mask, filters = mask, _needs_filters(sampling)
+    inputs, history, history_mask = _first_inputs(policy.model, prompts, device)
+    cache, filters = None, _needs_filters(sampling)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
     finished, drawn, logprobs = ~alive, [], []
     for step in range(steps):
-        output = policy.model(
-            input_ids=input_ids,
-            attention_mask=mask.long(),
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        output = policy.model(**inputs, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
         logits = output.logits[:, -1].float()
         scaled = torch.where(controls.greedy, logits, logits / controls.temperature)
@@ -117,16 +116,72 @@ def sample(
         alive = alive & ~finished & (step + 1 < controls.max_new_tokens[:, 0])
         if not alive.any():
             break
-        input_ids = tokens[:, None]
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        # A row that is done stays where it is: others may go on for longer than its context would last.
-        position_ids = position_ids[:, -1:] + alive[:, None]
+        inputs = _next_inputs(inputs, tokens, alive)
         if filters:
-            history = torch.cat([history, input_ids], dim=1)
+            history = torch.cat([history, tokens[:, None]], dim=1)
             history_mask = torch.cat([history_mask, counted[:, None]], dim=1)
     tokens = torch.stack(drawn, dim=1)
     lengths = _lengths(tokens, finished, controls.max_new_tokens[:, 0], policy.eos_id)
     return Samples(tokens, lengths, finished, torch.stack(logprobs, dim=1))
+
+
+@contextmanager
+def _defaults(model: Any, controls: Any) -> Iterator[None]:
+    """Puts settings in place of those that a checkpoint brings: generate would fill ours up with them."""
+    before = model.generation_config
+    model.generation_config = controls
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+class FirstInputs(NamedTuple):
+    """Where writing begins.
+
+    Attributes:
+        inputs: what the model's forward takes.
+        history: the tokens that the response goes on from, which the repetition penalty counts in.
+        history_mask: True at those that are no filler.
+    """
+
+    inputs: dict[str, Any]
+    history: Int[Tensor, "B P"]
+    history_mask: Bool[Tensor, "B P"]
+
+
+def _first_inputs(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> FirstInputs:
+    """A causal model goes on from the prompt; a decoder from its start token, beside the prompt, encoded once."""
+    batch = make_batch(prompts, [[] for _ in prompts], device, response_width=1)
+    if model.config.is_encoder_decoder:
+        encoded = encoder_inputs(batch)
+        start = torch.full_like(batch.response_ids, model.config.decoder_start_token_id)
+        memory = model.get_encoder()(**encoded._asdict()).last_hidden_state
+        inputs = {
+            "encoder_outputs": (memory,),
+            "attention_mask": encoded.attention_mask,
+            "decoder_input_ids": start,
+        }
+        return FirstInputs(inputs, start, torch.ones_like(start, dtype=torch.bool))
+    ids, mask = batch.input_ids[:, :-1], batch.attention_mask[:, :-1]
+    inputs = {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions(mask), "logits_to_keep": 1}
+    # A soft prompt's ids lie past the vocabulary, and are nothing that a response could repeat.
+    known = ids < model.config.get_text_config().vocab_size
+    return FirstInputs(inputs, torch.where(known, ids, 0), mask & known)
+
+
+def _next_inputs(inputs: dict[str, Any], tokens: Int[Tensor, " B"], alive: Bool[Tensor, " B"]) -> dict[str, Any]:
+    """What the forward after `tokens` takes; a cache holds all before."""
+    if "decoder_input_ids" in inputs:
+        return {**inputs, "decoder_input_ids": tokens[:, None]}
+    mask = inputs["attention_mask"]
+    return {
+        **inputs,
+        "input_ids": tokens[:, None],
+        "attention_mask": torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1),
+        # A row that is done stays where it is: others may go on for longer than its context would last.
+        "position_ids": inputs["position_ids"][:, -1:] + alive[:, None],
+    }
 
 
 def warp(
@@ -137,19 +192,40 @@ def warp(
     step: int,
     eos_id: int,
 ) -> Float[Tensor, "B V"]:
-    """Logits with every control applied, in the order that `transformers` applies them.
+    """Logits with every control applied: the last of `warp_stages`. A filtered token gets −∞."""
+    for stage in warp_stages(logits, controls, history, history_mask, step, eos_id):
+        logits = stage.logits
+    return logits
+
+
+def warp_stages(
+    logits: Float[Tensor, "B V"],
+    controls: Controls,
+    history: Int[Tensor, "B L"],
+    history_mask: Bool[Tensor, "B L"],
+    step: int,
+    eos_id: int,
+) -> Iterator[WarpStage]:
+    """Logits after one control more each, in the order that `transformers` applies them.
 
     Repetition penalty (Keskar et al. 2019, over prompt and completion), minimum length, temperature, then the
-    filters top-k, top-p (Holtzman et al. 2020) and min-p (Nguyen et al. 2024). A filtered token gets −∞.
+    filters top-k, top-p (Holtzman et al. 2020) and min-p (Nguyen et al. 2024).
     """
     seen = torch.zeros_like(logits, dtype=torch.bool)
     seen.scatter_(1, torch.where(history_mask, history, history[:, -1:]), True)
     penalised = torch.where(logits > 0, logits / controls.repetition_penalty, logits * controls.repetition_penalty)
     logits = torch.where(seen, penalised, logits)
-    too_short = step < controls.min_new_tokens[:, 0]
-    logits[:, eos_id] = torch.where(too_short, NEVER, logits[:, eos_id])
+    yield WarpStage("repetition_penalty", logits)
+    eos = torch.arange(logits.shape[1], device=logits.device) == eos_id
+    logits = torch.where((step < controls.min_new_tokens) & eos, NEVER, logits)
+    yield WarpStage("min_new_tokens", logits)
     logits = torch.where(controls.greedy, logits, logits / controls.temperature)
-    return _keep_min_p(_keep_top_p(_keep_top_k(logits, controls.top_k), controls.top_p), controls.min_p)
+    yield WarpStage("temperature", logits)
+    logits = _keep_top_k(logits, controls.top_k)
+    yield WarpStage("top_k", logits)
+    logits = _keep_top_p(logits, controls.top_p)
+    yield WarpStage("top_p", logits)
+    yield WarpStage("min_p", _keep_min_p(logits, controls.min_p))
 
 
 def draw(logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"], greedy: Bool[Tensor, "B 1"]) -> Int[Tensor, " B"]:
@@ -164,25 +240,29 @@ def draw(logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"], greedy: Boo
 @torch.no_grad()
 def beam_search(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]) -> Samples:
     """The best beam for each prompt, by `transformers`' own search; all rows share the first row's settings."""
-    _check_context(policy, prompts, sampling)
+    from transformers import GenerationConfig
+
+    check_context(policy, prompts, sampling)
     settings = sampling[0]
+    config = policy.model.config
     batch = make_batch(prompts, [[] for _ in prompts], policy.device, response_width=1)
-    width = batch.input_ids.shape[1] - 1
-    output = policy.model.generate(  # type: ignore[operator]
-        input_ids=batch.input_ids[:, :width],
-        attention_mask=batch.attention_mask[:, :width].long(),
+    if config.is_encoder_decoder:
+        (input_ids, mask), begun = encoder_inputs(batch), 1  # the start token
+    else:
+        input_ids, mask = batch.input_ids[:, :-1], batch.attention_mask[:, :-1].long()
+        begun = input_ids.shape[1]
+    controls = GenerationConfig(
         num_beams=settings.num_beams,
-        do_sample=False,
-        temperature=None,
-        top_k=None,
-        top_p=None,
         repetition_penalty=settings.repetition_penalty,
         min_new_tokens=settings.min_new_tokens,
         max_new_tokens=settings.max_new_tokens,
         eos_token_id=policy.eos_id,
         pad_token_id=policy.eos_id,
+        decoder_start_token_id=config.decoder_start_token_id if config.is_encoder_decoder else None,
     )
-    tokens = output[:, width:]
+    with _defaults(policy.model, controls):
+        output = policy.model.generate(input_ids=input_ids, attention_mask=mask)  # type: ignore[operator]
+    tokens = output[:, begun:]
     finished = (tokens == policy.eos_id).any(1)
     limits = torch.full_like(tokens[:, 0], tokens.shape[1])
     lengths = _lengths(tokens, finished, limits, policy.eos_id)
@@ -230,7 +310,9 @@ def _batches(encoded: Sequence[Sequence[int]], sampling: Sequence[Sampling], siz
     return batches
 
 
-def _columns(sampling: Sequence[Sampling], device: torch.device) -> Controls:
+def as_controls(sampling: Sequence[Sampling], device: torch.device) -> Controls:
+    """Each row's settings, put in columns."""
+
     def column(field: str) -> Tensor:
         return torch.tensor([[getattr(settings, field)] for settings in sampling], device=device)
 
@@ -264,9 +346,14 @@ def _lengths(
     return torch.where(finished, first_eos, limits.clamp(max=tokens.shape[1]))
 
 
-def _check_context(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]) -> None:
-    context = getattr(policy.model.config, "max_position_embeddings", None)
-    longest = max(len(prompt) + settings.max_new_tokens for prompt, settings in zip(prompts, sampling, strict=True))
+def check_context(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]) -> None:
+    """Raises ValueError when a prompt and its completion exceed the context: together, or each where both have one."""
+    config = policy.model.config
+    context = getattr(config, "max_position_embeddings", None)
+    together = max if config.is_encoder_decoder else sum
+    longest = max(
+        together((len(prompt), settings.max_new_tokens)) for prompt, settings in zip(prompts, sampling, strict=True)
+    )
     if context is not None and longest > context:
         raise ValueError(
             f"a prompt and its completion take {longest} tokens, but the model's context is {context}; "

@@ -1,30 +1,34 @@
-"""Causal language models as policies: build, load, save, and where they run."""
+"""Language models as policies, causal or encoder–decoder: build, load, save, and where they run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from rlhf.records import Message
 from rlhf.settings import ComputeSettings
+from rlhf.soft_prompt import load_soft_prompt, save_soft_prompt, soft_prompt, without_soft_prompt
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 PAD, EOS, BOS = "<pad>", "<eos>", "<sep>"
 ANYWHERE = ComputeSettings()
+ON_CPU = ComputeSettings(device="cpu")
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A causal language model with its tokenizer."""
+    """A language model with its tokenizer."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -44,19 +48,15 @@ class Policy:
     def eos_id(self) -> int:
         return int(self.tokenizer.eos_token_id)
 
-    def encode_prompt(self, prompt: str | Sequence[Message]) -> list[int]:
-        """A prompt as token ids, up to where the response begins.
+    @property
+    def soft_ids(self) -> list[int]:
+        """Ids of the learnt embeddings that stand before every prompt; none without prompt tuning."""
+        prompt = soft_prompt(self.model)
+        return [] if prompt is None else prompt.ids
 
-        A chat model gets its own template with the generation prompt; another model gets the text and a
-        separator, which is `<sep>` where the tokenizer has it, else a newline.
-        """
-        if self.tokenizer.chat_template:
-            turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _turns(prompt)
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        else:
-            flat = prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)
-            text = flat + (BOS if BOS in self.tokenizer.get_vocab() else "\n")
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+    def encode_prompt(self, prompt: str | Sequence[Message]) -> list[int]:
+        """A prompt as token ids, up to where the response begins."""
+        return self.soft_ids + encode_prompt(self.tokenizer, prompt, self.model.config.is_encoder_decoder)
 
     def encode_response(self, response: str, max_tokens: int, finished: bool = True) -> list[int]:
         """A response as at most `max_tokens` ids, EOS included when it is finished and fits."""
@@ -66,6 +66,25 @@ class Policy:
     def decode(self, tokens: Sequence[int]) -> str:
         """Response ids as text, special tokens left out."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message], for_encoder: bool = False
+) -> list[int]:
+    """A prompt as token ids, up to where the response begins.
+
+    A chat model gets its own template with the generation prompt. Another causal model gets the text and a separator,
+    which is `<sep>` where the tokenizer has it, else a newline; an encoder the text as its tokenizer frames it.
+    """
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _turns(prompt)
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    text = prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)
+    if for_encoder:
+        return list(tokenizer.encode(text))
+    separator = BOS if BOS in tokenizer.get_vocab() else "\n"
+    return list(tokenizer.encode(text + separator, add_special_tokens=False))
 
 
 def resolve_device(name: str) -> torch.device:
@@ -78,10 +97,17 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type in which products are computed: `auto` is bfloat16 on CUDA and float32 on the CPU."""
-    if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.float32 if precision == "float32" else torch.bfloat16
+    """The type in which products are computed: `auto` is bfloat16 on CUDA, where it has it, and float32 on the CPU.
+
+    Raises:
+        ValueError: bfloat16 is asked for, and the device does not have it.
+    """
+    able = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "float32" or (precision == "auto" and (device.type != "cuda" or not able)):
+        return torch.float32
+    if not able:
+        raise ValueError(f"model.precision is {precision}, but this CUDA device has no bfloat16; set it to float32")
+    return torch.bfloat16
 
 
 def computes_in_float32(model: nn.Module) -> bool:
@@ -116,14 +142,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def build_policy(
-    config: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int, device: torch.device | str = "cpu"
+    config: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int, compute: ComputeSettings = ON_CPU
 ) -> Policy:
-    """Builds a causal LM from the fields of a transformers configuration, with random weights.
+    """Builds a language model from the fields of a transformers configuration, with random weights, for training.
 
     Raises:
         ValueError: the model type or one of its fields is unknown, or the values do not fit together.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     fields = dict(config)
     model_type = fields.pop("model_type")
@@ -139,14 +165,17 @@ def build_policy(
         unknown = [field for field in fields if not hasattr(defaults, field)]
         if unknown:
             raise ValueError(f"no field {', '.join(unknown)} in the configuration of {model_type}")
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields, **ids))
+        if defaults.is_encoder_decoder:
+            ids |= {"decoder_start_token_id": tokenizer.sep_token_id, "forced_eos_token_id": None}
+        complete = AutoConfig.for_model(model_type, **fields, **ids)
+        model = _auto_class(complete).from_config(complete)
     except (ValueError, TypeError) as error:
         raise ValueError(f"model.config: cannot build a {model_type}: {error}") from error
-    return Policy(model.to(device).eval(), tokenizer)
+    return Policy(_placed(model, compute, training=True), tokenizer)
 
 
 def load_policy(name: str | Path, compute: ComputeSettings = ANYWHERE, training: bool = False) -> Policy:
-    """Loads a causal LM and its tokenizer from a Hub id or a local path.
+    """Loads a language model and its tokenizer from a Hub id or a local path.
 
     Args:
         name: the id or path.
@@ -156,11 +185,11 @@ def load_policy(name: str | Path, compute: ComputeSettings = ANYWHERE, training:
     Raises:
         ValueError: neither a readable folder nor a model that the Hub gives, or its tokenizer has no EOS.
     """
-    from transformers import AutoModelForCausalLM
-
-    model, tokenizer = load_network(AutoModelForCausalLM, name, compute, training)
+    config = load_config(name, compute.trust_remote_code)
+    model, tokenizer = load_network(_auto_class(config), name, compute, training)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{name}: the tokenizer has no EOS token; choose a model whose tokenizer names one")
+    load_soft_prompt(model, Path(name))
     return Policy(model, tokenizer)
 
 
@@ -172,27 +201,89 @@ def load_network(
     Raises:
         ValueError: it cannot be had; the message says why and what to give.
     """
+    dtype = _dtype(compute, training)
+    tokenizer = load_tokenizer(name, compute.trust_remote_code)
+    with explained(name), without_bars():
+        model = kind.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, trust_remote_code=compute.trust_remote_code
+        )
+    return _placed(model, compute, training), tokenizer
+
+
+def load_tokenizer(name: str | Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a Hub id or a local path; raises ValueError that says why it cannot be had."""
     from transformers import AutoTokenizer
 
+    with explained(name):
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+
+
+def load_config(name: str | Path, trust_remote_code: bool) -> PretrainedConfig:
+    """Loads the configuration of a Hub id or a local path; raises ValueError that says why it cannot be had."""
+    from transformers import AutoConfig
+
+    with explained(name):
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+
+
+def _auto_class(config: PretrainedConfig) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def _placed(model: PreTrainedModel, compute: ComputeSettings, training: bool) -> PreTrainedModel:
+    """The model on its device and in evaluation mode, with the type and the memory that training it takes."""
     place = resolve_device(compute.device)
-    mixed = training and compute.precision != "pure_bfloat16"
+    if training and compute.gradient_checkpointing:
+        checkpoint_layers(model)
+    return model.to(place, _dtype(compute, training)).eval()  # type: ignore[arg-type]
+
+
+def _dtype(compute: ComputeSettings, training: bool) -> torch.dtype:
+    """The type of the weights: those that are trained in mixed precision are float32."""
+    dtype = resolve_dtype(compute.precision, resolve_device(compute.device))
+    return torch.float32 if training and compute.precision != "pure_bfloat16" else dtype
+
+
+def checkpoint_layers(model: nn.Module) -> None:
+    """Has each layer compute its activations again in the backward pass, instead of keeping them.
+
+    transformers' own switch works in training mode alone, where PPO must not be, since dropout is on there.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.forward = partial(_recomputed, layer.forward)
+
+
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if torch.is_grad_enabled():
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return forward(*args, **kwargs)
+
+
+@contextmanager
+def explained(name: str | Path) -> Iterator[None]:
+    """Turns what transformers raises when `name` cannot be loaded into a ValueError that says what to do."""
     try:
-        with without_bars():
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            dtype = torch.float32 if mixed else resolve_dtype(compute.precision, place)
-            model = kind.from_pretrained(name, dtype=dtype)
+        yield
     except (OSError, ValueError) as error:
         raise ValueError(f"{name}: {explain_load(error)}") from error
-    return model.to(place).eval(), tokenizer
 
 
 def explain_load(error: Exception) -> str:
     """Why a model could not be loaded, in one line, with what to do."""
     reason = str(error).strip().splitlines()[0]
-    return (
-        f"the model could not be loaded ({reason}); give a folder with config.json and safetensors, or a Hub id "
-        "that this machine can reach (or has in its cache)"
-    )
+    if "trust_remote_code" in str(error):
+        remedy = "read that code, and set model.trust_remote_code to true if you trust it"
+    else:
+        remedy = (
+            "give a folder with config.json and safetensors, or a Hub id that this machine can reach (or has in its "
+            "cache)"
+        )
+    return f"the model could not be loaded ({reason}); {remedy}"
 
 
 @contextmanager
@@ -208,8 +299,16 @@ def without_bars() -> Iterator[None]:
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    """Writes model (safetensors) and tokenizer; nothing in the files depends on where or when."""
-    save_network(policy.model, policy.tokenizer, path)
+    """Writes model (safetensors) and tokenizer; nothing in the files depends on where or when.
+
+    Raises:
+        ValueError: a LoRA adapter is not merged yet, so that the files would hold no plain weights.
+    """
+    if hasattr(policy.model, "peft_config"):
+        raise ValueError("the policy has a LoRA adapter that is not merged; give save_policy what merge returns")
+    with without_soft_prompt(policy.model):
+        save_network(policy.model, policy.tokenizer, path)
+    save_soft_prompt(policy.model, path)
 
 
 def save_network(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from rlhf.records import Sampling
 
@@ -84,14 +84,23 @@ class AdapterSettings(Settings):
     """prompt: how many embeddings are learnt."""
 
 
+def _is_lora(adapter: AdapterSettings) -> AdapterSettings:
+    """With a soft prompt off, prompts are encoded otherwise: PPO's reference could not be its policy without it."""
+    if adapter.kind != "lora":
+        raise ValueError(f"kind {adapter.kind} is for sft alone; give kind: lora")
+    return adapter
+
+
+LoraSettings = Annotated[AdapterSettings, AfterValidator(_is_lora)]
+
+
 class SftSettings(OptimSettings):
     """Supervised fine-tuning on demonstrations, loss on the response only."""
 
     adapter: AdapterSettings | None = None
     """null trains every weight; an adapter is merged into the model when SFT ends (a prompt is kept beside it)."""
     replay: Share = 0.0
-    """Share of each batch drawn from the general demonstrations, against forgetting."""
-
+    """Share of each batch drawn from the general demonstrations, in whole rows, against forgetting; 0 replays none."""
     micro_batch_size: Positive | None = None
     """Rows in one forward; null takes the whole batch at once."""
     eval_every: Positive = 100
@@ -99,6 +108,20 @@ class SftSettings(OptimSettings):
     """At most so many demonstrations of the dev split are evaluated on, the first ones."""
     max_response_tokens: Positive = 96
     seed: NonNegative = 0
+
+    @property
+    def replay_rows(self) -> int:
+        """Rows of each batch that are general demonstrations: at least one where any are replayed."""
+        return max(1, round(self.replay * self.batch_size)) if self.replay else 0
+
+    @model_validator(mode="after")
+    def _something_of_the_task(self) -> Self:
+        if self.replay_rows >= self.batch_size:
+            raise ValueError(
+                f"replay {self.replay} takes {self.replay_rows} of the {self.batch_size} rows of a batch, which leaves "
+                "none to the demonstrations; lower replay, or raise batch_size"
+            )
+        return self
 
 
 class RewardSettings(OptimSettings):
@@ -112,7 +135,7 @@ class RewardSettings(OptimSettings):
     """encoder: a Hub id or a local path; null builds a small BERT from scratch."""
     encoder_config: dict[str, Any] = {}
     freeze_encoder: bool = False
-    adapter: AdapterSettings | None = None
+    adapter: LoraSettings | None = None
     """scalar: null trains every weight of the backbone; an adapter is merged into it when training ends."""
     loglikelihood: bool = True
     """scalar: feed the completion's log-likelihood under a jointly tuned LM head to the head."""
@@ -132,6 +155,19 @@ class RewardSettings(OptimSettings):
     eval_every: Positive = 50
     seed: NonNegative = 0
 
+    @model_validator(mode="after")
+    def _options_have_their_place(self) -> Self:
+        pairwise = self.margin or self.label_smoothing or self.centring
+        for options, given, home, there in (
+            ("backbone, adapter", self.backbone or self.adapter, "kind: scalar", self.kind == "scalar"),
+            ("encoder, freeze_encoder", self.encoder or self.freeze_encoder, "kind: encoder", self.kind == "encoder"),
+            ("margin, label_smoothing, centring", pairwise, "loss: pairwise", self.loss == "pairwise"),
+            ("uncertainty_penalty", self.uncertainty_penalty, "members: 2 or more", self.members > 1),
+        ):
+            if given and not there:
+                raise ValueError(f"{options}: only with {home}; set that, or leave them out")
+        return self
+
 
 class KlSettings(Settings):
     """The KL penalty that keeps the policy near the reference."""
@@ -150,10 +186,13 @@ class MonitorSettings(Settings):
 
     every: Positive = 4
     """Iterations between two readings."""
-    prompts: Positive = 64
-    """Dev prompts of a reading."""
-    max_held_out_drop: Rate = 0.1
-    """The held-out score may fall this far below its best reading, in the deviations it had at the start."""
+    prompts: Annotated[int, Field(ge=2)] = 128
+    """Dev prompts of a reading, where there are so many."""
+    max_held_out_drop: Annotated[float, Field(ge=0.0)] = 0.1
+    """The held-out score may fall this far below its best reading, in the deviations it had at the start.
+
+    The fall counts from where it is two standard errors (of the same prompts' differences) past this.
+    """
     patience: Positive = 2
     """Readings in a row past a limit that stop the run; the first ones warn."""
     max_kl: Rate | None = None
@@ -162,6 +201,8 @@ class MonitorSettings(Settings):
     """Mean response length over that at the start."""
     max_repetition: Share | None = 0.2
     """Share of repeated trigrams above that at the start."""
+    min_distinct_ratio: Share | None = 0.5
+    """Share of distinct bigrams over that at the start."""
     max_spread_ratio: Rate | None = 3.0
     """Mean spread of the reward model's members over that at the start."""
 
@@ -178,7 +219,7 @@ class PpoSettings(Settings):
     epochs: Positive = 2
     minibatches: Positive = 4
     micro_batch_size: Positive | None = None
-    adapter: AdapterSettings | None = None
+    adapter: LoraSettings | None = None
     """null trains every weight; with an adapter the reference is the policy with the adapter off: one copy."""
     learning_rate: Rate = 1.0e-4
     critic: Literal["network", "head"] = "network"
@@ -212,6 +253,8 @@ class PpoSettings(Settings):
     temperature: Rate = 1.0
     max_new_tokens: Positive = 64
     max_grad_norm: Rate = 1.0
+    checkpoint_every: NonNegative = 10
+    """Iterations between two checkpoints, from which a run that was cut off goes on; 0 writes none."""
     seed: NonNegative = 0
 
     @model_validator(mode="after")
@@ -220,6 +263,11 @@ class PpoSettings(Settings):
             raise ValueError(
                 f"algorithm {self.algorithm} compares a prompt's completions, but completions is {self.completions}; "
                 "give at least 2"
+            )
+        if self.algorithm != "ppo" and (self.critic == "head" or self.whiten_rewards):
+            raise ValueError(
+                f"critic: head and whiten_rewards belong to ppo; algorithm {self.algorithm} has neither a critic nor a "
+                "reward per token; leave them out"
             )
         if self.unfinished == "reduce" and self.unfinished_score > 0:
             raise ValueError("unfinished_score is added to an unfinished completion's score; give 0 or less")

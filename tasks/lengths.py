@@ -11,12 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 from rlhf.records import Message, prompt_key
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -36,13 +32,13 @@ def count_words(text: str) -> int:
     return sum(1 for _ in WORD.finditer(text))
 
 
-def lengths_of(model_name: str | None) -> Lengths:
+def lengths_of(model_name: str | None, trust_remote_code: bool = False) -> Lengths:
     """Counts as the model called `model_name` reads texts, or words where there is no model yet.
 
     A prompt is counted with what the model puts around it (chat template or separator), a text with its EOS.
 
     Raises:
-        ValueError: the tokenizer cannot be loaded.
+        ValueError: the model's tokenizer or its configuration cannot be loaded.
     """
     if model_name is None:
         return Lengths(
@@ -50,22 +46,16 @@ def lengths_of(model_name: str | None) -> Lengths:
             lambda prompt: count_words(prompt_key(prompt)),
             lambda texts: [count_words(text) for text in texts],
         )
-    from transformers import AutoTokenizer
+    from rlhf.models import encode_prompt, load_config, load_tokenizer
 
-    from rlhf.models import Policy, explain_load
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model.name {model_name}: no tokenizer could be loaded: {explain_load(error)}") from None
-    # Only the encoding of prompts is asked of the policy, which needs no weights.
-    policy = Policy(cast("PreTrainedModel", None), cast("PreTrainedTokenizerFast", tokenizer))
+    tokenizer = load_tokenizer(model_name, trust_remote_code)
+    encoder = load_config(model_name, trust_remote_code).is_encoder_decoder
 
     def of_texts(texts: list[str]) -> list[int]:
         encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         return [len(tokens) + 1 for tokens in encoded]
 
-    return Lengths(f"tokens of {model_name}", lambda prompt: len(policy.encode_prompt(prompt)), of_texts)
+    return Lengths(f"tokens of {model_name}", lambda prompt: len(encode_prompt(tokenizer, prompt, encoder)), of_texts)
 
 
 def truncation(tokenizer_file: Path, max_tokens: int) -> Callable[[str], str]:

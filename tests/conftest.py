@@ -25,9 +25,10 @@ jaxtyping.install_import_hook(
     [
         f"rlhf.{module}"
         for module in (
-            *("masking", "logprobs", "batches", "generation", "optim", "sft", "evaluation"),
-            *("reward.losses", "reward.metrics", "reward.scalar", "reward.training", "reward.model"),
-            *("ppo.rewards", "ppo.advantages", "ppo.losses", "ppo.kl", "ppo.critic", "ppo.update"),
+            *("masking", "logprobs", "batches", "generation", "explain", "optim", "sft", "soft_prompt", "evaluation"),
+            *("reward.head", "reward.losses", "reward.metrics", "reward.scalar", "reward.training", "reward.model"),
+            "reward.evaluation",
+            *("ppo.rewards", "ppo.advantages", "ppo.losses", "ppo.kl", "ppo.critic", "ppo.experience", "ppo.update"),
         )
     ],
     "beartype.beartype",

@@ -1,4 +1,4 @@
-"""Models as small as they get: a llama and a GPT-2 on a trained BPE, and a llama that knows eight words."""
+"""Models as small as they get: a llama, a GPT-2, a T5 and a BART on a trained BPE, and a llama of eight words."""
 
 from __future__ import annotations
 
@@ -29,6 +29,26 @@ GPT2: dict[str, Any] = {
     "n_head": 2,
     "n_positions": 64,
     "initializer_range": 0.3,
+}
+T5: dict[str, Any] = {
+    "model_type": "t5",
+    "d_model": 16,
+    "d_kv": 8,
+    "d_ff": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+}
+BART: dict[str, Any] = {
+    "model_type": "bart",
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "max_position_embeddings": 64,
+    "init_std": 0.3,
 }
 WORDS = ("a", "b", "c", "d", "e")
 
@@ -70,6 +90,30 @@ def llama(bpe: Any) -> Policy:
 def gpt2(bpe: Any) -> Policy:
     """A GPT-2 of two layers: learnt absolute positions, a context of 64, and dropout when it trains."""
     return build_policy(GPT2, bpe, seed=1)
+
+
+def framed(tokenizer: Any, template: str) -> Any:
+    """A copy of a tokenizer that frames an encoder's input, as those of T5 (`$A <eos>`) and BART do."""
+    from tokenizers.processors import TemplateProcessing
+
+    framing = copy.deepcopy(tokenizer)
+    ids = [(token, framing.convert_tokens_to_ids(token)) for token in ("<sep>", "<eos>")]
+    framing.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=ids)
+    return framing
+
+
+@pytest.fixture(scope="session")
+def t5(bpe: Any) -> Policy:
+    """A T5 of two layers: relative positions, and states that are scaled before the head."""
+    return build_policy(T5, framed(bpe, "$A <eos>"), seed=3)
+
+
+@pytest.fixture(scope="session")
+def bart(bpe: Any) -> Policy:
+    """A BART of two layers: learnt absolute positions, and a bias on the logits."""
+    policy = build_policy(BART, framed(bpe, "<sep> $A <eos>"), seed=4)
+    policy.model.final_logits_bias.normal_(generator=torch.Generator().manual_seed(0))
+    return policy
 
 
 @pytest.fixture(scope="session")

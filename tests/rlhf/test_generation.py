@@ -22,6 +22,7 @@ from rlhf.batches import make_batch, response_logprobs
 from rlhf.generation import Controls, beam_search, draw, generate, sample, warp
 from rlhf.models import Policy
 from rlhf.records import Sampling
+from rlhf.soft_prompt import add_soft_prompt
 
 PROMPTS = ["name[Kestrel]", "name[Bellwether], kind[bistro], dish[tapas]", "kind[diner], price[fair]", "area[old town]"]
 ENCODED = [[3, 4, 5], [6], [7, 3, 3, 5, 6, 4], [5, 7]]
@@ -125,6 +126,31 @@ def test_the_filters_of_this_table_each_remove_or_move_something() -> None:
     for settings in FILTERS[1:]:
         warped = warp(logits, controls([settings]), history, mask, 2, eos_id=1).softmax(-1)
         assert (warped - plain).abs().max() > 1e-3, settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "before", "after"),
+    [
+        # The three likeliest hold .8; each divided by it: .4/.8, .25/.8, .15/.8.
+        (Sampling(top_k=3), [0.40, 0.25, 0.15, 0.12, 0.08], [0.5, 0.3125, 0.1875, 0.0, 0.0]),
+        # The first holds .95 ≥ .9 on its own.
+        (Sampling(top_p=0.9), [0.95, 0.03, 0.02], [1.0, 0.0, 0.0]),
+        # Four hold .78 < .9, five .90; each divided by .9.
+        (
+            Sampling(top_p=0.9),
+            [0.25, 0.20, 0.18, 0.15, 0.12, 0.06, 0.04],
+            [0.25 / 0.9, 0.20 / 0.9, 0.18 / 0.9, 0.15 / 0.9, 0.12 / 0.9, 0.0, 0.0],
+        ),
+        # A fifth of .5 is .1: .08 goes, and the rest is divided by .92.
+        (Sampling(min_p=0.2), [0.5, 0.3, 0.12, 0.08], [0.5 / 0.92, 0.3 / 0.92, 0.12 / 0.92, 0.0]),
+    ],
+)
+def test_filters_by_hand(settings: Sampling, before: list[float], after: list[float]) -> None:
+    """What is kept is divided by its sum; what is not has no chance."""
+    history, mask = torch.tensor([[0]]), torch.ones(1, 1, dtype=torch.bool)
+    warped = warp(torch.tensor([before]).log(), controls([settings]), history, mask, 0, eos_id=0)
+    assert warped.softmax(-1)[0].tolist() == pytest.approx(after, abs=1e-6)
+    assert torch.isneginf(warped[0]).tolist() == [chance == 0.0 for chance in after]
 
 
 def test_the_drawn_token_is_where_the_uniform_number_falls() -> None:
@@ -329,6 +355,17 @@ def test_beams_and_samples_share_a_call(llama: Policy) -> None:
     for place in range(4):
         alone = generate(llama, [PROMPTS[place]], [sampling[place]], [place + 1])[0]
         assert alone.text == rows[place].text
+
+
+def test_a_soft_prompt_is_no_part_of_what_was_said(llama: Policy, clone: Any) -> None:
+    """Its ids lie past the vocabulary, so the repetition penalty counts the rest of the prompt alone."""
+    policy = clone(llama)
+    add_soft_prompt(policy.model, torch.randn(2, policy.hidden, generator=torch.Generator().manual_seed(0)))
+    size = policy.model.config.vocab_size
+    assert policy.soft_ids == [size, size + 1]
+    settings = [Sampling(repetition_penalty=3.0, temperature=0.0, max_new_tokens=5)] * 2
+    samples = sample(policy, [[size, size + 1, 5, 6], [size, size + 1, 9]], settings, [0, 1])
+    assert int(samples.tokens.max()) < size
 
 
 def test_a_policy_is_a_frozen_pair(llama: Policy) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,52 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
         load_policy(tmp_path, CPU)
 
 
+def test_weights_in_a_pickle_are_not_loaded(llama: Policy, tmp_path: Path) -> None:
+    """A folder with nothing but pytorch_model.bin is refused, and the error says what to give instead."""
+    save_policy(llama, tmp_path)
+    torch.save(llama.model.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"could not be loaded .*safetensors.*; give a folder with .* safetensors"):
+        load_policy(tmp_path, CPU)
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_a_models_own_code_runs_only_where_it_is_trusted(
+    llama: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Off by default: an error names the switch, nobody is asked at the terminal and no line of the code runs."""
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked at the terminal"))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    save_policy(llama, folder)
+    (folder / "own.py").write_text(f"{CODE}open({str(ran)!r}, 'w').close()\n", encoding="utf-8")
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    fields |= {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"},
+    }
+    (folder / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"custom code .*; read that code, and set model.trust_remote_code to true"):
+        load_policy(folder, CPU)
+    assert not ran.exists()
+    loaded = load_policy(folder, ComputeSettings(device="cpu", trust_remote_code=True))
+    assert ran.exists()
+    batch = make_batch([[5, 6]], [[7, 8]])
+    with torch.no_grad():
+        assert torch.equal(response_logprobs(loaded.model, batch), response_logprobs(llama.model, batch))
+
+
 def test_the_same_texts_train_the_same_tokenizer() -> None:
     """And it has every byte, so that any text comes back."""
     texts = ["name[Kestrel], kind[diner]", "Kestrel is a diner."] * 3
@@ -162,12 +210,23 @@ def test_a_chat_template_is_used_with_its_generation_prompt(llama: Policy, bpe: 
     assert policy.decode(policy.encode_prompt(turns)) == "[user]Hi;[bot]Ho;[user]?;[bot]"
 
 
-def test_precision_follows_the_device() -> None:
+def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """auto is float32 on the CPU and bfloat16 on CUDA; what is named is taken."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert resolve_dtype("auto", torch.device("cpu")) == torch.float32
     assert resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
     assert resolve_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
     assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_a_gpu_without_bfloat16_computes_in_float32_or_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto falls back; bfloat16, mixed or pure, is refused with the remedy."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    cuda = torch.device("cuda")
+    assert resolve_dtype("auto", cuda) == resolve_dtype("float32", cuda) == torch.float32
+    for precision in ("bfloat16", "pure_bfloat16"):
+        with pytest.raises(ValueError, match=f"precision is {precision}, but .* no bfloat16; set it to float32"):
+            resolve_dtype(precision, cuda)
 
 
 def test_cuda_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,12 @@ from tasks.lengths import count_words, lengths_of, truncation
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small BPE tokenizer, saved as a model's folder holds it."""
+    """A small BPE tokenizer beside a configuration, saved as a model's folder holds them."""
+    from transformers import LlamaConfig
+
     folder = tmp_path_factory.mktemp("tokenizer")
     train_tokenizer(["the cat sat on the mat. " * 5] * 5, 300).save_pretrained(folder)
+    LlamaConfig().save_pretrained(folder)
     return folder
 
 
