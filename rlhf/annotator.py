@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from rlhf.corpus import VALUES, delexicalise, find_values, fluent_bigrams, read_prompt
+from rlhf.records import Message
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_WORDS = 30
 
@@ -56,6 +62,35 @@ def rank_completions(prompt: str, completions: Sequence[str], noise: float, gene
             noisy[completion] = gold_score(prompt, completion) + generator.gauss(0.0, noise)
     scores = [noisy[completion] for completion in completions]
     return [1 + sum(other > score for other in scores) for score in scores]
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """The simulated annotator as a scorer of single completions, for whoever would ask people.
+
+    Attributes:
+        seed: another seed is another person.
+        noise: standard deviation of the noise, in units of the gold score.
+    """
+
+    seed: int
+    noise: float = 0.12
+
+    def score(
+        self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str], batch_size: int = 64
+    ) -> Tensor:
+        """Gold plus Gaussian noise for each completion; asked again about the same one, the answer is the same.
+
+        Raises:
+            ValueError: a prompt is not of the builtin corpus.
+        """
+        import torch
+
+        return torch.tensor([self._rate(str(prompt), text) for prompt, text in zip(prompts, completions, strict=True)])
+
+    def _rate(self, prompt: str, completion: str) -> float:
+        draw = random.Random(f"{self.seed}\n{prompt}\n{completion}")
+        return gold_score(prompt, completion) + draw.gauss(0.0, self.noise)
 
 
 def swap_value(prompt: str, reference: str, generator: random.Random) -> str | None:

@@ -1,57 +1,127 @@
-"""ppo: actor-critic PPO of the SFT model on the reward model's score, kept near its start by a KL penalty.
+"""ppo: trains the SFT model on the reward model's score by PPO or its kin, kept near its start by a KL penalty.
 
-Reads data/models/sft, data/models/reward and data/validated/train/prompts.jsonl; writes data/models/policy and
-curves of what was optimised and what it cost.
+Reads data/models/sft, data/models/reward and data/validated (and data/models/judge, which the reward-hacking monitor
+asks); writes data/models/policy and curves of what was optimised and what it cost. A run that was cut off goes on from
+its last checkpoint (nights/checkpoints).
 
     python -m tasks ppo
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from rlhf.records import Prompt
 from rlhf.settings import ModelSettings, PpoSettings
+from tasks.checkpoints import Checkpoint
 from tasks.files import read_records, write_curve
+from tasks.general import read_general
+from tasks.monitor import build_monitor, monitor_inputs, watched_prompts, write_monitor
 from tasks.paths import Paths
 from tasks.progress import follow
 from tasks.report import plot_curves
+
+if TYPE_CHECKING:
+    from rlhf.models import Policy
+    from rlhf.ppo.critic import Critic
+    from rlhf.ppo.trainer import PpoTrainer
+    from rlhf.reward import RewardModel
 
 CURVES = ("reward_mean", "kl", "entropy", "clip_fraction", "explained_variance", "response_tokens")
 
 
 def run(paths: Paths, params: PpoSettings, model: ModelSettings) -> dict[str, float]:
-    """Trains and saves the policy; returns figures averaged over the last fifth of the iterations.
+    """Trains and saves the policy; returns figures averaged over the last fifth of the iterations that led to it.
 
     Raises:
-        ValueError: the policy would never move, or did not.
+        ValueError: the policy would never move, or did not; or a param needs data that is not there.
     """
-    if params.critic_warmup >= params.iterations:
+    if params.algorithm == "ppo" and params.critic_warmup >= params.iterations:
         raise ValueError(
             f"ppo.critic_warmup takes {params.critic_warmup} of {params.iterations} ppo.iterations, so the policy "
             "would never move; lower the first or raise the second"
         )
-    prompts = [row.prompt for row in read_records(paths.validated / "train" / "prompts.jsonl", Prompt)]
+    train = paths.validated / "train"
+    prompts = [row.prompt for row in read_records(train / "prompts.jsonl", Prompt)]
+    general = read_general(paths, "train", "ppo.ptx_coefficient") if params.ptx_coefficient > 0 else []
+    watched = watched_prompts(paths, params.monitor) if params.monitor is not None else []
+    inputs = [paths.models / "sft", paths.models / "reward", train / "prompts.jsonl", train / "general.jsonl"]
+    inputs += monitor_inputs(paths) if params.monitor is not None else []
+    checkpoint = Checkpoint.of("ppo", paths, inputs, (params, model))
 
+    from rlhf.adapters import attach, merge
     from rlhf.models import autocast, load_policy, save_policy
-    from rlhf.ppo.critic import Critic
     from rlhf.ppo.trainer import PpoTrainer
     from rlhf.reward import load_reward_model
+    from rlhf.sft import encode_demonstrations
 
-    policy, reference = (load_policy(paths.models / "sft", model, training=True) for _ in range(2))
+    policy = load_policy(paths.models / "sft", model, training=True)
     reward_model = load_reward_model(paths.models / "reward", model)
-    # The reward model's backbone already knows what is good; an encoder reads no prefix, so SFT's serves then.
-    start = getattr(reward_model.network, "policy", reference)
-    critic = Critic(start.model.base_model, start.hidden)
-    trainer = PpoTrainer(policy, reference, critic, reward_model, prompts, params)
+    critic = build_critic(policy, reward_model, params, model)
+    reference = None
+    if params.adapter is None:
+        reference = load_policy(paths.models / "sft", model, training=True)
+    else:
+        policy = attach(policy, params.adapter, params.seed)
+    examples = encode_demonstrations(policy, general, model.max_prompt_tokens, params.max_new_tokens) if general else []
+    monitor = build_monitor(paths, params, model, reward_model, watched) if params.monitor is not None else None
+    trainer = PpoTrainer(policy, reference, critic, reward_model, prompts, params, monitor, examples)
     with autocast(model.precision, policy.device):
-        rows = follow(trainer.train(), "ppo", params.iterations, show=("reward_mean", "kl", "entropy"))
+        steps = resume(trainer, checkpoint, params.checkpoint_every)
+        rows = follow(steps, "ppo", params.iterations, show=("reward_mean", "kl", "entropy"))
     trainer.check_learnt()
-    save_policy(policy, paths.models / "policy")
+    if trainer.stopped is not None:
+        print(
+            f"ppo: stopped after {trainer.iteration} of {params.iterations} iterations: {trainer.stopped}", flush=True
+        )
+    save_policy(policy if params.adapter is None else merge(policy), paths.models / "policy")
+    checkpoint.delete()
     plot_curves(paths.plots("ppo") / "curves.png", rows, CURVES, "PPO, per iteration")
     for name in CURVES:
         write_curve(paths.plots("ppo") / f"{name}.csv", [{"step": row["step"], name: row[name]} for row in rows])
-    last = rows[-max(1, len(rows) // 5) :]
-    return {"iterations": float(len(rows))} | {
-        name: fmean(row[name] for row in last) for name in rows[0] if name not in ("step", "ratio")
+    kept = trainer.kept.iteration if trainer.stopped is not None and trainer.kept is not None else trainer.iteration
+    last = rows[:kept][-max(1, kept // 5) :]
+    metrics = {"iterations": float(len(rows)), "stopped_early": float(trainer.stopped is not None)} | {
+        name: fmean(row[name] for row in last)
+        for name in rows[-1]
+        if name not in ("step", "ratio") and not name.startswith("monitor_") and all(name in row for row in last)
     }
+    return metrics | (write_monitor(paths, monitor, kept) if monitor is not None else {})
+
+
+def build_critic(policy: Policy, reward_model: RewardModel, params: PpoSettings, model: ModelSettings) -> Critic | None:
+    """PPO's critic: a head on the policy, or a network that starts from the reward model's backbone.
+
+    The reward model already knows what is good; one that reads other tokens than the policy (an encoder, a backbone
+    with a tokenizer of its own) is no start, so the SFT model serves then.
+    """
+    from rlhf.models import checkpoint_layers
+    from rlhf.ppo.critic import Critic
+
+    if params.algorithm != "ppo":
+        return None
+    if params.critic == "head":
+        return Critic(None, policy.hidden).to(policy.device)
+    start: Policy = getattr(reward_model.network, "policy", policy)
+    if start.soft_ids != policy.soft_ids or start.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        start = policy
+    critic = Critic(start.model.base_model, start.hidden)
+    if model.gradient_checkpointing and start is not policy:  # whose layers, copied with it, do so already
+        checkpoint_layers(critic)
+    return critic
+
+
+def resume(trainer: PpoTrainer, checkpoint: Checkpoint, every: int) -> Iterator[dict[str, float]]:
+    """Yields every iteration's figures: those up to the last checkpoint again, then the ones still to be trained."""
+    state = checkpoint.load() or {"rows": []}
+    rows: list[dict[str, float]] = state["rows"]
+    if rows:
+        trainer.load_state_dict(state["trainer"])
+        yield from rows
+    for figures in trainer.train():
+        rows.append(figures)
+        if every and trainer.iteration % every == 0:
+            checkpoint.save({"trainer": trainer.state_dict(), "rows": rows})
+        yield figures

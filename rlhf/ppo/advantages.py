@@ -1,4 +1,8 @@
-"""Advantages and returns."""
+"""Advantages: what tells PPO, REINFORCE, RLOO and GRPO apart.
+
+PPO's are estimated for every token with a critic. Those of the others stand for whole completions: a completion's
+return, score − β·KL, less a baseline made of other completions' returns.
+"""
 
 from __future__ import annotations
 
@@ -52,3 +56,50 @@ def generalized_advantages(
         next_value = torch.where(counts, values[:, step], next_value)
     advantages = torch.stack(columns[::-1], dim=1)
     return Advantages(advantages, torch.where(response_mask, advantages + values, 0.0))
+
+
+def log_derivative_coefficients(
+    scores: Float[Tensor, " B"], log_ratios: Float[Tensor, " B"], kl_coefficient: float
+) -> Float[Tensor, " B"]:
+    """What each sample's ∇log π is multiplied by in the gradient of E[R] − β·KL(π ‖ π_ref).
+
+    ∇ Σ_y π(y)·(R(y) − β·log(π(y)/π_ref(y))) = E[∇log π(y) · (R(y) − β·(1 + log π(y) − log π_ref(y)))]; the 1 comes
+    of differentiating log π itself, and is a baseline like any constant.
+    Source: Williams (1992), with the product rule for the KL term.
+
+    Args:
+        scores: R, one per completion.
+        log_ratios: log π − log π_ref, summed over the completion's tokens.
+        kl_coefficient: β.
+    """
+    return scores - kl_coefficient * (1.0 + log_ratios)
+
+
+def leave_one_out_advantages(returns: Float[Tensor, " B"], group: int) -> Float[Tensor, " B"]:
+    """Each completion's return less the mean of the others in its group: G_i − (1/(K−1))·Σ_{j≠i} G_j.
+
+    A baseline that does not contain the sample itself leaves the gradient unbiased. With a prompt's K completions
+    as the group this is RLOO (Kool et al. 2019, equation 8; Ahmadian et al. 2024, equation 7); with the whole batch
+    it is REINFORCE with a mean baseline.
+
+    Args:
+        returns: G, the completions of a group side by side.
+        group: K; divides B. A group of one has nothing to compare with and keeps its return.
+    """
+    grouped = returns.view(-1, group)
+    return (grouped - (grouped.sum(1, keepdim=True) - grouped) / max(1, group - 1)).flatten()
+
+
+def group_normalised_advantages(returns: Float[Tensor, " B"], group: int) -> Float[Tensor, " B"]:
+    """(G_i − mean of the group) / (deviation of the group + 1e-4).
+
+    Source: Shao et al. (2024), section 4.1.2 (GRPO). Differs from it: the KL penalty is part of the return, as in
+    every algorithm here, where the paper adds it to the loss.
+
+    Args:
+        returns: G, the completions of a group side by side.
+        group: K; divides B.
+    """
+    grouped = returns.view(-1, group)
+    centred = grouped - grouped.mean(1, keepdim=True)
+    return (centred / (grouped.std(1, correction=0, keepdim=True) + 1e-4)).flatten()

@@ -1,4 +1,4 @@
-"""The critic: a network of its own with a scalar head at every token."""
+"""The critic: a scalar head at every token, on a network of its own or on the policy's trunk."""
 
 from __future__ import annotations
 
@@ -8,28 +8,36 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.batches import Batch
+from rlhf.batches import Batch, response_states
 
 
 class Critic(nn.Module):
-    """V_t, the value before response token t is written, from the hidden state of the token before it."""
+    """V_t, the value before response token t is written, from the hidden state of the token before it.
 
-    def __init__(self, backbone: nn.Module, hidden: int) -> None:
+    Args:
+        backbone: copied, and trained with the head; None puts the head on the policy's own states.
+        hidden: width of the states.
+    """
+
+    def __init__(self, backbone: nn.Module | None, hidden: int) -> None:
         super().__init__()
-        self.backbone = copy.deepcopy(backbone).float().requires_grad_(True)  # its start may be frozen
+        # Its start may be frozen, or in half precision.
+        self.backbone = None if backbone is None else copy.deepcopy(backbone).float().requires_grad_(True)
         self.head = nn.Linear(hidden, 1)
         nn.init.zeros_(self.head.weight)  # a critic that knows nothing says 0, the mean of normalised scores
         nn.init.zeros_(self.head.bias)
-        self.to(next(backbone.parameters()).device)
+        if backbone is not None:
+            self.to(next(backbone.parameters()).device)
         self.eval()
 
-    def forward(self, batch: Batch) -> Float[Tensor, "B T"]:
-        """One value per response token; 0 where padded."""
-        width = batch.response_ids.shape[1]
-        hidden = self.backbone(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask.long(),
-            position_ids=batch.position_ids,
-            use_cache=False,
-        ).last_hidden_state[:, -width - 1 : -1]
-        return torch.where(batch.response_mask, self.head(hidden).squeeze(-1).float(), 0.0)
+    def forward(self, batch: Batch, states: Float[Tensor, "B T H"] | None = None) -> Float[Tensor, "B T"]:
+        """One value per response token; 0 where padded.
+
+        Args:
+            batch: prompts and responses.
+            states: the policy's, which a critic without a backbone reads.
+        """
+        if self.backbone is not None:
+            states = response_states(self.backbone, batch)
+        assert states is not None
+        return torch.where(batch.response_mask, self.head(states.float()).squeeze(-1).float(), 0.0)

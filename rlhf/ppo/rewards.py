@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlhf.logprobs import kl_estimate
@@ -36,7 +36,12 @@ def token_rewards(
 
 
 def final_scores(
-    scores: Float[Tensor, " B"], finished: Bool[Tensor, " B"], unfinished_score: float
+    scores: Float[Tensor, " B"], finished: Bool[Tensor, " B"], unfinished_score: float, replace: bool = True
 ) -> Float[Tensor, " B"]:
-    """The reward model's score where EOS was written, `unfinished_score` where the completion was cut."""
-    return torch.where(finished, scores, unfinished_score)
+    """The reward model's score where EOS was written; a cut completion gets `unfinished_score` instead, or added."""
+    return torch.where(finished, scores, unfinished_score if replace else scores + unfinished_score)
+
+
+def length_penalty(lengths: Int[Tensor, " B"], penalty: float, free: int) -> Float[Tensor, " B"]:
+    """What a completion loses for its length: penalty · max(0, length − free), lengths in tokens."""
+    return penalty * (lengths - free).clamp(min=0).float()

@@ -1,49 +1,89 @@
-"""PPO on a reward model's score: sample, score, estimate advantages, update, and watch the KL."""
+"""PPO and its kin on a reward model's score: sample, score, estimate advantages, update, and watch the KL."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from rlhf.batches import Batch, make_batch, response_logprobs
-from rlhf.generation import Samples, sample
-from rlhf.masking import explained_variance, masked_mean, whiten
+from rlhf.adapters import trainable_parameters
+from rlhf.batches import Batch
 from rlhf.models import Policy, computes_in_float32
 from rlhf.optim import shuffled_batches
-from rlhf.ppo.advantages import generalized_advantages
 from rlhf.ppo.critic import Critic
+from rlhf.ppo.experience import Experience, Networks, PromptText, Scorer, sample_experience
 from rlhf.ppo.kl import KlController
-from rlhf.ppo.rewards import final_scores, token_rewards
-from rlhf.ppo.update import Actors, Experience, update
-from rlhf.records import Message, Sampling
+from rlhf.ppo.update import Actors, update
 from rlhf.settings import PpoSettings
+from rlhf.sft import Example, response_nll
 
-PromptText = str | Sequence[Message]
+LogRatio = Callable[[Batch], Float[Tensor, "B T"]]
 
 
-class Scorer(Protocol):
-    """Whatever gives one normalised score per completion; PPO hands it text, so tokenizers may differ."""
+class Check(NamedTuple):
+    """What a watch over the run says at an iteration.
 
-    def score(
-        self, prompts: Sequence[PromptText], completions: Sequence[str], batch_size: int = 64
-    ) -> Float[Tensor, " B"]: ...
+    Attributes:
+        figures: what it measured, for the curves.
+        best: whether the policy is the best so far; the trainer then keeps a copy of it.
+        warnings: what looks wrong.
+        stop: why to stop now and go back to the best policy, or None.
+    """
+
+    figures: dict[str, float]
+    best: bool
+    warnings: list[str]
+    stop: str | None
+
+
+class Watch(Protocol):
+    """Whoever looks at the policy from outside while it is trained: the reward-hacking monitor."""
+
+    def check(self, policy: Policy, log_ratio: LogRatio, iteration: int) -> Check | None:
+        """A check of the policy after so many iterations; None when none is due."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Kept(NamedTuple):
+    """A copy of the policy's trainable weights, on the CPU, after so many iterations."""
+
+    iteration: int
+    weights: list[Tensor]
 
 
 @dataclass
 class PpoTrainer:
-    """The algorithm's state: the networks, their optimizers, the KL coefficient and the random stream."""
+    """The algorithm's state: the networks, their optimizers, the KL coefficient and the random stream.
+
+    Attributes:
+        reference: the frozen start; None when it is the policy itself with its adapter off.
+        critic: what PPO estimates advantages with; the other algorithms have none.
+        general: examples of other tasks for the pretraining term (`ptx_coefficient`).
+        stopped: why the run ended early, or None.
+        kept: the policy to go back to when it does.
+    """
 
     policy: Policy
-    reference: Policy
-    critic: Critic
+    reference: Policy | None
+    critic: Critic | None
     scorer: Scorer
     prompts: Sequence[PromptText]
     settings: PpoSettings
+    watch: Watch | None = None
+    general: Sequence[Example] = ()
+    iteration: int = field(init=False, default=0)
+    stopped: str | None = field(init=False, default=None)
+    kept: Kept | None = field(init=False, default=None)
+    networks: Networks = field(init=False)
     actors: Actors = field(init=False)
     controller: KlController = field(init=False)
     generator: torch.Generator = field(init=False)
@@ -51,107 +91,182 @@ class PpoTrainer:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise ValueError("found no prompt to sample for; PPO needs at least one in the train split")
-        settings = self.settings
+        settings, critic = self.settings, self.critic
+        assert (critic is not None) == (settings.algorithm == "ppo")
         self.policy.model.eval()  # dropout stays off wherever logprobs are compared
-        self.reference.model.eval().requires_grad_(False)
-        self.actors = Actors(
-            self.policy.model,
-            self.critic,
-            torch.optim.AdamW(self.policy.model.parameters(), settings.learning_rate, weight_decay=0.0),
-            torch.optim.AdamW(self.critic.parameters(), settings.critic_learning_rate, weight_decay=0.0),
+        if self.reference is not None:
+            self.reference.model.eval().requires_grad_(False)
+        self.networks = Networks(self.policy, self.reference, critic, settings)
+        critic_optimizer = None
+        if critic is not None:
+            critic_optimizer = torch.optim.AdamW(critic.parameters(), settings.critic_learning_rate, weight_decay=0.0)
+        policy_optimizer = torch.optim.AdamW(
+            trainable_parameters(self.policy), settings.learning_rate, weight_decay=0.0
         )
+        self.actors = Actors(self.policy.model, critic, policy_optimizer, critic_optimizer)
         self.controller = KlController.start(settings.kl)
         self.generator = torch.Generator().manual_seed(settings.seed)
+        self._start = fingerprint(trainable_parameters(self.policy))
 
     def train(self) -> Iterator[dict[str, float]]:
-        """Runs the iterations, yielding each one's figures; ends early past the KL ceiling.
+        """Runs the iterations that are left, yielding each one's figures; `stopped` says why it ended early.
+
+        Past the KL ceiling the policy goes back to where it was last measured within; when the watch stops the run,
+        to the best it has seen.
 
         Raises:
             RuntimeError: the policy is not the reference at the start, or its first ratios are not 1.
         """
-        settings = self.settings
-        rows = shuffled_batches(len(self.prompts), settings.prompts_per_iteration, settings.iterations, self.generator)
-        for iteration, batch_rows in enumerate(rows):
-            experience, figures = self.sample_experience([self.prompts[row] for row in batch_rows])
-            if iteration == 0:
+        settings, order = self.settings, self._order()
+        if self.iteration == 0:
+            self._look()
+        while self.iteration < settings.iterations and self.stopped is None:
+            experience, figures = self.sample_experience([self.prompts[row] for row in order[self.iteration]])
+            if self.iteration == 0:
                 _check_start(figures["kl"], self.policy)
-            move = iteration >= settings.critic_warmup
-            self._decay(iteration)
-            figures |= update(self.actors, experience, settings, move, self.generator)
-            self.controller.update(figures["kl"], len(batch_rows))
-            yield figures
-            if settings.kl.ceiling is not None and figures["kl"] > settings.kl.ceiling:
+            if self._passes_ceiling(figures["kl"]):
                 return
+            self._decay()
+            move = self.critic is None or self.iteration >= settings.critic_warmup
+            general = self._general_loss if self.general and settings.ptx_coefficient > 0 else None
+            figures |= update(self.actors, experience, settings, move, self.generator, general)
+            self.controller.update(figures["kl"], len(experience.logprobs))
+            self.iteration += 1
+            yield figures | self._look()
 
-    def _decay(self, iteration: int) -> None:
+    def sample_experience(self, prompts: Sequence[PromptText]) -> tuple[Experience, dict[str, float]]:
+        """Completions of some prompts with their advantages, and the figures of the rollout."""
+        beta = self.controller.coefficient
+        experience, figures = sample_experience(
+            self.networks, self.scorer, prompts, self.settings, beta, self.generator
+        )
+        return experience, {**figures, "kl_coefficient": beta}
+
+    def check_learnt(self) -> None:
+        """Raises ValueError when the policy still is where it began: a run that trained nothing is no success."""
+        if fingerprint(trainable_parameters(self.policy)) != self._start:
+            return
+        if self.stopped is not None:
+            raise ValueError(f"ppo went back to where it began: {self.stopped}; lower ppo.learning_rate, say")
+        raise ValueError(
+            "ppo changed no weight of the policy; are ppo.iterations above ppo.critic_warmup, and do the scores "
+            "of the reward model differ?"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the run needs to go on as if it had never stopped; the data's order follows from the seed."""
+        actors = self.actors
+        return {
+            "iteration": self.iteration,
+            "reference": self._reference(),
+            "policy": [weight.detach().cpu() for weight in trainable_parameters(self.policy)],
+            "critic": actors.critic and actors.critic.state_dict(),
+            "policy_optimizer": actors.policy_optimizer.state_dict(),
+            "critic_optimizer": actors.critic_optimizer and actors.critic_optimizer.state_dict(),
+            "kl_coefficient": self.controller.coefficient,
+            "generator": self.generator.get_state(),
+            "kept": self.kept and tuple(self.kept),
+            "stopped": self.stopped,
+            "watch": self.watch and self.watch.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes a run up where `state_dict` left it.
+
+        Raises:
+            ValueError: the checkpoint belongs to another reference.
+        """
+        if state["reference"] != self._reference():
+            raise ValueError("the checkpoint was made with another reference; start PPO anew, or load the model it had")
+        for weight, saved in zip(trainable_parameters(self.policy), state["policy"], strict=True):
+            weight.copy_(saved)
+        if self.actors.critic is not None and self.actors.critic_optimizer is not None:
+            self.actors.critic.load_state_dict(state["critic"])
+            self.actors.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self.actors.policy_optimizer.load_state_dict(state["policy_optimizer"])
+        self.controller.coefficient = state["kl_coefficient"]
+        self.generator.set_state(state["generator"])
+        self.iteration, self.stopped = state["iteration"], state["stopped"]
+        self.kept = state["kept"] and Kept(*state["kept"])
+        if self.watch is not None:
+            self.watch.load_state_dict(state["watch"])
+
+    def _order(self) -> list[list[int]]:
+        """The prompts of every iteration, from the seed alone, so that a resumed run knows them too."""
+        settings = self.settings
+        draw = torch.Generator().manual_seed(settings.seed)
+        return list(shuffled_batches(len(self.prompts), settings.prompts_per_iteration, settings.iterations, draw))
+
+    def _passes_ceiling(self, kl: float) -> bool:
+        """Ends the run past the ceiling; within it keeps the policy to go back to, unless the watch keeps better."""
+        ceiling = self.settings.kl.ceiling
+        if ceiling is None:
+            return False
+        if kl > ceiling:
+            self.stopped = f"the KL to the reference is {kl:.2f} nats per sequence, above ppo.kl.ceiling {ceiling:g}"
+            self._restore()
+            return True
+        if self.watch is None:
+            self._keep()
+        return False
+
+    def _look(self) -> dict[str, float]:
+        """Has the watch check the policy, and does what it says."""
+        if self.watch is None:
+            return {}
+        check = self.watch.check(self.policy, self.networks.log_ratio, self.iteration)
+        if check is None:
+            return {}
+        if check.best:
+            self._keep()
+        if check.stop is not None:
+            self.stopped = check.stop
+            self._restore()
+        return check.figures
+
+    def _keep(self) -> None:
+        self.kept = Kept(
+            self.iteration, [weight.detach().to("cpu", copy=True) for weight in trainable_parameters(self.policy)]
+        )
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        if self.kept is not None:
+            for weight, saved in zip(trainable_parameters(self.policy), self.kept.weights, strict=True):
+                weight.copy_(saved)
+
+    def _decay(self) -> None:
         """Both rates fall linearly towards 0 over the run (Huang et al. 2022, detail 4 of 13)."""
-        left = 1.0 - iteration / self.settings.iterations
+        left = 1.0 - self.iteration / self.settings.iterations
         for optimizer, rate in (
             (self.actors.policy_optimizer, self.settings.learning_rate),
             (self.actors.critic_optimizer, self.settings.critic_learning_rate),
         ):
-            for group in optimizer.param_groups:
+            for group in optimizer.param_groups if optimizer is not None else ():
                 group["lr"] = rate * left
 
-    def check_learnt(self) -> None:
-        """Raises ValueError when the policy still is the reference: a run that trained nothing is no success."""
-        pairs = zip(self.policy.model.parameters(), self.reference.model.parameters(), strict=True)
-        if all(torch.equal(learnt, start) for learnt, start in pairs):
-            raise ValueError(
-                "ppo changed no weight of the policy; are ppo.iterations above ppo.critic_warmup, and do the scores "
-                "of the reward model differ?"
-            )
+    def _general_loss(self, rows: int) -> Iterator[Float[Tensor, ""]]:
+        """Cross-entropy of some general examples, nats per token, in parts of a micro-batch each."""
+        places = torch.randint(len(self.general), (rows,), generator=self.generator).tolist()
+        examples = [self.general[place] for place in places]
+        tokens, size = sum(len(response) for _, response in examples), self.settings.micro_batch_size or rows
+        for start in range(0, rows, size):
+            yield response_nll(self.policy, examples[start : start + size]).total / tokens
 
-    @torch.no_grad()
-    def sample_experience(self, prompts: Sequence[PromptText]) -> tuple[Experience, dict[str, float]]:
-        """Samples one completion per prompt, scores it, and estimates advantages."""
-        settings = self.settings
-        encoded = [self.policy.encode_prompt(prompt) for prompt in prompts]
-        seeds = torch.randint(2**62, (len(prompts),), generator=self.generator).tolist()
-        sampling = Sampling(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
-        samples = sample(self.policy, encoded, [sampling] * len(prompts), seeds)
-        responses = [row[:length].tolist() for row, length in zip(samples.tokens, samples.lengths, strict=True)]
-        batch = make_batch(encoded, responses, self.policy.device)
-        texts = [self.policy.decode(response) for response in responses]
-        raw_scores = self.scorer.score(prompts, texts).to(self.policy.device)
-        scores = final_scores(raw_scores, samples.finished, settings.unfinished_score)
-        logprobs = self._logprobs(self.policy.model, batch)
-        ref_logprobs = self._logprobs(self.reference.model, batch)
-        values = torch.cat([self.critic(part) for part in self._parts(batch)])
-        rewards = token_rewards(
-            scores,
-            logprobs,
-            ref_logprobs,
-            batch.response_mask,
-            self.controller.coefficient,
-            settings.kl.estimator,
-        )
-        estimate = generalized_advantages(rewards, values, batch.response_mask, settings.discount, settings.gae_lambda)
-        figures = self._figures(samples, scores, logprobs - ref_logprobs, batch)
-        figures["explained_variance"] = float(explained_variance(values, estimate.returns, batch.response_mask))
-        figures["advantage_mean"] = float(masked_mean(estimate.advantages, batch.response_mask))
-        advantages = whiten(estimate.advantages, batch.response_mask)
-        return Experience(batch, logprobs, values, advantages, estimate.returns), figures
+    def _reference(self) -> str:
+        """Which reference this is: the digest of its weights, or of those that the adapter leaves alone."""
+        if self.reference is not None:
+            return fingerprint(self.reference.model.parameters())
+        return fingerprint(weight for weight in self.policy.model.parameters() if not weight.requires_grad)
 
-    def _logprobs(self, model: nn.Module, batch: Batch) -> Float[Tensor, "B T"]:
-        return torch.cat([response_logprobs(model, part, self.settings.temperature) for part in self._parts(batch)])
 
-    def _parts(self, batch: Batch) -> Iterator[Batch]:
-        size = self.settings.micro_batch_size or len(batch.input_ids)
-        for start in range(0, len(batch.input_ids), size):
-            yield Batch(*(tensor[start : start + size] for tensor in batch))
-
-    def _figures(
-        self, samples: Samples, scores: Float[Tensor, " B"], log_ratio: Float[Tensor, "B T"], batch: Batch
-    ) -> dict[str, float]:
-        return {
-            "reward_mean": float(scores.mean()),
-            "reward_std": float(scores.std(correction=0)),
-            "kl": float(torch.where(batch.response_mask, log_ratio, 0.0).sum(1).mean()),
-            "kl_coefficient": self.controller.coefficient,
-            "response_tokens": float(samples.lengths.float().mean()),
-            "finished_share": float(samples.finished.float().mean()),
-        }
+def fingerprint(weights: Iterable[Tensor]) -> str:
+    """A digest of weights, bit for bit."""
+    digest = hashlib.sha256()
+    for weight in weights:
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _check_start(kl: float, policy: Policy) -> None:

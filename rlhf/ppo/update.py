@@ -2,51 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.batches import Batch, response_logits
-from rlhf.logprobs import kl_estimate, token_entropy, token_logprobs
+from rlhf.batches import response_states, token_statistics
+from rlhf.logprobs import kl_estimate
 from rlhf.masking import masked_mean
 from rlhf.models import computes_in_float32
 from rlhf.ppo.critic import Critic
+from rlhf.ppo.experience import Experience
 from rlhf.ppo.losses import policy_losses, probability_ratio, value_losses
 from rlhf.settings import PpoSettings
 
-
-class Experience(NamedTuple):
-    """What one iteration sampled, and what the networks said of it then.
-
-    Attributes:
-        batch: prompts and completions.
-        logprobs: log π_old of each response token.
-        values: V_old.
-        advantages: whitened.
-        returns: the critic's target.
-    """
-
-    batch: Batch
-    logprobs: Float[Tensor, "B T"]
-    values: Float[Tensor, "B T"]
-    advantages: Float[Tensor, "B T"]
-    returns: Float[Tensor, "B T"]
-
-    def rows(self, index: Tensor) -> Experience:
-        """Some of the rows."""
-        return Experience(Batch(*(tensor[index] for tensor in self.batch)), *(tensor[index] for tensor in self[1:]))
+GeneralLoss = Callable[[int], Iterator[Float[Tensor, ""]]]
 
 
 class Actors(NamedTuple):
-    """The two networks that learn, with their optimizers."""
+    """The networks that learn, with their optimizers; only PPO has a critic."""
 
     policy: nn.Module
-    critic: Critic
+    critic: Critic | None
     policy_optimizer: torch.optim.Optimizer
-    critic_optimizer: torch.optim.Optimizer
+    critic_optimizer: torch.optim.Optimizer | None
 
 
 def update(
@@ -55,20 +36,32 @@ def update(
     settings: PpoSettings,
     move_policy: bool,
     generator: torch.Generator,
+    general_loss: GeneralLoss | None = None,
 ) -> dict[str, float]:
     """Learns from one set of rollouts, in place; returns the masked diagnostics, averaged over its steps.
 
     Epochs end early once the approximate KL (k3, nats per token) between old and new policy passes
     `settings.update_kl_ceiling`.
 
+    Args:
+        actors: what learns.
+        experience: what was sampled.
+        settings: epochs, minibatches, losses and their weights.
+        move_policy: False while the critic warms up.
+        generator: draws the minibatches.
+        general_loss: the parts, micro-batch by micro-batch, of the language-modelling loss on so many general
+            examples, nats per token; with it each step adds `settings.ptx_coefficient` times the gradient of their sum
+            (PPO-ptx; Ouyang et al. 2022, equation 2).
+
     Raises:
         RuntimeError: the first ratios are not 1, so the sampled logprobs are not the policy's own.
     """
     steps: list[dict[str, float]] = []
     for index in _minibatches(len(experience.logprobs), settings, generator):
-        steps.append(_step(actors, experience.rows(index), settings, move_policy, first=not steps))
+        rows = experience.rows(index)
+        steps.append(_step(actors, rows, settings, move_policy, general_loss, first=not steps))
         ceiling = settings.update_kl_ceiling
-        if move_policy and ceiling is not None and steps[-1]["approx_kl"] > ceiling:
+        if move_policy and ceiling is not None and steps[-1]["approx_kl_k3"] > ceiling:
             break
     averages = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0] if key != "ratio_error"}
     return {**averages, "update_steps": float(len(steps))}
@@ -79,8 +72,15 @@ def _minibatches(rows: int, settings: PpoSettings, generator: torch.Generator) -
         yield from torch.randperm(rows, generator=generator).chunk(settings.minibatches)
 
 
-def _step(actors: Actors, rows: Experience, settings: PpoSettings, move_policy: bool, first: bool) -> dict[str, float]:
-    """One optimizer step of both networks; losses are summed over the mask and divided by the step's tokens."""
+def _step(
+    actors: Actors,
+    rows: Experience,
+    settings: PpoSettings,
+    move_policy: bool,
+    general_loss: GeneralLoss | None,
+    first: bool,
+) -> dict[str, float]:
+    """One optimizer step of the networks; losses are summed over the mask and divided by the step's tokens."""
     tokens = int(rows.batch.response_mask.sum())
     size = settings.micro_batch_size or len(rows.logprobs)
     sums: dict[str, float] = {}
@@ -93,11 +93,14 @@ def _step(actors: Actors, rows: Experience, settings: PpoSettings, move_policy: 
             sums[key] = max(sums.get(key, 0.0), value) if key == "ratio_error" else sums.get(key, 0.0) + share * value
     if first:
         _check_ratio(sums["ratio_error"], actors.policy)
-    sums["critic_grad_norm"] = _apply(actors.critic, actors.critic_optimizer, settings.max_grad_norm)
-    if move_policy:
-        sums["grad_norm"] = _apply(actors.policy, actors.policy_optimizer, settings.max_grad_norm)
-    else:
-        sums["grad_norm"] = 0.0
+    if move_policy and general_loss is not None:
+        sums["general_loss"] = 0.0
+        for share_of_loss in general_loss(len(rows.logprobs)):
+            (settings.ptx_coefficient * share_of_loss).backward()
+            sums["general_loss"] += share_of_loss.item()
+    if actors.critic is not None and actors.critic_optimizer is not None:
+        sums["critic_grad_norm"] = _apply(actors.critic, actors.critic_optimizer, settings.max_grad_norm)
+    sums["grad_norm"] = _apply(actors.policy, actors.policy_optimizer, settings.max_grad_norm) if move_policy else 0.0
     return sums
 
 
@@ -113,31 +116,30 @@ def _check_ratio(error: float, policy: nn.Module) -> None:
 def _losses(
     actors: Actors, rows: Experience, settings: PpoSettings, move_policy: bool
 ) -> tuple[Tensor, dict[str, float]]:
-    """The summed loss L_clip + c₁·L_vf − c₂·S of some rows (Schulman et al. 2017, equation 9), and diagnostics."""
-    mask = rows.batch.response_mask
-    values = actors.critic(rows.batch)
-    value_loss = value_losses(values, rows.values, rows.returns, settings.value_clip)
+    """The summed loss L_clip + c₁·L_vf − c₂·S of some rows (Schulman et al. 2017, equation 9), and diagnostics.
+
+    Without a critic c₁ is 0.
+    """
+    mask, old_logprobs = rows.batch.response_mask, rows.logprobs
     with torch.set_grad_enabled(move_policy):
-        logits = response_logits(actors.policy, rows.batch)
-        logprobs = token_logprobs(logits, rows.batch.response_ids, settings.temperature)
-        with torch.set_grad_enabled(move_policy and settings.entropy_coefficient > 0):
-            entropy = token_entropy(logits, settings.temperature)
-    logprobs = torch.where(mask, logprobs, 0.0)
-    ratio = probability_ratio(logprobs, rows.logprobs)
+        states = response_states(actors.policy, rows.batch)
+        with_gradient = settings.entropy_coefficient > 0
+        logprobs, entropy = token_statistics(actors.policy, states, rows.batch, settings.temperature, with_gradient)
+    ratio = probability_ratio(logprobs, old_logprobs)
     policy_loss = policy_losses(ratio, rows.advantages, settings.clip, settings.dual_clip)
-    total = policy_loss + settings.value_coefficient * value_loss - settings.entropy_coefficient * entropy
+    total = policy_loss - settings.entropy_coefficient * entropy
+    averaged = {"policy_loss": policy_loss, "entropy": entropy, "ratio": ratio}
+    if actors.critic is not None:
+        values = actors.critic(rows.batch, states)
+        averaged["value_loss"] = value_losses(values, rows.values, rows.returns, settings.value_clip)
+        total = total + settings.value_coefficient * averaged["value_loss"]
     with torch.no_grad():
-        clipped = (ratio - 1.0).abs() > settings.clip
-        figures = {
-            "policy_loss": masked_mean(policy_loss, mask),
-            "value_loss": masked_mean(value_loss, mask),
-            "entropy": masked_mean(entropy, mask),
-            "clip_fraction": masked_mean(clipped.float(), mask),
-            "approx_kl": masked_mean(kl_estimate(rows.logprobs, logprobs, "k3"), mask),
-            "ratio": masked_mean(ratio, mask),
-            "ratio_error": torch.where(mask, ratio - 1.0, 0.0).abs().max(),
-        }
-    return torch.where(mask, total, 0.0).sum(), {key: float(value) for key, value in figures.items()}
+        averaged["clip_fraction"] = ((ratio - 1.0).abs() > settings.clip).float()
+        for estimator in ("k1", "k2", "k3"):
+            averaged[f"approx_kl_{estimator}"] = kl_estimate(old_logprobs, logprobs, estimator)
+        figures = {name: float(masked_mean(values, mask)) for name, values in averaged.items()}
+        figures["ratio_error"] = float(torch.where(mask, ratio - 1.0, 0.0).abs().max())
+    return torch.where(mask, total, 0.0).sum(), figures
 
 
 def _apply(network: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> float:

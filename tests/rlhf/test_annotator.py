@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from statistics import NormalDist, fmean
+from statistics import NormalDist, fmean, pstdev
 
 import pytest
 
 from rlhf import corpus
-from rlhf.annotator import gold_score, rank_completions, swap_value
+from rlhf.annotator import Annotator, gold_score, rank_completions, swap_value
 
 PROMPT = "name: Kestrel; kind: diner; dish: tapas; price: fair"
 PERFECT = "Kestrel is a diner serving tapas with fair prices."
@@ -109,6 +109,30 @@ def test_noise_is_a_function_of_the_generator() -> None:
     assert draws[0] == draws[1]
     assert [1, 2] in draws[0]
     assert [2, 1] in draws[0]
+
+
+def test_an_annotator_scores_gold_plus_noise_of_the_stated_size() -> None:
+    """Over 2,000 texts the difference to gold has mean 0 and deviation .12, within 4 standard errors."""
+    texts = [f"Kestrel is a diner number {number}." for number in range(2000)]
+    scores = Annotator(seed=1).score([PROMPT] * 2000, texts).tolist()
+    noise = [score - gold_score(PROMPT, text) for score, text in zip(scores, texts, strict=True)]
+    assert fmean(noise) == pytest.approx(0.0, abs=4 * 0.12 / 2000**0.5)
+    assert pstdev(noise) == pytest.approx(0.12, abs=4 * 0.12 / 4000**0.5)
+    assert Annotator(seed=1, noise=0.0).score([PROMPT], [PERFECT]).tolist() == [1.0]
+
+
+def test_an_annotator_asked_again_says_the_same_and_another_one_differs() -> None:
+    """Whatever it was asked in between, so that a run taken up again hears what it would have heard."""
+    first = Annotator(seed=1).score([PROMPT, PROMPT], [PERFECT, "Kestrel."])
+    again = Annotator(seed=1).score([PROMPT, PROMPT, PROMPT], ["Kestrel.", "A diner.", PERFECT])
+    assert first.tolist() == [again[2].item(), again[0].item()]
+    assert Annotator(seed=2).score([PROMPT], [PERFECT]).item() != first[0].item()
+
+
+def test_an_annotator_asked_about_another_corpus_is_an_error() -> None:
+    """There is no gold to add noise to."""
+    with pytest.raises(ValueError, match="no prompt of the builtin corpus"):
+        Annotator(seed=1).score(["Tell me a joke"], ["Knock knock."])
 
 
 def test_a_swap_changes_exactly_one_value() -> None:

@@ -10,7 +10,7 @@ from statistics import fmean
 import pytest
 import torch
 
-from rlhf.settings import ComputeSettings
+from rlhf.settings import AdapterSettings, ComputeSettings
 from tasks import ppo
 from tasks.params import Params
 from tasks.paths import Paths
@@ -54,18 +54,19 @@ def test_the_figures_are_the_mean_of_the_last_fifth(copied_night: Callable[..., 
     assert figures["kl"] > 0.05
 
 
-def test_past_the_kl_ceiling_the_run_ends_with_what_it_has(
-    copied_night: Callable[..., Paths], night_params: Params
+def test_past_the_kl_ceiling_the_run_ends_with_what_lay_within(
+    copied_night: Callable[..., Paths], night_params: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The iteration whose KL passes the ceiling is the last one; the metrics and curves show how many there were."""
+    """No iteration that counts is past the ceiling; metrics and curves show how many there were, and it says why."""
     paths = copied_night("models/policy", "plots/ppo")
     kl = night_params.ppo.kl.model_copy(update={"ceiling": 0.3, "coefficient": 0.0})
-    changes = {"iterations": 30, "critic_warmup": 0, "learning_rate": 1e-2, "update_kl_ceiling": None, "kl": kl}
+    changes = {"iterations": 30, "critic_warmup": 0, "learning_rate": 2e-4, "kl": kl}
     figures = ppo.run(paths, night_params.ppo.model_copy(update=changes), night_params.model)
     values = curve(paths, "kl")
     assert figures["iterations"] == len(values) < 30
-    assert values[-1] > 0.3
-    assert max(values[:-1]) <= 0.3
+    assert figures["stopped_early"] == 1.0
+    assert max(values) <= 0.3
+    assert "above ppo.kl.ceiling 0.3" in capsys.readouterr().out
     assert (paths.models / "policy" / "model.safetensors").is_file()
 
 
@@ -93,6 +94,103 @@ def test_a_policy_that_stood_still_is_not_saved(
     with pytest.raises(ValueError, match="ppo changed no weight of the policy"):
         ppo.run(paths, night_params.ppo, night_params.model)
     assert not (paths.models / "policy").exists()
+
+
+def weights(paths: Paths) -> bytes:
+    """The saved policy, byte for byte."""
+    return (paths.models / "policy" / "model.safetensors").read_bytes()
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_policy(
+    copied_night: Callable[..., Paths], night_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in its third iteration and started again: the weights, curves and metrics of an uninterrupted run."""
+    from rlhf.ppo import trainer
+
+    paths = copied_night("models/policy", "plots/ppo")
+    params = night_params.ppo.model_copy(update={"iterations": 4, "checkpoint_every": 1})
+    figures = ppo.run(paths, params, night_params.model)
+    whole, kl = weights(paths), curve(paths, "kl")
+
+    original, calls = trainer.update, []
+
+    def cut_off(*given: object) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*given)
+
+    monkeypatch.setattr(trainer, "update", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        ppo.run(paths, params, night_params.model)
+    checkpoint = paths.nights / "checkpoints" / "ppo.pt"
+    assert checkpoint.is_file()
+    assert ppo.run(paths, params, night_params.model) == figures
+    assert len(calls) == 5  # two before the cut, the cut itself, and the two that were left
+    assert weights(paths) == whole
+    assert curve(paths, "kl") == kl
+    assert not checkpoint.exists()
+
+
+def test_a_checkpoint_of_other_params_or_inputs_is_not_gone_on_from(
+    copied_night: Callable[..., Paths], night_params: Params
+) -> None:
+    """The same stage with another seed, or on other prompts, has another key."""
+    from tasks.checkpoints import Checkpoint
+
+    paths = copied_night()
+    prompts = paths.validated / "train" / "prompts.jsonl"
+
+    def checkpoint(seed: int) -> Checkpoint:
+        return Checkpoint.of("ppo", paths, [prompts], (night_params.ppo.model_copy(update={"seed": seed}),))
+
+    checkpoint(0).save({"rows": []})
+    assert checkpoint(0).load() == {"rows": []}
+    assert checkpoint(1).load() is None
+    prompts.write_text(prompts.read_text().splitlines()[0], encoding="utf-8")
+    assert checkpoint(0).load() is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"critic": "head"},
+        {"algorithm": "reinforce"},
+        {"algorithm": "rloo", "completions": 2},
+        {"algorithm": "grpo", "completions": 2},
+    ],
+)
+def test_every_algorithm_runs_as_the_stage(
+    copied_night: Callable[..., Paths], night_params: Params, changes: dict[str, object]
+) -> None:
+    """The choice is one param; each moves the policy and writes the metrics of the contract."""
+    paths = copied_night("models/policy", "plots/ppo")
+    before = (paths.models / "sft" / "model.safetensors").read_bytes()
+    figures = ppo.run(paths, night_params.ppo.model_copy(update=changes), night_params.model)
+    assert figures.keys() >= {"reward_mean", "kl", "entropy", "clip_fraction", "explained_variance"}
+    assert weights(paths) != before
+
+
+def test_a_low_rank_policy_is_saved_as_an_ordinary_one(
+    copied_night: Callable[..., Paths], night_params: Params
+) -> None:
+    """Merged: the same tensors as SFT's, with other values in the linear layers and nowhere else."""
+    from safetensors.torch import load_file
+
+    paths = copied_night("models/policy", "plots/ppo")
+    ppo.run(paths, night_params.ppo.model_copy(update={"adapter": AdapterSettings(rank=4)}), night_params.model)
+    sft, policy = (load_file(paths.models / name / "model.safetensors") for name in ("sft", "policy"))
+    assert sft.keys() == policy.keys()
+    moved = {name for name, weight in sft.items() if not torch.equal(weight, policy[name])}
+    assert moved == {name for name in sft if "proj" in name}
+
+
+def test_a_pretraining_term_without_general_data_is_refused_at_once(
+    copied_night: Callable[..., Paths], night_params: Params
+) -> None:
+    """The error names the param and where the data would come from."""
+    with pytest.raises(ValueError, match=r"ppo.ptx_coefficient is above 0, but there are no general demonstr"):
+        ppo.run(copied_night(), night_params.ppo.model_copy(update={"ptx_coefficient": 1.0}), night_params.model)
 
 
 def test_the_metrics_file_holds_numbers_of_the_contract(small_night: Paths) -> None:

@@ -10,7 +10,8 @@ import torch
 from rlhf.batches import make_batch, response_logprobs
 from rlhf.models import Policy
 from rlhf.ppo.critic import Critic
-from rlhf.ppo.update import Actors, Experience
+from rlhf.ppo.experience import Experience
+from rlhf.ppo.update import Actors
 
 PROMPTS = [[3, 2], [4, 5, 2], [6, 2], [7, 3, 4, 2], [5, 2], [4, 4, 2]]
 RESPONSES = [[5, 6, 1], [3, 1], [7, 7, 7, 7, 7], [1], [4, 3, 5, 1], [6, 6]]

@@ -1,12 +1,14 @@
-"""Generalized advantages: by hand with ragged masks, the two limits of λ, and a naive loop."""
+"""Advantages: GAE by hand with ragged masks, its two limits of λ and a naive loop; those of groups by hand."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from rlhf.ppo.advantages import generalized_advantages
+from rlhf.ppo.advantages import generalized_advantages, group_normalised_advantages, leave_one_out_advantages
 
 NAN = float("nan")
 
@@ -105,3 +107,38 @@ def test_lambda_zero_gives_the_one_step_error() -> None:
     ours = generalized_advantages(rewards, values, mask, discount=0.9, gae_lambda=0.0)
     following = torch.cat([torch.where(mask, values, 0.0)[:, 1:], torch.zeros(3, 1)], dim=1)
     torch.testing.assert_close(ours.advantages, torch.where(mask, rewards + 0.9 * following - values, 0.0))
+
+
+def test_leave_one_out_advantages_by_hand() -> None:
+    """Groups (1, 2, 6) and (0, 0, 3): 1 − (2 + 6)/2 = −3, 2 − 3.5 = −1.5, 6 − 1.5 = 4.5; −1.5, −1.5 and 3."""
+    found = leave_one_out_advantages(torch.tensor([1.0, 2.0, 6.0, 0.0, 0.0, 3.0]), 3)
+    torch.testing.assert_close(found, torch.tensor([-3.0, -1.5, 4.5, -1.5, -1.5, 3.0]))
+
+
+def test_a_completion_with_nothing_to_compare_with_keeps_its_return() -> None:
+    """A group of one has no baseline."""
+    returns = torch.tensor([0.5, -2.0])
+    assert torch.equal(leave_one_out_advantages(returns, 1), returns)
+
+
+def test_group_normalised_advantages_by_hand() -> None:
+    """(1, 3): mean 2, deviation 1, so ∓1 / 1.0001; a group of equal returns learns nothing."""
+    found = group_normalised_advantages(torch.tensor([1.0, 3.0, 7.0, 7.0]), 2)
+    torch.testing.assert_close(found, torch.tensor([-0.9999, 0.9999, 0.0, 0.0]), atol=1e-6, rtol=0)
+
+
+@given(
+    returns=arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(2, 5)), elements=st.floats(-5, 5, width=32)),
+    offset=st.floats(-3, 3, width=32),
+)
+def test_group_advantages_sum_to_zero_and_know_no_offset(returns: np.ndarray, offset: float) -> None:
+    """For every group, of either kind; what all completions of a prompt gain, none of them has gained."""
+    group = returns.shape[1]
+    flat = torch.from_numpy(returns.ravel())
+    for advantages_of in (leave_one_out_advantages, group_normalised_advantages):
+        found = advantages_of(flat, group)
+        assert found.view(-1, group).sum(1).abs().max() < 1e-2
+    loo = leave_one_out_advantages(flat, group)
+    torch.testing.assert_close(leave_one_out_advantages(flat + offset, group), loo, atol=1e-4, rtol=1e-4)
+    naive = [returns[row, i] - np.delete(returns[row], i).mean() for row in range(len(returns)) for i in range(group)]
+    torch.testing.assert_close(loo, torch.tensor(np.array(naive, np.float32)), atol=1e-4, rtol=1e-4)

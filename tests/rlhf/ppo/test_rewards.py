@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rlhf.ppo.rewards import final_scores, token_rewards
+from rlhf.ppo.rewards import final_scores, length_penalty, token_rewards
 
 MASK = torch.tensor([[True, True, True], [True, False, False], [True, True, False]])
 SCORES = torch.tensor([2.0, -1.0, 0.5])
@@ -57,3 +57,14 @@ def test_an_unfinished_completion_gets_the_penalty_instead_of_its_score() -> Non
     """However good the reward model finds it."""
     finished = torch.tensor([True, False, True])
     assert final_scores(SCORES, finished, -3.0).tolist() == [2.0, -3.0, 0.5]
+
+
+def test_an_unfinished_completion_may_keep_its_score_less_a_penalty() -> None:
+    """Reduced instead of replaced: 2 − 1 = 1; a finished one is left alone."""
+    scores, finished = torch.tensor([2.0, 0.5]), torch.tensor([False, True])
+    assert final_scores(scores, finished, -1.0, replace=False).tolist() == [1.0, 0.5]
+
+
+def test_length_costs_past_what_is_free() -> None:
+    """At .5 a token past 10: 9 and 10 tokens cost nothing, 13 cost 1.5."""
+    assert length_penalty(torch.tensor([9, 10, 13]), 0.5, 10).tolist() == [0.0, 0.0, 1.5]

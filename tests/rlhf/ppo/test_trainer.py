@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -13,8 +14,9 @@ from rlhf.batches import response_logprobs
 from rlhf.masking import masked_mean, masked_variance
 from rlhf.models import Policy
 from rlhf.ppo.critic import Critic
-from rlhf.ppo.trainer import PpoTrainer
+from rlhf.ppo.trainer import Check, PpoTrainer
 from rlhf.settings import PpoSettings
+from rlhf.sft import evaluate_loss
 
 PROMPTS = ["a", "b c", "d", "e a b", "c", "b", "e d", "a a"]
 
@@ -43,7 +45,9 @@ def trainer_of(speller: Policy, clone: Callable[[Policy], Policy]) -> Callable[.
             "critic_warmup": 0,
         }
         settings = PpoSettings.model_validate(defaults | fields)
-        critic = Critic(policy.model.base_model, policy.hidden)
+        critic = Critic(None if settings.critic == "head" else policy.model.base_model, policy.hidden)
+        if settings.algorithm != "ppo":
+            critic = None
         return PpoTrainer(clone(policy), clone(policy), critic, Wordiness(), PROMPTS, settings)
 
     return build
@@ -62,9 +66,21 @@ def vector(policy: Policy) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in policy.model.parameters()])
 
 
-def test_ppo_raises_the_reward(trainer_of: Callable[..., PpoTrainer]) -> None:
-    """Twenty iterations teach the word that is paid for, and to finish; the KL to the reference grows from 0."""
-    trainer = trainer_of(iterations=20, prompts_per_iteration=48, learning_rate=5e-3, kl={"coefficient": 0.02})
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"critic": "head"},
+        {"whiten_rewards": True},
+        {"algorithm": "reinforce"},
+        {"algorithm": "rloo", "completions": 4, "prompts_per_iteration": 12},
+        {"algorithm": "grpo", "completions": 4, "prompts_per_iteration": 12, "iterations": 40},
+    ],
+)
+def test_every_algorithm_raises_the_reward(trainer_of: Callable[..., PpoTrainer], fields: dict[str, object]) -> None:
+    """Twenty iterations (forty of GRPO) teach the word that is paid for, and to finish; the KL grows from 0."""
+    common = {"iterations": 20, "prompts_per_iteration": 48, "learning_rate": 5e-3, "kl": {"coefficient": 0.02}}
+    trainer = trainer_of(**common | fields)
     trainer.prompts = PROMPTS * 6
     rows = list(trainer.train())
     first, last = ([row["reward_mean"] for row in part] for part in (rows[:2], rows[-3:]))
@@ -216,6 +232,14 @@ def test_a_run_that_trained_nothing_is_an_error(trainer_of: Callable[..., PpoTra
         trainer.check_learnt()
 
 
+def test_a_run_that_went_back_to_its_start_says_why(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """Past the ceiling after the first update, only the start lay within: an error that names the ceiling."""
+    trainer = trainer_of(iterations=5, learning_rate=0.3, kl={"coefficient": 0.0, "ceiling": 0.01})
+    assert len(list(trainer.train())) == 1
+    with pytest.raises(ValueError, match=r"went back to where it began: the KL .* above ppo.kl.ceiling 0.01; lower"):
+        trainer.check_learnt()
+
+
 def test_one_step_is_enough_to_have_learnt(trainer_of: Callable[..., PpoTrainer]) -> None:
     """Without warm-up a single iteration moves the policy, and the check is content."""
     trainer = trainer_of(iterations=1)
@@ -223,15 +247,25 @@ def test_one_step_is_enough_to_have_learnt(trainer_of: Callable[..., PpoTrainer]
     trainer.check_learnt()
 
 
-def test_a_run_ends_past_the_kl_ceiling(trainer_of: Callable[..., PpoTrainer]) -> None:
-    """A high rate drives the KL past half a nat soon; the iteration that shows it is the last."""
+def test_past_the_kl_ceiling_the_policy_goes_back_within(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """A high rate drives the KL past half a nat soon; what is kept was last measured within, and the reason is told."""
     trainer = trainer_of(
         iterations=30, learning_rate=3e-2, update_kl_ceiling=None, kl={"coefficient": 0.0, "ceiling": 0.5}
     )
-    rows = [row["kl"] for row in trainer.train()]
+    ends = [vector(trainer.policy)]
+    rows = []
+    for row in trainer.train():
+        rows.append(row["kl"])
+        ends.append(vector(trainer.policy))
     assert len(rows) < 30
-    assert rows[-1] > 0.5
-    assert max(rows[:-1]) <= 0.5
+    assert max(rows) <= 0.5
+    # The last update led past the ceiling, so the policy is the one before it.
+    assert torch.equal(vector(trainer.policy), ends[-2])
+    assert not torch.equal(ends[-1], ends[-2])
+    assert trainer.stopped is not None
+    assert trainer.stopped.startswith("the KL to the reference is ")
+    assert trainer.kept is not None
+    assert trainer.kept.iteration == len(rows) - 1
 
 
 def test_the_coefficient_adapts_from_one_iteration_to_the_next(trainer_of: Callable[..., PpoTrainer]) -> None:
@@ -266,6 +300,135 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(trainer_of: Callable[..., 
     assert runs[0][0] == runs[1][0]
     assert torch.equal(runs[0][1], runs[1][1])
     assert runs[0][0] != runs[2][0]
+
+
+class Count:
+    """A watch of our own: best at some iterations, stops at one, and remembers what it was shown."""
+
+    def __init__(self, best: set[int], stop: int | None = None) -> None:
+        self.best, self.stop = best, stop
+        self.shown: dict[int, torch.Tensor] = {}
+
+    def check(self, policy: Policy, log_ratio: object, iteration: int) -> Check:
+        self.shown[iteration] = vector(policy)
+        stop = "seen enough" if iteration == self.stop else None
+        return Check({"watched": float(iteration)}, iteration in self.best, [], stop)
+
+    def state_dict(self) -> dict[str, object]:
+        return {"shown": self.shown}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self.shown = state["shown"]  # type: ignore[assignment]
+
+
+def test_the_watch_stops_the_run_and_the_best_policy_is_kept(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """It is asked before the first iteration and after each; at its word its best policy is back, bit for bit."""
+    trainer = trainer_of(iterations=6, learning_rate=1e-2)
+    trainer.watch = watch = Count(best={0, 2}, stop=4)
+    rows = list(trainer.train())
+    assert [row["watched"] for row in rows] == [1.0, 2.0, 3.0, 4.0]
+    assert sorted(watch.shown) == [0, 1, 2, 3, 4]
+    assert torch.equal(vector(trainer.policy), watch.shown[2])
+    assert (trainer.stopped, trainer.kept.iteration) == ("seen enough", 2)
+
+
+def test_past_the_ceiling_the_watchs_best_is_gone_back_to(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """Where somebody watches, the best that was seen is kept, and not just the last within the ceiling."""
+    trainer = trainer_of(
+        iterations=30, learning_rate=3e-2, update_kl_ceiling=None, kl={"coefficient": 0.0, "ceiling": 0.5}
+    )
+    trainer.watch = watch = Count(best={0})
+    list(trainer.train())
+    assert trainer.stopped is not None
+    assert max(watch.shown) > 0
+    assert torch.equal(vector(trainer.policy), watch.shown[0])
+
+
+def test_a_watch_that_does_not_stop_the_run_leaves_the_last_policy(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """The best is gone back to only when something was wrong."""
+    trainer = trainer_of(iterations=3, learning_rate=1e-2)
+    trainer.watch = watch = Count(best={1})
+    list(trainer.train())
+    assert torch.equal(vector(trainer.policy), watch.shown[3])
+    assert trainer.stopped is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kl": {"coefficient": 0.1, "target": 1.0, "horizon": 100, "ceiling": 50.0}, "critic_warmup": 1},
+        {"critic": "head"},
+        {"algorithm": "grpo", "completions": 2},
+    ],
+)
+def test_a_resumed_run_equals_one_that_never_stopped(
+    trainer_of: Callable[..., PpoTrainer], fields: dict[str, object], tmp_path: Path
+) -> None:
+    """Five iterations at once, or two, a file, and three by another trainer: the same figures and weights."""
+    fields = {"iterations": 5, "learning_rate": 1e-2, "prompts_per_iteration": 3, **fields}
+    whole, first, second = (trainer_of(**fields) for _ in range(3))
+    second.prompts = first.prompts = whole.prompts = PROMPTS
+    for trainer in (whole, first, second):
+        trainer.watch = Count(best={1})
+    rows = list(whole.train())
+    steps = first.train()
+    before = [next(steps) for _ in range(2)]
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    shake(second.policy)
+    torch.rand(7)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert before + list(second.train()) == rows
+    assert torch.equal(vector(second.policy), vector(whole.policy))
+    assert second.kept is not None
+    for ours, theirs in zip(second.kept.weights, whole.kept.weights, strict=True):
+        assert torch.equal(ours, theirs)
+    if whole.critic is not None:
+        for name, weight in whole.critic.state_dict().items():
+            assert torch.equal(weight, second.critic.state_dict()[name])
+    assert second.watch.shown.keys() == whole.watch.shown.keys()
+
+
+def test_a_checkpoint_of_another_reference_is_refused(trainer_of: Callable[..., PpoTrainer], gpt2: Policy) -> None:
+    """KL to one start and weights from another would not fit together."""
+    state = trainer_of().state_dict()
+    other = trainer_of()
+    shake(other.reference)
+    with pytest.raises(ValueError, match="made with another reference"):
+        other.load_state_dict(state)
+
+
+def test_a_value_head_shares_the_policys_trunk(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """It holds a head's weights alone; warming up it learns while the trunk stands still, later both move."""
+    trainer = trainer_of(critic="head", iterations=2, critic_warmup=1, critic_learning_rate=1e-2)
+    assert sum(weight.numel() for weight in trainer.critic.parameters()) == trainer.policy.hidden + 1
+    start, steps = vector(trainer.policy), trainer.train()
+    next(steps)
+    assert torch.equal(vector(trainer.policy), start)
+    assert trainer.critic.head.weight.abs().sum() > 0
+    next(steps)
+    assert not torch.equal(vector(trainer.policy), start)
+
+
+def test_the_score_falls_with_length_and_the_reward_shows_it(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """The same rollouts; at half a point for each token past one the mean reward is lower by what they are longer."""
+    plain, _ = trainer_of().sample_experience(PROMPTS)
+    _, free = trainer_of().sample_experience(PROMPTS)
+    _, paid = trainer_of(length_penalty=0.5, length_free=1).sample_experience(PROMPTS)
+    extra = (plain.batch.response_mask.sum(1) - 1).float().mean().item()
+    assert extra > 0.5
+    assert paid["reward_mean"] == pytest.approx(free["reward_mean"] - 0.5 * extra, abs=1e-5)
+
+
+def test_the_pretraining_term_keeps_general_text_likely(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """With it, what PPO would forget of other texts gets likelier instead; its loss is among the figures."""
+    losses = []
+    for coefficient in (0.0, 5.0):
+        trainer = trainer_of(iterations=6, learning_rate=1e-2, ptx_coefficient=coefficient)
+        trainer.general = [([3, 4], [5, 6, 5, 1]), ([7], [6, 6, 1])]
+        rows = list(trainer.train())
+        assert ("general_loss" in rows[0]) == (coefficient > 0)
+        losses.append(evaluate_loss(trainer.policy, trainer.general))
+    assert losses[1] < losses[0] - 1.0
 
 
 def test_a_run_without_prompts_is_an_error(speller: Policy, clone: Callable[[Policy], Policy]) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from rlhf.batches import Batch, response_logits
+from rlhf.batches import Batch, make_batch, response_logits, response_logprobs, response_states
 from rlhf.logprobs import token_logprobs
+from rlhf.models import Policy
+from rlhf.ppo.critic import Critic
+from rlhf.ppo.experience import Experience
 from rlhf.ppo.losses import policy_losses, value_losses
-from rlhf.ppo.update import Actors, Experience, update
+from rlhf.ppo.update import Actors, update
 from rlhf.settings import PpoSettings
 
 
@@ -89,7 +93,7 @@ def test_the_first_ratios_are_one(actors: Actors, experience: Experience) -> Non
     mask = experience.batch.response_mask
     figures = update(actors, experience, settings(), True, generator())
     assert figures["ratio"] == pytest.approx(1.0, abs=1e-5)
-    assert figures["approx_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert figures["approx_kl_k3"] == pytest.approx(0.0, abs=1e-6)
     assert figures["clip_fraction"] == 0.0
     assert figures["policy_loss"] == pytest.approx(-experience.advantages[mask].mean().item(), abs=1e-5)
     expected = value_losses(experience.values, experience.values, experience.returns, 0.2)[mask].mean()
@@ -112,7 +116,9 @@ def test_diagnostics_are_averaged_over_tokens_and_not_over_padding(actors: Actor
         losses = policy_losses(ratio[None], experience.advantages[mask][None], 0.2)
     second = {
         "ratio": ratio.mean(),
-        "approx_kl": (ratio - 1 - ratio.log()).mean(),
+        "approx_kl_k1": -ratio.log().mean(),
+        "approx_kl_k2": ratio.log().square().mean() / 2,
+        "approx_kl_k3": (ratio - 1 - ratio.log()).mean(),
         "clip_fraction": ((ratio - 1).abs() > 0.2).float().mean(),
         "entropy": entropy.mean(),
         "policy_loss": losses.mean(),
@@ -221,3 +227,62 @@ def test_rows_of_experience_keep_batch_and_figures_together(experience: Experien
     assert isinstance(part.batch, Batch)
     for ours, whole in zip((*part.batch, *part[1:]), (*experience.batch, *experience[1:]), strict=True):
         assert torch.equal(ours, whole[[3, 1]])
+
+
+def test_a_head_on_the_policy_passes_its_gradient_into_the_trunk(learner: Policy, experience: Experience) -> None:
+    """One forward serves both losses: the policy's step is the gradient of the two together."""
+    critic = Critic(None, learner.hidden)
+    torch.nn.init.normal_(critic.head.weight, std=0.3, generator=torch.Generator().manual_seed(1))
+    optimizers = [torch.optim.SGD(network.parameters(), lr=1.0) for network in (learner.model, critic)]
+    actors = Actors(learner.model, critic, *optimizers)
+    experience = experience._replace(values=torch.zeros_like(experience.values))
+    params = settings(value_coefficient=0.7, value_clip=100.0)
+    model, head = copy.deepcopy((learner.model, critic.head))
+    batch, mask = experience.batch, experience.batch.response_mask
+    states = response_states(model, batch)
+    logprobs = response_logprobs(model, batch)
+    loss = -experience.advantages * (logprobs - experience.logprobs).exp()
+    loss = loss + 0.7 * 0.5 * (head(states).squeeze(-1) - experience.returns) ** 2
+    (loss[mask].sum() / mask.sum()).backward()
+    expected = [torch.cat([weight.grad.flatten() for weight in part.parameters()]) for part in (model, head)]
+    before = weights(actors)
+    update(actors, experience, params, True, generator())
+    for start, now, gradient in zip(before, weights(actors), expected, strict=True):
+        torch.testing.assert_close(start - now, gradient, atol=2e-5, rtol=1e-4)
+
+
+def test_without_a_critic_the_policy_alone_learns(learner: Policy, experience: Experience) -> None:
+    """REINFORCE and its kin: no value loss, and at the first step the gradient of −Σ A·log π over the tokens."""
+    actors = Actors(learner.model, None, torch.optim.SGD(learner.model.parameters(), lr=1.0), None)
+    model, mask = copy.deepcopy(learner.model), experience.batch.response_mask
+    logprobs = response_logprobs(model, experience.batch)
+    (-(experience.advantages * logprobs)[mask].sum() / mask.sum()).backward()
+    expected = torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    before = torch.cat([weight.detach().flatten().clone() for weight in learner.model.parameters()])
+    figures = update(actors, experience, settings(), True, generator())
+    after = torch.cat([weight.detach().flatten() for weight in learner.model.parameters()])
+    torch.testing.assert_close(before - after, expected, atol=2e-5, rtol=1e-4)
+    assert not {"value_loss", "critic_grad_norm"} & figures.keys()
+
+
+def test_the_pretraining_term_adds_its_weighted_gradient(learner: Policy, experience: Experience) -> None:
+    """With advantages of 0, a step is γ times the gradient of the general loss alone, asked for the step's rows."""
+    experience = experience._replace(advantages=torch.zeros_like(experience.advantages))
+    actors = Actors(learner.model, None, torch.optim.SGD(learner.model.parameters(), lr=1.0), None)
+    model, asked = copy.deepcopy(learner.model), []
+
+    def general(network: torch.nn.Module) -> torch.Tensor:
+        return -response_logprobs(network, make_batch([[3]], [[4, 1]])).sum() / 2
+
+    def loss(rows: int) -> Iterator[torch.Tensor]:
+        asked.append(rows)
+        yield from (0.5 * general(learner.model) for _ in range(2))
+
+    general(model).backward()
+    expected = 0.3 * torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    before = torch.cat([weight.detach().flatten().clone() for weight in learner.model.parameters()])
+    figures = update(actors, experience, settings(ptx_coefficient=0.3), True, generator(), loss)
+    after = torch.cat([weight.detach().flatten() for weight in learner.model.parameters()])
+    torch.testing.assert_close(before - after, expected, atol=2e-5, rtol=1e-4)
+    assert asked == [6]
+    assert figures["general_loss"] == pytest.approx(general(model).item(), abs=1e-6)

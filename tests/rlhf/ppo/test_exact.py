@@ -1,0 +1,211 @@
+"""An exactly solvable case: two tokens at most over eight words, so that every completion can be counted.
+
+By enumeration the objective J(π) = E[R] − β·KL(π ‖ π_ref), its gradient and its optimum are known. The optimum is
+π*(y|x) ∝ π_ref(y|x)·exp(R(y)/β), with J* = β·log Σ_y π_ref(y|x)·exp(R(y)/β).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from rlhf.batches import make_batch, response_logprobs
+from rlhf.models import Policy
+from rlhf.ppo.advantages import log_derivative_coefficients
+from rlhf.ppo.critic import Critic
+from rlhf.ppo.trainer import PpoTrainer
+from rlhf.ppo.update import update
+from rlhf.settings import PpoSettings
+
+EOS, WORDS = 1, range(8)
+BETA = 0.5
+ALGORITHMS = ("ppo", "reinforce", "rloo", "grpo")
+
+
+def objective(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, rewards: torch.Tensor, beta: float) -> torch.Tensor:
+    """E[R] − β·KL of a distribution over outcomes that are all listed."""
+    probabilities = logprobs.exp()
+    return (probabilities * (rewards - beta * (logprobs - ref_logprobs))).sum()
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "expected"),
+    # .4·1 + .3·0 + .2·0 + .1·.3 = .43; .8·1 + .1·0 + .05·0 + .05·.3 = .815
+    [((0.4, 0.3, 0.2, 0.1), 0.43), ((0.8, 0.1, 0.05, 0.05), 0.815)],
+)
+def test_the_expected_reward_by_hand(probabilities: tuple[float, ...], expected: float) -> None:
+    """Without a KL term the objective is the expected reward."""
+    logprobs = torch.tensor(probabilities, dtype=torch.float64).log()
+    rewards = torch.tensor([1.0, 0.0, 0.0, 0.3], dtype=torch.float64)
+    assert objective(logprobs, logprobs, rewards, 0.0).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_gradients_coefficient_by_hand() -> None:
+    """1 − .01·(1 + log .6 − log .5) = 1 − .01·1.18232 = .98818; at the reference it is R − β."""
+    ratios = torch.tensor([math.log(0.6) - math.log(0.5), 0.0])
+    found = log_derivative_coefficients(torch.ones(2), ratios, 0.01)
+    torch.testing.assert_close(found, torch.tensor([0.988177, 0.99]), atol=1e-6, rtol=0)
+
+
+def test_the_coefficient_is_the_derivative_of_the_objective() -> None:
+    """∂J/∂θ = Σ_y π(y)·∇log π(y)·coefficient(y), against autograd through every outcome."""
+    draw = torch.Generator().manual_seed(3)
+    logits, reference, rewards = (torch.randn(6, generator=draw, dtype=torch.float64) for _ in range(3))
+    logits.requires_grad_(True)
+    logprobs, ref_logprobs = logits.log_softmax(0), reference.log_softmax(0)
+    (exact,) = torch.autograd.grad(objective(logprobs, ref_logprobs, rewards, 0.3), logits, retain_graph=True)
+    coefficients = log_derivative_coefficients(rewards, (logprobs - ref_logprobs).detach(), 0.3)
+    (ours,) = torch.autograd.grad((logprobs.exp().detach() * coefficients * logprobs).sum(), logits)
+    torch.testing.assert_close(ours, exact, atol=1e-12, rtol=0)
+
+
+class Paid:
+    """A scorer with a price for each word; a text is worth the sum of its words."""
+
+    prices = dict(zip("abcde", (0.9, -0.6, 0.3, -0.2, 0.5), strict=True))
+
+    def score(self, prompts: Sequence[object], completions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
+        return torch.tensor([sum(self.prices[word] for word in text.split()) for text in completions])
+
+
+class Outcomes(NamedTuple):
+    """Every completion of a prompt that the sampler can draw, and what it is worth."""
+
+    responses: list[list[int]]
+    rewards: torch.Tensor
+
+
+def outcomes(policy: Policy, longest: int) -> Outcomes:
+    """EOS at once, or words up to the limit."""
+    done, open_ = [], [[]]
+    for _ in range(longest):
+        open_ = [[*row, token] for row in open_ for token in WORDS]
+        done += [row for row in open_ if row[-1] == EOS]
+        open_ = [row for row in open_ if row[-1] != EOS]
+    responses = done + open_
+    return Outcomes(responses, Paid().score([], [policy.decode(row) for row in responses]))
+
+
+def exact_logprobs(policy: Policy, prompt: str, responses: list[list[int]]) -> torch.Tensor:
+    """log π(y|x) of every completion."""
+    batch = make_batch([policy.encode_prompt(prompt)] * len(responses), responses)
+    return response_logprobs(policy.model, batch).sum(1)
+
+
+@pytest.fixture
+def trainer_of(speller: Policy, clone: Callable[[Policy], Policy]) -> Callable[..., PpoTrainer]:
+    """A trainer of an algorithm whose policy may start apart from its reference."""
+
+    def build(algorithm: str, prompts: Sequence[str], **fields: object) -> PpoTrainer:
+        defaults = {
+            "algorithm": algorithm,
+            "kl": {"coefficient": BETA},
+            "critic_warmup": 0,
+            "gae_lambda": 1.0,
+            "unfinished": "reduce",  # the limit is the world's end here, not a fault
+            "unfinished_score": 0.0,
+            "epochs": 1,
+            "minibatches": 1,
+            "max_grad_norm": 1e9,
+        }
+        settings = PpoSettings.model_validate(defaults | fields)
+        critic = Critic(speller.model.base_model, speller.hidden) if algorithm == "ppo" else None
+        return PpoTrainer(clone(speller), clone(speller), critic, Paid(), prompts, settings)
+
+    return build
+
+
+def sampled_gradient(trainer: PpoTrainer, prompts: Sequence[str]) -> torch.Tensor:
+    """One batch's estimate of ∇J: what a step at rate 1 adds to the weights, with the loss's own scale undone."""
+    weights = list(trainer.policy.model.parameters())
+    before = torch.cat([weight.detach().flatten().clone() for weight in weights])
+    start = copy.deepcopy(trainer.policy.model.state_dict())
+    experience, figures = trainer.sample_experience(prompts)
+    actors = trainer.actors._replace(policy_optimizer=torch.optim.SGD(weights, lr=1.0))
+    update(actors, experience, trainer.settings, True, trainer.generator)
+    moved = torch.cat([weight.detach().flatten() for weight in weights]) - before
+    trainer.policy.model.load_state_dict(start)
+    mask = experience.batch.response_mask
+    scale = mask.sum() / len(mask)  # a loss per token, where the objective is one per completion
+    if trainer.settings.algorithm == "ppo":
+        scale = scale * figures["advantage_std"]  # whitened advantages
+    if trainer.settings.algorithm == "grpo":
+        scale = scale * experience.returns[:, 0].std(correction=0)  # one prompt, so one group
+    return scale * moved
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_sampled_gradients_are_the_true_one_within_their_error(
+    trainer_of: Callable[..., PpoTrainer], algorithm: str
+) -> None:
+    """Forty batches, away from the reference: along the true gradient and twenty random directions, four errors."""
+    prompts = ["a"] if algorithm == "grpo" else ["a", "b c"]
+    completions = 256 // len(prompts) if algorithm in ("grpo", "ppo", "reinforce") else 4
+    trainer = trainer_of(
+        algorithm,
+        prompts,
+        iterations=1,
+        prompts_per_iteration=len(prompts),
+        completions=completions,
+        max_new_tokens=2,
+        critic_learning_rate=1e-12,  # the critic goes on saying 0
+    )
+    draw = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for weight in trainer.policy.model.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=draw))
+    total = torch.zeros(())
+    for prompt in prompts:
+        listed = outcomes(trainer.policy, 2)
+        ours = exact_logprobs(trainer.policy, prompt, listed.responses)
+        theirs = exact_logprobs(trainer.networks.reference, prompt, listed.responses).detach()
+        assert ours.exp().sum().item() == pytest.approx(1.0, abs=1e-4)
+        total = total + objective(ours, theirs, listed.rewards, BETA) / len(prompts)
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(total, list(trainer.policy.model.parameters()))])
+
+    repeats = 32 if algorithm == "rloo" else 1
+    found = torch.stack([sampled_gradient(trainer, prompts * repeats) for _ in range(40)])
+    directions = torch.stack([exact, *torch.randn(20, len(exact), generator=draw)])
+    directions = directions / directions.norm(dim=1, keepdim=True)
+    estimates = found @ directions.T  # [40, 21]
+    error = estimates.std(0) / math.sqrt(len(found))
+    truth = directions @ exact
+    assert truth[0] > 15 * error[0]  # the test has the power to see a wrong sign, scale or baseline
+    assert ((estimates.mean(0) - truth).abs() < 4 * error).all()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_training_reaches_the_known_optimum(trainer_of: Callable[..., PpoTrainer], algorithm: str) -> None:
+    """One token, one prompt: the policy ends at π_ref·exp(R/β), and J at β·log Σ π_ref·exp(R/β)."""
+    trainer = trainer_of(
+        algorithm,
+        ["a"],
+        iterations=80,
+        prompts_per_iteration=1,
+        completions=64,
+        max_new_tokens=1,
+        learning_rate=2e-2,
+        critic_learning_rate=2e-2,
+        epochs=2,
+    )
+    listed = outcomes(trainer.policy, 1)
+    with torch.no_grad():
+        reference = exact_logprobs(trainer.policy, "a", listed.responses)
+        best = (reference + listed.rewards / BETA).log_softmax(0)
+        optimum = (BETA * (reference + listed.rewards / BETA).logsumexp(0)).item()
+        assert objective(best, reference, listed.rewards, BETA).item() == pytest.approx(optimum, abs=1e-5)
+        start = objective(reference, reference, listed.rewards, BETA).item()
+    for _ in trainer.train():
+        pass
+    with torch.no_grad():
+        found = exact_logprobs(trainer.policy, "a", listed.responses)
+    reached = objective(found, reference, listed.rewards, BETA).item()
+    assert optimum - start > 0.1
+    assert reached <= optimum + 1e-5
+    assert optimum - reached < 0.005 * (optimum - start)
+    assert 0.5 * (found.exp() - best.exp()).abs().sum() < 0.02

@@ -1,0 +1,70 @@
+"""Where the algorithms differ: what each makes of the same scores and KL."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rlhf.masking import masked_mean
+from rlhf.ppo.experience import Estimate, estimate_advantages
+from rlhf.settings import PpoSettings
+
+MASK = torch.tensor([[True, True], [True, False], [True, True], [True, False]])
+SCORES = torch.tensor([1.0, 2.0, 0.0, 4.0])
+LOGPROBS = torch.tensor([[-1.0, -2.0], [-1.5, 0.0], [-0.5, -0.5], [-3.0, 0.0]])
+# log π − log π_ref per completion: .5 + .5 = 1, −1, 0, 2
+REF_LOGPROBS = LOGPROBS - torch.tensor([[0.5, 0.5], [-1.0, 9.0], [0.25, -0.25], [2.0, 9.0]])
+
+
+def estimate(values: torch.Tensor | None = None, **fields: object) -> Estimate:
+    """With β = ½, and the completions of two prompts, two each."""
+    defaults = {"iterations": 1, "prompts_per_iteration": 2, "completions": 2, "gae_lambda": 1.0}
+    settings = PpoSettings.model_validate(defaults | fields)
+    return estimate_advantages(SCORES, LOGPROBS, REF_LOGPROBS, values, MASK, settings, 0.5)
+
+
+# R − ½·(1 + KL): 1 − 1 = 0, 2 − 0 = 2, 0 − ½ = −½, 4 − 1½ = 2½. What lies past a completion's end never counts.
+RETURNS = [0.0, 2.0, -0.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "advantages", "baselines"),
+    [
+        # over the batch: each less the mean of the three others, e.g. 0 − (2 − ½ + 2½)/3 = −4/3
+        ("reinforce", [-4 / 3, 4 / 3, -2.0, 2.0], [4 / 3, 2 / 3, 1.5, 0.5]),
+        # over the prompt: 0 − 2, 2 − 0, −½ − 2½, 2½ + ½
+        ("rloo", [-2.0, 2.0, -3.0, 3.0], [2.0, 0.0, 2.5, -0.5]),
+        # means 1 and 1, deviations 1 and 1½, each with 1e-4 on top
+        ("grpo", [-1 / 1.0001, 1 / 1.0001, -1.5 / 1.5001, 1.5 / 1.5001], [1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_what_each_algorithm_without_a_critic_makes_of_the_same_scores(
+    algorithm: str, advantages: list[float], baselines: list[float]
+) -> None:
+    """By hand, at every token of the completion and nowhere else."""
+    found = estimate(algorithm=algorithm)
+    for ours, expected in zip(found, (advantages, RETURNS, baselines), strict=True):
+        spread = torch.where(MASK, torch.tensor(expected)[:, None], 0.0)
+        torch.testing.assert_close(ours, spread, atol=1e-6, rtol=0)
+
+
+def test_ppo_estimates_every_token_with_its_critic() -> None:
+    """With γ = λ = 1: the rest of the rewards less the value. First row: 1 − ½·(½ + ½) = ½, then 1 − ¼ = ¾."""
+    values = torch.where(MASK, 0.25, 0.0)
+    found = estimate(values, algorithm="ppo")
+    assert found.returns[0].tolist() == pytest.approx([0.5, 0.75])
+    assert found.advantages[0].tolist() == pytest.approx([0.25, 0.5])
+    assert found.returns[1].tolist() == pytest.approx([2.5, 0.0])  # 2 + ½·1
+    assert torch.equal(found.values, values)
+
+
+def test_whitened_rewards_keep_their_mean() -> None:
+    """The rewards are −¼, ¾ | 2½ | −⅛, ⅛ | 3: their mean stays 1, their deviation becomes 1."""
+    rewards = torch.tensor([[-0.25, 0.75], [2.5, 0.0], [-0.125, 0.125], [3.0, 0.0]])
+    mean = masked_mean(rewards, MASK)
+    deviation = torch.sqrt(masked_mean((rewards - mean) ** 2, MASK))
+    whitened = torch.where(MASK, (rewards - mean) / deviation + mean, 0.0)
+    found = estimate(torch.zeros(4, 2), algorithm="ppo", whiten_rewards=True)
+    assert mean.item() == pytest.approx(1.0)
+    torch.testing.assert_close(found.returns[:, 0], whitened.sum(1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.returns[0, 1], whitened[0, 1], atol=1e-5, rtol=0)
