@@ -3,6 +3,8 @@
 Demonstrations are mediocre on purpose, as people's are: they drop facts, now and then state a wrong value, and
 some open with filler. References state everything. That gap is what learning from preferences can win.
 Whole combinations of kind and dish are held out: a test prompt has one that no training row has.
+
+A second task, the labels of a tool store, shares no word with it: what a policy may forget while it learns the first.
 """
 
 from __future__ import annotations
@@ -54,6 +56,11 @@ CLAUSES: dict[str, tuple[str, ...]] = {
 }
 FILLERS = ("well ,", "so ,", "now ,", "you see ,")
 
+TOOLS = ("anvil", "bolt", "chisel", "clamp", "drill", "file", "hammer", "hinge", "mallet", "nail", "rivet", "wrench")
+METALS = ("brass", "bronze", "copper", "iron", "nickel", "steel", "zinc")
+SIZES = (4, 6, 8, 10, 12, 16, 20, 24)
+AISLES = range(1, 25)
+
 
 def make_demonstrations(count: int, seed: int) -> list[Demonstration]:
     """Generates mediocre demonstrations for training (split train, and one in twenty for dev)."""
@@ -90,6 +97,22 @@ def make_prompts(count: int, seed: int) -> list[Prompt]:
             {"id": f"prompt-{len(rows):05d}", "prompt": prompt, "references": references, "split": split}
         )
     return list(rows.values())
+
+
+def make_general_demonstrations(count: int, seed: int) -> list[Demonstration]:
+    """Generates demonstrations of the other task: a prompt has one right answer, so that all loss is lack of skill."""
+    generator = random.Random(f"general-{seed}")
+    rows = []
+    for index in range(count):
+        tool, metal, size, aisle = (generator.choice(values) for values in (TOOLS, METALS, SIZES, AISLES))
+        rows.append(
+            Demonstration(
+                id=f"general-{index:05d}",
+                prompt=f"{tool} / {metal} / {size} mm / aisle {aisle}",
+                response=f"Aisle {aisle} stocks every {metal} {tool} of {size} mm.",
+            )
+        )
+    return rows
 
 
 def write_prompt(facts: Mapping[str, str]) -> str:

@@ -1,7 +1,8 @@
 """Brings demonstrations and prompts in.
 
 Reads the source that `ingest.source` names: `builtin` (generated from the seed), a file or folder below
-data/source, or a data set of the Hub. Writes data/raw/demonstrations.jsonl and data/raw/prompts.jsonl.
+data/source, or a data set of the Hub. Writes data/raw/demonstrations.jsonl and data/raw/prompts.jsonl; and
+data/raw/general.jsonl, demonstrations of other tasks, where `ingest.general` names a source of them too.
 A row that cannot be read stops the stage; nothing is dropped and nothing half-written.
 
     python -m tasks ingest
@@ -24,8 +25,8 @@ def run(paths: Paths, params: IngestParams) -> dict[str, float]:
     """Writes data/raw and returns how many demonstrations and prompts it holds.
 
     Raises:
-        FileNotFoundError: the source is missing.
-        ValueError: the source lies outside data/source, cannot be reached, or holds malformed rows.
+        FileNotFoundError: a source is missing.
+        ValueError: a source lies outside data/source, cannot be reached, or holds malformed rows.
     """
     if params.source == "builtin":
         demonstrations, prompts = _generate(params)
@@ -35,9 +36,15 @@ def run(paths: Paths, params: IngestParams) -> dict[str, float]:
         raise ValueError(f"{params.source}: no row has a response; give demonstrations to imitate")
     demonstrations = _limit(demonstrations, params.limit, params.seed)
     prompts = [*prompts, *derive_prompts(demonstrations, prompts)]
+    general = _limit(_general(paths, params), params.limit, params.seed)
     write_records(paths.raw / "demonstrations.jsonl", demonstrations)
     write_records(paths.raw / "prompts.jsonl", prompts)
-    return {"demonstrations": len(demonstrations), "prompts": len(prompts)}
+    metrics: dict[str, float] = {"demonstrations": len(demonstrations), "prompts": len(prompts)}
+    if general:
+        metrics["general"] = write_records(paths.raw / "general.jsonl", general)
+    else:
+        (paths.raw / "general.jsonl").unlink(missing_ok=True)
+    return metrics
 
 
 def _generate(params: IngestParams) -> tuple[list[Demonstration], list[Prompt]]:
@@ -47,6 +54,23 @@ def _generate(params: IngestParams) -> tuple[list[Demonstration], list[Prompt]]:
         make_demonstrations(params.demonstrations, params.seed),
         make_prompts(params.prompts, params.seed),
     )
+
+
+def _general(paths: Paths, params: IngestParams) -> list[Demonstration]:
+    """Demonstrations of other tasks; none where no source of them is named."""
+    if params.general is None:
+        return []
+    if params.general == "builtin":
+        from rlhf.corpus import make_general_demonstrations
+
+        return make_general_demonstrations(params.demonstrations, params.seed)
+    demonstrations, prompts = _read(paths, params.general)
+    if prompts:
+        raise ValueError(
+            f"{params.general}: {len(prompts)} rows, such as {prompts[0].id}, have no response; ingest.general takes "
+            "demonstrations alone, so give each row a response, or remove it"
+        )
+    return demonstrations
 
 
 def _read(paths: Paths, source: str) -> tuple[list[Demonstration], list[Prompt]]:

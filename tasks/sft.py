@@ -1,7 +1,8 @@
 """sft: fine-tunes the base model on the demonstrations, with the loss on the response only.
 
-Reads data/validated/train and data/validated/dev; writes data/models/sft (a transformers folder: safetensors and
-tokenizer) and the curves loss.csv and eval_loss.csv in data/plots/sft.
+Reads data/validated/train (its general demonstrations too, where some are replayed) and data/validated/dev; writes
+data/models/sft (a transformers folder: safetensors and tokenizer) and the curves loss.csv and eval_loss.csv in
+data/plots/sft.
 
     python -m tasks sft
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 from rlhf.records import Demonstration, prompt_key
 from rlhf.settings import ModelSettings, SftSettings
+from tasks.base import load_base
 from tasks.files import read_records, write_curve
+from tasks.general import read_general
 from tasks.paths import Paths
 from tasks.progress import follow
 from tasks.report import plot_curves
@@ -20,32 +23,40 @@ def run(paths: Paths, params: SftSettings, model: ModelSettings) -> dict[str, fl
     """Trains and saves the SFT model; returns its losses on the dev split, nats per response token.
 
     Raises:
-        ValueError: the base model cannot be had, a prompt is too long, or training made the dev loss no better;
-            nothing is written then.
+        ValueError: the base model cannot be had, there is nothing to replay, a prompt is too long, or training made
+            the dev loss no better; nothing is written then.
     """
     train = read_records(paths.validated / "train" / "demonstrations.jsonl", Demonstration)
     dev = read_records(paths.validated / "dev" / "demonstrations.jsonl", Demonstration)[: params.eval_rows]
+    general = read_general(paths, "train", needed_by="sft.replay") if params.replay else []
 
-    from rlhf.models import autocast, build_policy, load_policy, resolve_device, save_policy, train_tokenizer
+    from rlhf.adapters import attach, is_adapted, merge, trainable_parameters
+    from rlhf.models import autocast, build_policy, resolve_device, save_policy, train_tokenizer
     from rlhf.sft import encode_demonstrations, evaluate_loss, perplexity, train_sft
 
     device = resolve_device(model.device)
-    if model.name is not None:
-        policy = load_policy(model.name, model, training=True)
-    else:
-        texts = [text for row in train for text in (prompt_key(row.prompt), row.response)]
-        policy = build_policy(model.config, train_tokenizer(texts, model.vocab_size), params.seed, device)
-    examples = encode_demonstrations(policy, train, model.max_prompt_tokens, params.max_response_tokens)
-    held_out = encode_demonstrations(policy, dev, model.max_prompt_tokens, params.max_response_tokens)
+    policy = load_base(model, training=True)
+    if policy is None:
+        texts = [text for row in [*train, *general] for text in (prompt_key(row.prompt), row.response)]
+        policy = build_policy(model.config, train_tokenizer(texts, model.vocab_size), params.seed, model)
+    limits = (model.max_prompt_tokens, params.max_response_tokens)
     with autocast(model.precision, device):
-        start_loss = evaluate_loss(policy, held_out)
-        rows = follow(train_sft(policy, examples, held_out, params), "sft", params.steps, show=("loss", "eval_loss"))
+        start_loss = evaluate_loss(policy, encode_demonstrations(policy, dev, *limits))
+        if params.adapter is not None:  # a soft prompt changes the model from its start on, so the base goes first
+            policy = attach(policy, params.adapter, params.seed)
+        examples, held_out = (encode_demonstrations(policy, rows, *limits) for rows in (train, dev))
+        replayed = encode_demonstrations(policy, general, *limits) if general else []
+        steps = train_sft(policy, examples, held_out, params, replayed)
+        rows = follow(steps, "sft", params.steps, show=("loss", "eval_loss"))
     eval_loss = rows[-1]["eval_loss"]
     if not eval_loss < start_loss:  # written so that a NaN fails too
         raise ValueError(
             f"sft made the dev loss no better: {start_loss:.3f} before, {eval_loss:.3f} after; "
             "lower sft.learning_rate or raise sft.steps"
         )
+    trained = sum(weight.numel() for weight in trainable_parameters(policy))
+    if is_adapted(policy):
+        policy = merge(policy)
     save_policy(policy, paths.models / "sft")
     plot_curves(paths.plots("sft") / "curves.png", rows, ("loss", "eval_loss", "learning_rate"), "SFT, per step")
     write_curve(paths.plots("sft") / "loss.csv", [_only(row, "step", "loss") for row in rows])
@@ -58,6 +69,7 @@ def run(paths: Paths, params: SftSettings, model: ModelSettings) -> dict[str, fl
         "perplexity": perplexity(eval_loss),
         "train_loss": rows[-1]["loss"],
         "parameters": float(sum(weight.numel() for weight in policy.model.parameters())),
+        "trainable_parameters": float(trained),
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from rlhf.preferences import SPLITS, split_of
-from rlhf.records import Demonstration, Prompt, prompt_key
+from rlhf.records import Demonstration, Prompt, Record, prompt_key
 from tasks.lengths import Lengths
 
 RowT = TypeVar("RowT", Demonstration, Prompt)
@@ -18,6 +18,8 @@ class SplitRows(NamedTuple):
 
     demonstrations: list[Demonstration]
     prompts: list[Prompt]
+    general: list[Demonstration]
+    """Demonstrations of other tasks; none where the night has no such data."""
 
 
 def declared_splits(rows: Iterable[Demonstration | Prompt]) -> dict[str, list[str]]:
@@ -45,6 +47,7 @@ def assign_splits(
 def divide(
     demonstrations: Sequence[Demonstration],
     prompts: Sequence[Prompt],
+    general: Sequence[Demonstration],
     splits: Mapping[str, str],
     lengths: Lengths,
     max_response_tokens: int,
@@ -54,6 +57,7 @@ def divide(
     Args:
         demonstrations: rows that passed.
         prompts: rows that passed.
+        general: rows that passed.
         splits: the split of each prompt, by key.
         lengths: counts the references' tokens.
         max_response_tokens: longer references demonstrate nothing.
@@ -64,22 +68,25 @@ def divide(
     parts = {}
     for split in SPLITS:
         chosen, asked = _of_split(demonstrations, split, splits), _of_split(prompts, split, splits)
+        others = _of_split(general, split, splits)
         if not chosen and split != "train":
             chosen = _demonstrate(asked, lengths, max_response_tokens)
-        # Nothing learns from demonstrations of test, so prompts without references are enough there.
-        missing = "prompts" if not asked else "demonstrations" if not chosen and split != "test" else None
-        if missing:
-            raise ValueError(
-                f"{split} would hold no {missing}, of {len(demonstrations)} demonstrations and "
-                f"{len(prompts)} prompts that passed; bring more data, {_remedy(split)}, or "
-                f'give rows a split of their own ("split": "{split}")'
-            )
-        parts[split] = SplitRows(chosen, asked)
+        _need(asked, split, "prompts", prompts)
+        if split != "test":  # nothing learns from its demonstrations, so prompts without references are enough there
+            _need(chosen, split, "demonstrations", demonstrations)
+        if general:
+            _need(others, split, "general demonstrations", general)
+        parts[split] = SplitRows(chosen, asked, others)
     return parts
 
 
-def _remedy(split: str) -> str:
-    return "lower validate.dev_share and test_share" if split == "train" else f"raise validate.{split}_share"
+def _need(rows: Sequence[Record], split: str, kind: str, passed: Sequence[Record]) -> None:
+    if not rows:
+        share = "lower validate.dev_share and test_share" if split == "train" else f"raise validate.{split}_share"
+        raise ValueError(
+            f"{split} would hold no {kind}, of {len(passed)} that passed; bring more data, {share}, or give rows a "
+            f'split of their own ("split": "{split}")'
+        )
 
 
 def _of_split(rows: Iterable[RowT], split: str, splits: Mapping[str, str]) -> list[RowT]:

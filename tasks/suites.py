@@ -31,7 +31,7 @@ class Check:
 
 
 def demonstration_checks(params: ValidateParams, max_prompt_tokens: int) -> list[Check]:
-    """The suite of data/raw/demonstrations.jsonl."""
+    """The suite of data/raw/demonstrations.jsonl, and of general.jsonl beside it."""
     return [
         *_schema("id", "prompt", "response"),
         _unique_ids(),

@@ -2,8 +2,9 @@
 
 Reads data/raw and every file below data/feedback. Checks them with Great Expectations, sends bad rows to
 data/quarantine with their reasons, and stops the night when an error-level expectation fails or too many
-rows are bad. Writes data/validated/{train,dev,test}/{demonstrations,prompts}.jsonl, split by prompt, and
-the kept rankings to data/validated/feedback under their own names. The Data Docs show every suite.
+rows are bad. Writes data/validated/{train,dev,test}/{demonstrations,prompts}.jsonl, split by prompt (and
+general.jsonl where ingest brought demonstrations of other tasks), and the kept rankings to
+data/validated/feedback under their own names. The Data Docs show every suite.
 
     python -m tasks validate
 """
@@ -39,6 +40,8 @@ class Inputs:
 
     demonstrations: list[Demonstration]
     prompts: list[Prompt]
+    general: list[Demonstration]
+    """Demonstrations of other tasks; none where ingest brought none."""
     feedback: list[tuple[str, Ranking]]
     """(file below data/feedback, as it will be called when validated; ranking)."""
     files: list[str]
@@ -54,8 +57,8 @@ def run(paths: Paths, params: ValidateParams, model: ModelSettings) -> dict[str,
             that the later stages need would be empty.
     """
     inputs = read_inputs(paths)
-    lengths = lengths_of(model.name)
-    data: list[Demonstration | Prompt] = [*inputs.demonstrations, *inputs.prompts]
+    lengths = lengths_of(model.name, model.trust_remote_code)
+    data: list[Demonstration | Prompt] = [*inputs.demonstrations, *inputs.prompts, *inputs.general]
     declared = declared_splits(data)
     splits = assign_splits(data, declared, params.dev_share, params.test_share, params.seed)
     verdicts = _check(inputs, declared, splits, lengths, params, model, paths.data_docs)
@@ -63,10 +66,11 @@ def run(paths: Paths, params: ValidateParams, model: ModelSettings) -> dict[str,
     kept = Inputs(
         _keep(inputs.demonstrations, verdicts["demonstrations"]),
         _keep(inputs.prompts, verdicts["prompts"]),
+        _keep(inputs.general, verdicts.get("general")),
         _keep(inputs.feedback, verdicts.get("feedback")),
         inputs.files,
     )
-    parts = divide(kept.demonstrations, kept.prompts, splits, lengths, params.max_response_tokens)
+    parts = divide(kept.demonstrations, kept.prompts, kept.general, splits, lengths, params.max_response_tokens)
     _write(paths, inputs, kept, parts, verdicts)
     return _metrics(inputs, kept, parts, verdicts)
 
@@ -74,12 +78,11 @@ def run(paths: Paths, params: ValidateParams, model: ModelSettings) -> dict[str,
 def read_inputs(paths: Paths) -> Inputs:
     """Reads data/raw and data/feedback; all malformed rows are reported together."""
     problems = Problems()
-    raw = {
-        name: read_file(paths.raw / f"{name}.jsonl", f"data/raw/{name}.jsonl", problems)
-        for name in ("demonstrations", "prompts")
-    }
+    names = ["demonstrations", "prompts"] + ["general"] * (paths.raw / "general.jsonl").is_file()
+    raw = {name: read_file(paths.raw / f"{name}.jsonl", f"data/raw/{name}.jsonl", problems) for name in names}
     demonstrations = as_records(raw["demonstrations"], Demonstration, problems)
     prompts = as_records(raw["prompts"], Prompt, problems)
+    general = as_records(raw.get("general", []), Demonstration, problems)
     feedback, sources = [], dict[str, str]()
     for file in _feedback_files(paths.feedback):
         source = file.relative_to(paths.feedback).as_posix()
@@ -90,7 +93,7 @@ def read_inputs(paths: Paths) -> Inputs:
         rows = read_file(file, f"data/feedback/{source}", problems)
         feedback += [(name, ranking) for ranking in as_records(rows, Ranking, problems)]
     problems.stop()
-    return Inputs(demonstrations, prompts, feedback, list(sources))
+    return Inputs(demonstrations, prompts, general, feedback, list(sources))
 
 
 def validated_name(source: str) -> str:
@@ -126,6 +129,9 @@ def _check(
         check_table(demonstrations, "demonstrations", demonstration_checks(params, longest), docs),
         check_table(prompts, "prompts", prompt_checks(params, longest), docs),
     ]
+    if inputs.general:
+        general = demonstration_frame(inputs.general, declared, lengths)
+        verdicts.append(check_table(general, "general", demonstration_checks(params, longest), docs))
     if inputs.feedback:
         feedback = feedback_frame(inputs.feedback, splits, lengths)
         verdicts.append(check_table(feedback, "feedback", feedback_checks(params, longest), docs))
@@ -166,11 +172,13 @@ def _write(
     for split, part in parts.items():
         write_records(paths.validated / split / "demonstrations.jsonl", part.demonstrations)
         write_records(paths.validated / split / "prompts.jsonl", part.prompts)
+        if part.general:
+            write_records(paths.validated / split / "general.jsonl", part.general)
     (paths.validated / "feedback").mkdir(parents=True)
     for name in inputs.files:
         rankings = [ranking for file, ranking in kept.feedback if file == name]
         write_records(paths.validated / "feedback" / name, rankings)
-    for name in ("demonstrations", "prompts", "feedback"):
+    for name in ["demonstrations", "prompts", "feedback"] + ["general"] * bool(inputs.general):
         reasons = verdicts[name].reasons if name in verdicts else {}
         rows = getattr(inputs, name)
         write_rows(
@@ -188,7 +196,7 @@ def _metrics(
     inputs: Inputs, kept: Inputs, parts: dict[str, SplitRows], verdicts: dict[str, Verdict]
 ) -> dict[str, float]:
     def count(rows: Inputs) -> int:
-        return len(rows.demonstrations) + len(rows.prompts) + len(rows.feedback)
+        return len(rows.demonstrations) + len(rows.prompts) + len(rows.general) + len(rows.feedback)
 
     metrics: dict[str, float] = {
         "rows_in": count(inputs),
@@ -200,6 +208,8 @@ def _metrics(
     for split, part in parts.items():
         metrics[f"{split}_demonstrations"] = len(part.demonstrations)
         metrics[f"{split}_prompts"] = len(part.prompts)
+        if part.general:
+            metrics[f"{split}_general"] = len(part.general)
     if kept.feedback:
         couples = sum(len(row.ranks) * (len(row.ranks) - 1) // 2 for _, row in kept.feedback)
         metrics["feedback_tie_share"] = sum(tied_couples(row.ranks) for _, row in kept.feedback) / couples

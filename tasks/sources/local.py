@@ -38,12 +38,12 @@ def read_local(root: Path, source: str, problems: Problems) -> SourceRows:
     path, base = (Path(os.path.abspath(root / part)) for part in (source, "data/source"))
     if not path.is_relative_to(base):
         raise ValueError(
-            f"ingest.source is {source}, outside data/source; copy or link it to "
-            f"data/source/{path.name} and name that, so that a change of the data is seen"
+            f"{source}: outside data/source; copy or link it to data/source/{path.name} and name that, so that a "
+            "change of the data is seen"
         )
     if not path.exists():
         raise FileNotFoundError(
-            f"{source}: no such file or folder; ingest.source takes builtin, a path below data/source or hub:ORG/NAME"
+            f"{source}: no such file or folder; a source is builtin, a path below data/source or hub:ORG/NAME"
         )
     files = _files_of(path, source) if path.is_dir() else [path]
     found = SourceRows()

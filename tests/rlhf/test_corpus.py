@@ -32,7 +32,7 @@ def text_of(row: Record) -> str:
     return str(row.model_dump()["prompt"])
 
 
-@pytest.mark.parametrize("make", [corpus.make_demonstrations, corpus.make_prompts])
+@pytest.mark.parametrize("make", [corpus.make_demonstrations, corpus.make_prompts, corpus.make_general_demonstrations])
 def test_the_same_seed_gives_the_same_bytes(make: Callable[..., list[Demonstration] | list[Prompt]]) -> None:
     """And another seed others; a longer corpus begins with the shorter one."""
     first, again, other = ("\n".join(row.model_dump_json() for row in make(40, seed)).encode() for seed in (1, 1, 2))
@@ -164,3 +164,33 @@ def test_a_sentence_without_a_dish_still_has_a_verb() -> None:
     facts = {"name": "Kestrel", "kind": "diner", "price": "fair"}
     for seed in range(30):
         assert re.search(r"\bis a\b", corpus.write_sentence(facts, random.Random(seed)))
+
+
+def test_the_general_task_shares_no_word_with_the_first(
+    demonstrations: list[Demonstration], prompts: list[Prompt]
+) -> None:
+    """So that what is learnt of one teaches nothing of the other, and neither has a gold score of the other's."""
+
+    def words(texts: list[str]) -> set[str]:
+        return set(re.findall(r"\w+", " ".join(texts).lower()))
+
+    general = corpus.make_general_demonstrations(400, 0)
+    first = [text for row in demonstrations for text in (text_of(row), row.response)]
+    first += [reference for row in prompts for reference in row.references]
+    grammar = [part for heads in (corpus.HEADS, corpus.FILLERS, *corpus.CLAUSES.values()) for part in heads]
+    values = [value for group in corpus.VALUES.values() for value in group]
+    others = words([text for row in general for text in (text_of(row), row.response)])
+    assert not others & words([*first, *grammar, *values])
+    assert len(others) > 40
+    with pytest.raises(ValueError, match="no prompt of the builtin corpus"):
+        corpus.read_prompt(text_of(general[0]))
+
+
+def test_a_general_prompt_has_one_right_answer_that_states_all_of_it() -> None:
+    """Every word of the prompt stands in the response, and a prompt drawn again has the same one."""
+    answers = defaultdict(set)
+    for row in corpus.make_general_demonstrations(2000, 5):
+        answers[text_of(row)].add(row.response)
+        assert set(re.findall(r"\w+", text_of(row))) < set(re.findall(r"\w+", row.response.lower()))
+    assert 1500 < len(answers) < 2000
+    assert {len(found) for found in answers.values()} == {1}

@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from rlhf.batches import make_batch, response_logprobs
 from rlhf.models import Policy
 from rlhf.records import Demonstration
 from rlhf.settings import SftSettings
-from rlhf.sft import encode_demonstrations, evaluate_loss, perplexity, train_sft
+from rlhf.sft import (
+    Example,
+    draw_batches,
+    encode_demonstrations,
+    evaluate_loss,
+    perplexity,
+    response_nll,
+    train_sft,
+)
 
 EXAMPLES = [([3, 4, 2], [5, 6, 7, 1]), ([7, 2], [3, 1]), ([5, 5, 6, 4, 2], [6, 1]), ([4, 2], [7, 7, 4, 3, 1])]
 DEV = [([3, 2], [4, 1]), ([6, 5, 2], [7, 3, 1])]
@@ -91,6 +100,57 @@ def test_micro_batches_change_nothing(speller: Policy, clone: Callable[[Policy],
     ]
     for whole, parts in zip(*runs, strict=True):
         assert parts == pytest.approx(whole, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "replay", "expected"), [(8, 0.0, 0), (8, 0.25, 2), (8, 0.3, 2), (8, 0.01, 1), (7, 0.5, 4)]
+)
+def test_each_batch_holds_its_share_of_general_examples(size: int, replay: float, expected: int) -> None:
+    """8 x .3 = 2.4 rows are two, .08 of a row is one, none is none; every batch is full."""
+    train, general = [([row, 2], [1]) for row in range(3, 23)], [([row, 2], [5, 1]) for row in range(3, 9)]
+    batches = list(draw_batches(train, general, settings(steps=9, batch_size=size, replay=replay)))
+    assert [sum(example in general for example in batch) for batch in batches] == [expected] * 9
+    assert [sum(example in train for example in batch) for batch in batches] == [size - expected] * 9
+
+
+def test_replay_does_not_change_the_order_of_the_tasks_examples() -> None:
+    """Read one after the other, they come as they do without replay; each kind comes whole before it comes again."""
+    train, general = [([row, 2], [1]) for row in range(3, 23)], [([row, 2], [5, 1]) for row in range(3, 9)]
+
+    def drawn(replay: float, kind: list[Example]) -> list[Example]:
+        batches = draw_batches(train, general, settings(steps=10, batch_size=8, replay=replay))
+        return [example for batch in batches for example in batch if example in kind]
+
+    plain, replayed, others = drawn(0.0, train), drawn(0.3, train), drawn(0.3, general)
+    assert replayed == plain[: len(replayed)]
+    assert sorted(replayed[:20]) == train != replayed[:20]
+    assert sorted(others[:6]) == sorted(others[6:12]) == general
+    assert others[:6] != others[6:12]
+
+
+def test_replayed_examples_weigh_as_the_others_do(speller: Policy, clone: Callable[[Policy], Policy]) -> None:
+    """The first loss is that of the whole batch, summed over all response tokens and divided by their number."""
+    both = settings(batch_size=6, replay=1 / 3)
+    (figures,) = train_sft(clone(speller), EXAMPLES, DEV, both, DEV)
+    assert figures["loss"] == pytest.approx(evaluate_loss(speller, [*EXAMPLES, *DEV]), abs=1e-5)
+
+
+def test_replay_leaves_rows_to_the_task() -> None:
+    """A batch of other tasks alone would not learn this one; the remedy is named."""
+    with pytest.raises(ValidationError, match=r"replay 0.9 takes 4 of the 4 rows .* lower replay, or raise batch_size"):
+        settings(replay=0.9)
+    with pytest.raises(ValidationError, match="takes 1 of the 1 rows"):
+        settings(batch_size=1, replay=0.1)
+
+
+def test_the_likelihood_of_responses_is_hugging_faces(speller: Policy) -> None:
+    """Summed over the response tokens of all examples, with their number, and differentiable."""
+    nll = response_nll(speller, EXAMPLES)
+    with torch.no_grad():
+        expected = sum(hugging_face_loss(speller, *example).item() * len(example[1]) for example in EXAMPLES)
+    assert nll.total.item() == pytest.approx(expected, rel=1e-5)
+    assert nll.tokens == 4 + 2 + 2 + 5
+    assert nll.total.requires_grad
 
 
 def test_training_overfits_a_few_examples(speller: Policy, clone: Callable[[Policy], Policy]) -> None:

@@ -108,6 +108,56 @@ def test_the_limit_keeps_a_seeded_choice_in_the_source_s_order(tmp_path: Path) -
     assert chosen[0] != [f"{number:02d}" for number in range(5)]
 
 
+def test_general_demonstrations_change_nothing_but_their_own_file(tmp_path: Path) -> None:
+    """The builtin ones are the same bytes for a seed; once the param is null again, no stale file stays."""
+    paths, params = Paths(tmp_path), IngestParams(demonstrations=30, prompts=20, limit=12, seed=1)
+    run(paths, params)
+    before = {file.name: file.read_bytes() for file in paths.raw.iterdir()}
+    assert set(before) == {"demonstrations.jsonl", "prompts.jsonl"}
+    written = []
+    for seed in (1, 1, 2):
+        general = params.model_copy(update={"general": "builtin", "seed": seed})
+        assert run(paths, general) == {"demonstrations": 12, "prompts": 20, "general": 12}
+        written.append({file.name: file.read_bytes() for file in paths.raw.iterdir()})
+    assert written[0] == written[1]
+    assert written[0]["general.jsonl"] != written[2]["general.jsonl"]
+    assert written[0].items() >= before.items()
+    run(paths, params)
+    assert {file.name: file.read_bytes() for file in paths.raw.iterdir()} == before
+
+
+def test_general_demonstrations_are_read_as_the_others_are(tmp_path: Path) -> None:
+    """A folder with splits of its own, whose rows keep them and whatever else they carry."""
+    write(tmp_path, "others/train.jsonl", [{"prompt": "p", "response": "r", "note": 1}])
+    paths = write(tmp_path, "others/test.jsonl", [{"prompt": "q", "response": "s"}])
+    params = IngestParams(demonstrations=5, prompts=20, general="data/source/others")
+    assert run(paths, params)["general"] == 2
+    assert raw(paths, "general") == [
+        {"id": "test-1", "prompt": "q", "response": "s", "split": "test"},
+        {"id": "train-1", "prompt": "p", "response": "r", "note": 1, "split": "train"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [{"prompt": "p", "response": "r"}, {"prompt": "q", "references": ["s"]}],
+            "x.jsonl: 1 rows, such as x-2, have no",
+        ),
+        ([{"prompt": 3, "response": "r"}], "x.jsonl:1: prompt"),
+    ],
+)
+def test_general_rows_that_are_no_demonstrations_stop_the_stage(
+    tmp_path: Path, rows: list[dict[str, Any]], message: str
+) -> None:
+    """Nothing is written, the main data neither."""
+    paths = write(tmp_path, "x.jsonl", rows)
+    with pytest.raises(ValueError, match=message):
+        run(paths, IngestParams(demonstrations=5, prompts=20, general="data/source/x.jsonl"))
+    assert not paths.raw.exists()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

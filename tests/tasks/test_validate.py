@@ -107,6 +107,60 @@ def test_declared_splits_are_kept_and_held_out_references_demonstrate_them(paths
     assert lines(paths.validated / "test" / "demonstrations.jsonl") == []
 
 
+def put_general(paths: Paths, *more: dict[str, Any]) -> None:
+    rows = [{"id": f"g{n}", "prompt": f"other {n}", "response": f"right {n}"} for n in range(100)]
+    put(paths.raw / "general.jsonl", [*rows, *more])
+
+
+def test_general_demonstrations_are_held_to_the_same_and_split_by_prompt(paths: Paths) -> None:
+    """A blank one is quarantined; the others stand in one split each, and the rest of the night is as without them."""
+    without = run(paths, ValidateParams(), MODEL)
+    plain = {file: file.read_bytes() for file in paths.data.rglob("*.jsonl")}
+    assert not [file for file in plain if file.name == "general.jsonl"]
+    bad = {"id": "bad", "prompt": "other 1", "response": " "}
+    put_general(paths, bad, {"id": "again", "prompt": "other 2", "response": "also right"})
+    metrics = run(paths, ValidateParams(), MODEL)
+    assert lines(paths.quarantine / "general.jsonl") == [{**bad, "reasons": ["response is blank"]}]
+    homes: dict[str, set[str]] = {}
+    for split in ("train", "dev", "test"):
+        rows = lines(paths.validated / split / "general.jsonl")
+        assert metrics[f"{split}_general"] == len(rows) > 0
+        for row in rows:
+            assert row["split"] == split
+            homes.setdefault(row["prompt"], set()).add(split)
+    assert len(homes) == 100
+    assert all(len(splits) == 1 for splits in homes.values())
+    assert metrics["rows_in"] == without["rows_in"] + 102
+    assert metrics["rows_rejected"] == 1
+    assert all(file.read_bytes() == text for file, text in plain.items())
+    assert (paths.data_docs / "expectations" / "general.html").is_file()
+
+
+def test_a_general_prompt_is_in_the_split_that_the_task_has_it_in(paths: Paths) -> None:
+    """What is tested on is not learnt from under another heading."""
+    put(
+        paths.raw / "prompts.jsonl",
+        [*lines(paths.raw / "prompts.jsonl"), {"id": "t", "prompt": "both", "split": "test"}],
+    )
+    put_general(paths, {"id": "b", "prompt": "both", "response": "r"})
+    run(paths, ValidateParams(), MODEL)
+    assert "both" in [row["prompt"] for row in lines(paths.validated / "test" / "general.jsonl")]
+    put_general(paths, {"id": "b", "prompt": "both", "response": "r", "split": "train"})
+    with pytest.raises(ValueError, match="general: the prompt stands in more than one split"):
+        run(paths, ValidateParams(), MODEL)
+
+
+def test_general_demonstrations_that_leave_a_split_empty_are_an_error(paths: Paths) -> None:
+    """Replay needs train, evaluation needs test; too many bad ones stop the night as others do."""
+    put(paths.raw / "general.jsonl", [{"id": "g", "prompt": "other", "response": "r", "split": "train"}])
+    with pytest.raises(ValueError, match=r"dev would hold no general demonstrations, of 1 that passed; .*dev_share"):
+        run(paths, ValidateParams(), MODEL)
+    put_general(paths, *({"id": f"bad{n}", "prompt": "other 1", "response": ""} for n in range(20)))
+    with pytest.raises(ValueError, match=r"- general: 20 of 120 rows are bad"):
+        run(paths, ValidateParams(), MODEL)
+    assert not paths.validated.exists()
+
+
 def test_leakage_and_too_many_bad_rows_stop_the_night_with_a_readable_list(paths: Paths) -> None:
     """A test prompt among the training demonstrations, and 40 blank responses of 200; nothing is written."""
     rows = lines(paths.raw / "demonstrations.jsonl")
@@ -179,5 +233,5 @@ def test_missing_raw_data_and_an_unknown_tokenizer_are_clear_errors(paths: Paths
     with pytest.raises(FileNotFoundError, match=r"data/raw/demonstrations\.jsonl: no such file"):
         run(Paths(tmp_path / "empty"), ValidateParams(), MODEL)
     missing = ModelSettings(name=str(tmp_path / "no-model"))
-    with pytest.raises(ValueError, match="no tokenizer could be loaded"):
+    with pytest.raises(ValueError, match="no-model: the model could not be loaded"):
         run(paths, ValidateParams(), missing)
