@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks import environment, presets, stages
-from tasks.params import Params, read_params
+from tasks.params import Params, read_params, read_variants
 from tasks.paths import Paths
 from tasks.provenance import flatten
 
@@ -64,14 +64,45 @@ def parser() -> argparse.ArgumentParser:
     stage.add_argument("name", choices=list(stages.STAGES), metavar="NAME", help=", ".join(stages.STAGES))
     score = add("score", _score, "score a file of outputs against references (ROUGE, BLEU)")
     score.add_argument("file", type=Path, metavar="FILE", help="JSONL with references, and output or outputs")
+    _explain_options(add("explain", _explain, "show how a prompt is continued: what is likely next, and each control"))
     seeds = add("seeds", _seeds, "train the whole night for several seeds, aside, and compare", heavy=True)
     seeds.add_argument("seeds", type=_seed, nargs="+", metavar="SEED")
+    seeds.add_argument(
+        "--variants", metavar="FILE", type=Path, help="YAML: variants by name, with the params they change"
+    )
     add("status", _status, "say which stages a night would run")
     add("params", _params, "check params.yaml and print every param with its value")
     graph = add("graph", _graph, "draw dvc.yaml from the table of stages and the code's imports")
     graph.add_argument("--write", action="store_true", help="write dvc.yaml instead of printing it")
     graph.add_argument("--check", action="store_true", help="only say whether dvc.yaml is as drawn")
     return top
+
+
+def _explain_options(explain: argparse.ArgumentParser) -> None:
+    explain.add_argument("prompt", metavar="PROMPT")
+    explain.add_argument(
+        "--model",
+        action="append",
+        metavar="NAME",
+        help="sft, policy, or the path or Hub id of another; give it again for more (default: sft and policy)",
+    )
+    explain.add_argument(
+        "--follow", metavar="NAME", help="the model whose continuation is followed (default: the last)"
+    )
+    explain.add_argument("--steps", type=int, default=8, metavar="N", help="tokens to write at most (default: 8)")
+    explain.add_argument("--seed", type=_seed, default=0, help="of the continuation (default: 0)")
+    explain.add_argument("--top", type=_count, default=8, metavar="N", help="tokens shown a step (default: 8)")
+    for name, kind, text in (
+        ("temperature", float, "0 takes the likeliest token each time"),
+        ("top-k", int, "keep the K likeliest tokens"),
+        ("top-p", float, "keep the likeliest tokens that together hold P"),
+        ("min-p", float, "keep tokens at least this share as likely as the likeliest"),
+        ("repetition-penalty", float, "above 1, tokens of the text so far become less likely"),
+        ("min-new-tokens", int, "no end of text before so many"),
+    ):
+        explain.add_argument(f"--{name}", type=kind, metavar="X", default=argparse.SUPPRESS, help=text)
+    explain.add_argument("--html", type=Path, metavar="FILE", help="also write a page")
+    explain.add_argument("--png", type=Path, metavar="FILE", help="also draw a picture")
 
 
 def workspace() -> Path:
@@ -83,6 +114,12 @@ def workspace() -> Path:
 def _seed(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is no seed; give a whole number from 0 on")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of tokens; give a whole number from 1 on")
     return int(text)
 
 
@@ -138,12 +175,35 @@ def _score(options: argparse.Namespace, root: Path) -> None:
     print(scores.render(scores.score_file(options.file)))
 
 
+def _explain(options: argparse.Namespace, root: Path) -> None:
+    from rich.console import Console
+
+    from rlhf.records import Sampling
+    from tasks import explain, explain_text, files
+
+    given = {name: value for name, value in vars(options).items() if name in Sampling.model_fields}
+    sampling = files.as_record({**given, "max_new_tokens": options.steps}, Sampling, "controls")
+    models = tuple(dict.fromkeys(options.model or ("sft", "policy")))
+    question = explain.Question(
+        options.prompt, models, options.follow or models[-1], sampling, options.seed, options.top
+    )
+    explanation = explain.explain(Paths(root), question, _read(root).model)
+    explain_text.show(explanation, Console(highlight=False))
+    if options.html:
+        explain.write_page(options.html, explanation)
+    if options.png:
+        explain.write_picture(options.png, explanation)
+
+
 def _seeds(options: argparse.Namespace, root: Path) -> None:
-    params, paths = _read(root), Paths(root)
-    presets.check_needed(paths, params)
     from tasks import seeds
 
-    results = seeds.run_seeds(paths, params, options.seeds)
+    paths, variants = Paths(root), {seeds.AS_THEY_ARE: _read(root)}
+    if options.variants:
+        variants = read_variants(options.variants, root / "params.yaml")
+    for params in variants.values():
+        presets.check_needed(paths, params)
+    results = seeds.run_seeds(paths, variants, options.seeds)
     file = paths.nights / "seeds" / "figures.json"
     seeds.save(file, options.seeds, results)
     print(f"\n{seeds.render(options.seeds, results)}\n\nall figures: {file.relative_to(root)}")

@@ -50,7 +50,8 @@ def night(root: str, preset: str | None = None) -> dict[str, str]:
 
 def stage_task(name: str, params: Params, action: Callable[..., str]) -> Any:
     """A stage's task: DVC is the one cache, and only a Hub is asked twice."""
-    from_hub = name == "ingest" and params.ingest.source.startswith("hub:")
+    sources = (params.ingest.source, params.ingest.general or "")
+    from_hub = name == "ingest" and any(source.startswith("hub:") for source in sources)
     return task(
         name=name,
         description=f"python -m tasks {name}",

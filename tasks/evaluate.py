@@ -3,7 +3,9 @@
 Reads data/validated/test, the models below data/models and the prompts of data/pairs (to leave out what a reward
 model has seen); writes data/evaluation: completions side by side (JSONL and HTML), every number with its signature
 (scores.json), and pictures. The win rate is judged by what PPO did not optimise: gold where the corpus has it, else
-the judge, a second reward model trained on rankings held out from the first; never the proxy alone.
+the judge, a second reward model trained on rankings held out from the first; never the proxy alone. General
+demonstrations, where ingest brought some, tell what was forgotten of other tasks. With evaluate.shots, demonstrations
+of data/validated/train go into the prompt too (tasks/few_shot.py).
 
     python -m tasks evaluate
 """
@@ -17,9 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlhf.records import Pair, Prompt, prompt_key
+from rlhf.records import Demonstration, Pair, Prompt, prompt_key
 from rlhf.settings import ModelSettings
+from tasks import few_shot, forgetting
+from tasks.base import load_base
+from tasks.few_shot import FewShot
 from tasks.files import read_records, write_json, write_rows
+from tasks.general import read_general
 from tasks.params import EvaluateParams
 from tasks.paths import Paths
 from tasks.progress import follow
@@ -41,8 +47,9 @@ def run(paths: Paths, params: EvaluateParams, model: ModelSettings) -> dict[str,
     from rlhf.evaluation.winrate import win_rate
 
     judge = None if has_gold([row.prompt for row in unseen]) else find_judge(paths)
-    bench = Bench(paths, params, model, unseen, seen, judge)
-    steps = 3 + (judge is None) + 2 * bool(seen)
+    shots = few_shot.prepare(paths, params, unseen, gold=judge is None)
+    bench = Bench(paths, params, model, unseen, seen, read_general(paths, "test"), shots, judge)
+    steps = 3 + (judge is None) + 2 * bool(seen) + bool(bench.general) + (2 + bool(model.name)) * len(shots.counts)
     metrics: dict[str, float] = {}
     for row in follow(_measure(bench), "evaluate", steps):
         metrics |= {key: value for key, value in row.items() if key != "step"}
@@ -97,6 +104,9 @@ class Bench:
     model: ModelSettings
     unseen: list[Prompt]
     seen: list[Prompt]
+    general: list[Demonstration]
+    """Demonstrations of other tasks, which may have been forgotten."""
+    few_shot: FewShot
     judge: Path | None
     entries: dict[str, Contestant] = field(default_factory=dict)
     curves: dict[str, np.ndarray] = field(default_factory=dict)
@@ -144,6 +154,12 @@ def _measure(bench: Bench) -> Iterator[dict[str, float]]:
             rest = greedy_answers(policy, [row.prompt for row in bench.seen], tokens, size)
             figures = text_metrics(bench.entries[name].answers + rest, references)
             yield {f"{name}.{key}_all": figures[key] for key in ("rouge1", "rouge2", "rougeL", "bleu", "bleu_lc")}
+    if bench.general or params.shots:
+        base = load_base(bench.model)
+        family = policies if base is None else {"base": base, **policies}
+        if bench.general:
+            yield forgetting.measure(family, bench.general, params, bench.model.max_prompt_tokens)
+        yield from few_shot.measure(bench.few_shot, family)
 
 
 def side_by_side(bench: Bench, referee: str) -> list[dict[str, Any]]:
@@ -175,6 +191,11 @@ def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
         "best_of_n.kl": f"upper bound log n - (n - 1)/n|n:{bench.params.best_of}",
         "win_rate": f"judge:{referee}|samples:{bench.params.samples}|interval:bootstrap over prompts, 95%",
     }
+    if bench.general:
+        signatures["general_loss"] = forgetting.signature(bench.general, bench.params)
+    if bench.params.shots:
+        signatures["few_shot"] = few_shot.signature(bench.few_shot, base=bench.model.name is not None)
+        few_shot.write(bench.few_shot, bench.paths, metrics)
     write_rows(folder / "completions.jsonl", rows)
     write_json(folder / "scores.json", {"metrics": metrics, "signatures": signatures})
     pages = [
@@ -191,6 +212,8 @@ def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
     shown = ("rouge1", "rouge2", "rougeL", "bleu", "reward", referee, "length")
     table = {name: {key: metrics[f"{name}.{key}"] for key in shown} for name in ("sft", "policy", "best_of_n")}
     report.plot_bars(plots / "comparison.png", table, "On held-out test prompts")
+    if bench.general:
+        forgetting.plot(plots / "forgetting.png", metrics)
     interval = (metrics["win_rate"], metrics["win_rate_low"], metrics["win_rate_high"])
     report.plot_win_rate(plots / "win_rate.png", {"policy": interval}, f"Win rate over SFT, judged by {referee}")
     steps = [{"step": n + 1, **{name: float(curve[n]) for name, curve in bench.curves.items()}}

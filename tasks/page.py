@@ -29,7 +29,7 @@ def comparison_page(rows: Sequence[Comparison], title: str = "Completions side b
     models = list(dict.fromkeys(model for row in rows for model in row.completions))
     head = "".join(f"<th>{escape(model)}</th>" for model in models)
     body = "\n".join(_row(index, row, models) for index, row in enumerate(rows))
-    return PAGE.format(title=escape(title), count=len(rows), legend=_legend(models), head=head, body=body)
+    return PAGE.format(theme=THEME, title=escape(title), count=len(rows), legend=_legend(models), head=head, body=body)
 
 
 def _legend(models: Sequence[str]) -> str:
@@ -72,6 +72,14 @@ def _tone(gain: float) -> str:
     return "up" if gain > 0 else "down" if gain < 0 else "even"
 
 
+THEME = """:root { --ink: #1d2733; --faint: #64707d; --line: #e3e7ec; --paper: #fff; --band: #f6f8fa;
+  --good: #0f766e; --bad: #be123c; color-scheme: light dark; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6eaef; --faint: #9aa6b2; --line: #2c3641;
+  --paper: #12171d; --band: #1a2129; --good: #5eead4; --bad: #fda4af; } }
+body { margin: 0; padding: 1.5rem; background: var(--paper); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif; }"""
+"""Colours and type of every page of ours, light and dark."""
+
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -79,12 +87,7 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-:root {{ --ink: #1d2733; --faint: #64707d; --line: #e3e7ec; --paper: #fff; --band: #f6f8fa;
-  --good: #0f766e; --bad: #be123c; color-scheme: light dark; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6eaef; --faint: #9aa6b2; --line: #2c3641;
-  --paper: #12171d; --band: #1a2129; --good: #5eead4; --bad: #fda4af; }} }}
-body {{ margin: 0; padding: 1.5rem; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }}
+{theme}
 h1 {{ font-size: 1.3rem; margin: 0 0 .25rem; }}
 header p {{ color: var(--faint); margin: 0 0 .75rem; }}
 button {{ font: inherit; padding: .25rem .75rem; margin: 0 .4rem 1rem 0; border-radius: 999px; cursor: pointer;

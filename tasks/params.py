@@ -6,7 +6,7 @@ The only module that imports yaml.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -31,13 +31,16 @@ class IngestParams(Settings):
     source: str = "builtin"
     """`builtin`, a path below data/source/ (JSONL, CSV or a folder of them), or `hub:ORG/NAME`."""
     demonstrations: Positive = 2500
-    """builtin: demonstrations to generate."""
+    """builtin: demonstrations to generate (and as many general ones)."""
     prompts: Positive = 900
     """builtin: prompts to generate (train, dev and test together)."""
     limit: Positive | None = None
-    """Keep at most this many demonstrations."""
+    """Keep at most this many demonstrations, and at most this many general ones."""
     general: str | None = None
-    """Demonstrations of other tasks, which the policy must not forget: a source as above; null is none."""
+    """Demonstrations of other tasks, which the policy must not forget: a source as above; null is none.
+
+    evaluate then tells how much was forgotten; sft.replay and ppo.ptx_coefficient work against it.
+    """
     seed: NonNegative = 0
 
 
@@ -162,6 +165,15 @@ class Params(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _adapter_has_a_base(self) -> Self:
+        if self.sft.adapter is not None and self.model.name is None:
+            raise ValueError(
+                "sft.adapter keeps the base model's weights as they are, but model.config builds random ones that know "
+                "nothing; name a trained model in model.name, or set sft.adapter to null"
+            )
+        return self
+
     def section(self, name: str) -> Settings:
         """The section called `name` in params.yaml."""
         return next(
@@ -178,13 +190,50 @@ def read_params(path: Path) -> Params:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; copy a preset there with: nightjar preset tiny")
+    return _check(_read_sections(path), str(path))
+
+
+def read_variants(path: Path, base: Path) -> dict[str, Params]:
+    """Params by name, each params.yaml with some params changed.
+
+    Args:
+        path: YAML, from name to the sections and params that differ: `rloo: {ppo: {algorithm: rloo, completions: 4}}`.
+        base: the params.yaml that they differ from.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: it is not YAML, or a variant's params are misspelt, of a wrong type or out of range.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give YAML that names variants, each with the params it changes")
+    content = _read_sections(base)
+    return {
+        str(name): _check(_merge(content, changes or {}), f"{path}: {name}")
+        for name, changes in _read_sections(path).items()
+    }
+
+
+def _read_sections(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: found {type(content).__name__}; expected sections such as model: and sft:")
+    return content
+
+
+def _check(content: dict[str, Any], place: str) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        raise ValueError(f"{path}: {explain(error)}") from None
+        raise ValueError(f"{place}: {explain(error)}") from None
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The base with the changes in it, group by group."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged

@@ -65,8 +65,9 @@ def _free_backup(target: Path) -> Path:
 def needed(paths: Paths, params: Params) -> list[Needed]:
     """What the params name below data/source and data/feedback."""
     found = []
-    source = params.ingest.source
-    if source != "builtin" and not source.startswith("hub:"):
+    for source in (params.ingest.source, params.ingest.general):
+        if source is None or source == "builtin" or source.startswith("hub:"):
+            continue
         below = Path(source).parts[2:] if source.startswith("data/source/") else (source,)
         found.append(Needed(paths.root / source, Path(*below).as_posix()))
     splits = params.rank.feedback

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.files import write_text
 from tasks.page import Comparison, comparison_page
@@ -192,6 +192,116 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, float]], columns: Sequen
             axes.margins(x=0.02)
             if index >= len(columns) - across:
                 axes.set_xlabel("step")
+
+
+def plot_lines(
+    path: Path, panels: Mapping[str, Mapping[str, Sequence[float]]], at: Sequence[float], label: str, title: str = ""
+) -> None:
+    """One panel per figure, one line per model over the same few points.
+
+    Args:
+        path: the PNG to write.
+        panels: figure -> model -> its value at each point.
+        at: the points.
+        label: what the points count; stands below.
+        title: stands above the panels.
+    """
+    _need(bool(panels) and bool(at), path, "no point", "figure -> model -> a value at each point")
+    with _figure(path, (3.1 * len(panels) + 0.9, 2.6), title) as figure:
+        for axes, (name, lines) in zip(
+            figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True
+        ):
+            for place, (model, values) in enumerate(lines.items()):
+                axes.plot(at, values, color=_color(place), linewidth=1.5, marker="o", markersize=4, label=model)
+            axes.set(title=name, xlabel=label, xticks=at)
+            axes.grid(True)
+            axes.tick_params(length=0)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper")
+
+
+class Panel(NamedTuple):
+    """Probabilities of a few tokens.
+
+    Attributes:
+        title: stands above.
+        tokens: one label per bar.
+        series: name -> one probability per token, such as before and after the controls.
+        chosen: the place of the token that is marked.
+    """
+
+    title: str
+    tokens: Sequence[str]
+    series: Mapping[str, Sequence[float]]
+    chosen: int
+
+
+def plot_distributions(path: Path, rows: Sequence[Sequence[Panel]], title: str = "") -> None:
+    """A row of panels per step, bars for each token: all on the scale from 0 to 1, so that they compare.
+
+    Args:
+        path: the PNG to write.
+        rows: the panels of each step, equally many.
+        title: stands above the panels.
+    """
+    _need(bool(rows), path, "no step", "a row of panels per step")
+    heights = [max(len(panel.tokens) for panel in row) for row in rows]
+    with _figure(
+        path, (4.2 * len(rows[0]) + 0.4, 0.7 + sum(0.5 + 0.24 * height for height in heights)), title
+    ) as figure:
+        grid = figure.subplots(len(rows), len(rows[0]), squeeze=False, gridspec_kw={"height_ratios": heights})
+        for panels, row in zip(rows, grid, strict=True):
+            for panel, axes in zip(panels, row, strict=True):
+                _distribution(axes, panel)
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=len(labels))
+
+
+def _distribution(axes: Axes, panel: Panel) -> None:
+    thickness = 0.8 / len(panel.series)
+    for place, (name, values) in enumerate(panel.series.items()):
+        offset = (place + 0.5) * thickness - 0.4
+        axes.barh([row + offset for row in range(len(values))], values, thickness, color=_color(place), label=name)
+    axes.set(xlim=(0, 1), ylim=(len(panel.tokens) - 0.5, -0.5))
+    axes.set_xticks((0, 0.5, 1), ("0", "50 %", "100 %"))
+    labels = [f"▸ {token}" if row == panel.chosen else token for row, token in enumerate(panel.tokens)]
+    axes.set_yticks(range(len(labels)), labels)
+    axes.get_yticklabels()[panel.chosen].set(fontweight="bold", color=INK)
+    for text in (axes.set_title(panel.title, fontsize=9), *axes.get_yticklabels()):
+        text.set_parse_math(False)  # a token may hold a dollar sign
+    axes.tick_params(length=0)
+    axes.grid(axis="x")
+
+
+def plot_over_kl(path: Path, rows: Sequence[Mapping[str, float]], kept: int, stopped: bool, title: str = "") -> None:
+    """What the proxy gained and what the held-out score gained, over the KL that it cost.
+
+    Args:
+        path: the PNG to write.
+        rows: one per reading of the monitor, with `step` (its iteration), `kl`, `proxy_gain` and, where there is a
+            held-out score, `held_out_gain`.
+        kept: the iteration whose policy is kept.
+        stopped: whether the last reading stopped the run.
+        title: stands above the picture.
+    """
+    _need(bool(rows), path, "no reading", "one row per reading of the monitor")
+    lines = {"proxy_gain": "reward model (optimised)", "held_out_gain": "held-out score"}
+    with _figure(path, (6.4, 3.4), title) as figure:
+        axes = figure.subplots()
+        axes.axhline(0, color=FAINT, linewidth=0.8)
+        for place, name in enumerate(name for name in lines if name in rows[0]):
+            color = _color(place + 1)
+            points = [(row["kl"], row[name]) for row in rows]
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=1.5, marker=".", label=lines[name])
+            marks = [("o", row) for row in rows if row["step"] == kept] + [("X", rows[-1])] * stopped
+            for marker, row in marks:
+                axes.plot(row["kl"], row[name], marker, color=color, markersize=9, markeredgecolor="white")
+        axes.plot([], [], "o", color=FAINT, label=f"kept (iteration {kept})")
+        if stopped:
+            axes.plot([], [], "X", color=FAINT, label=f"stopped (iteration {rows[-1]['step']:.0f})")
+        axes.set(xlabel="KL to the reference (nats per sequence)", ylabel="gain (deviations at the start)")
+        axes.grid(True)
+        axes.legend(loc="best")
 
 
 def side_by_side(path: Path, rows: Sequence[Comparison]) -> None:

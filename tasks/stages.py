@@ -55,7 +55,7 @@ STAGES: dict[str, Stage] = {
         curves=True,
     ),
     "ppo": Stage(
-        ("data/models/sft", "data/models/reward", "data/validated/train", "data/validated/dev"),
+        ("data/models/sft", "data/models/reward", "data/models/judge", "data/validated/train", "data/validated/dev"),
         ("data/models/policy",),
         loads_model=True,
         curves=True,
@@ -63,6 +63,7 @@ STAGES: dict[str, Stage] = {
     "evaluate": Stage(
         (
             "data/validated/test",
+            "data/validated/train",
             "data/models/sft",
             "data/models/policy",
             "data/models/reward",

@@ -91,7 +91,9 @@ def test_a_stage_without_its_input_names_the_stage_before(toy: Path) -> None:
     assert "data/validated/train: not there" in refused(toy, "stage", "sft")
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["stage", "fly"], ["seeds", "-1"], ["score"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["stage", "fly"], ["seeds", "-1"], ["score"], ["explain", "a", "--top", "0"]]
+)
 def test_misuse_shows_the_usage_and_exits_2(toy: Path, arguments: list[str]) -> None:
     """No command, an unknown one, an unknown stage, a seed that is none, a missing argument."""
     done = nightjar(toy, *arguments)
@@ -153,7 +155,46 @@ def test_a_preset_is_applied_with_data(with_presets: Path, tmp_path: Path) -> No
     assert "params.yaml lacks a section" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["params"], ["preset"], ["status"]])
+def test_explain_refuses_before_it_loads_anything(toy: Path) -> None:
+    """A control out of range in Sampling's own words, an unknown model to follow, and models that were not made."""
+    assert "controls: top_p: Input should be less than or equal to 1 (found 1.5)" in refused(
+        toy, "explain", "a", "--top-p", "1.5"
+    )
+    assert "min_new_tokens is 9, above max_new_tokens 2" in refused(
+        toy, "explain", "a", "--min-new-tokens", "9", "--steps", "2"
+    )
+    assert "found follow best; give one of the models shown: sft, policy" in refused(
+        toy, "explain", "a", "--follow", "best"
+    )
+    assert "data/models/policy: no such model yet; make it with: nightjar stage ppo" in refused(
+        toy, "explain", "a", "--model", "policy"
+    )
+
+
+def test_explain_prints_and_writes_what_the_options_ask_for(toy: Path) -> None:
+    """SFT writes, greedily, two tokens: the text on stdout, the page and the picture where they are asked for."""
+    from rlhf.models import build_policy, save_policy, train_tokenizer
+
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = {"model_type": "llama", "max_position_embeddings": 64, "initializer_range": 0.3, **shape}
+    tokenizer = train_tokenizer(["the blue house serves thai food"], 300)
+    for seed, name in enumerate(("sft", "policy")):
+        save_policy(build_policy(config, tokenizer, seed), toy / "data" / "models" / name)
+    options = ["--follow", "sft", "--temperature", "0", "--top-k", "3", "--steps", "2", "--top", "4"]
+    done = nightjar(toy, "explain", "the blue house", *options, "--html", "new/a.html", "--png", "a.png")
+    assert done.returncode == 0, done.stderr
+    assert "sft writes, each time its likeliest token; policy reads the same text" in done.stdout
+    assert [line.split()[0:2] for line in done.stdout.splitlines() if line.startswith("step")] == [
+        ["step", "1"],
+        ["step", "2"],
+    ]
+    assert "top-k 3" in done.stdout
+    assert "temperature" not in done.stdout
+    assert (toy / "new/a.html").read_text().startswith("<!doctype html>")
+    assert (toy / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["explain", "--help"], ["params"], ["preset"], ["status"]])
 def test_light_commands_import_nothing_heavy(toy: Path, arguments: list[str]) -> None:
     """Help, params, presets and status answer without torch, transformers, MLflow or Prefect."""
     code = (

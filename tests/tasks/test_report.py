@@ -11,15 +11,37 @@ import matplotlib as mpl
 import pytest
 
 from tasks.page import Comparison, comparison_page
-from tasks.report import plot_bars, plot_curves, plot_scores, plot_win_rate, side_by_side
+from tasks.report import (
+    Panel,
+    plot_bars,
+    plot_curves,
+    plot_distributions,
+    plot_lines,
+    plot_over_kl,
+    plot_scores,
+    plot_win_rate,
+    side_by_side,
+)
 
 CURVE = [{"step": step, "loss": 1 / step, **({"kl": 0.1} if step > 3 else {})} for step in range(1, 9)]
+READINGS = [
+    {"step": step, "kl": step / 2, "proxy_gain": step / 3, "held_out_gain": step - step**2 / 3}
+    for step in (0.0, 2.0, 4.0)
+]
 PICTURES: dict[str, Callable[[Path], None]] = {
     "bars": lambda path: plot_bars(path, {"SFT": {"reward": -1.0}, "policy": {"reward": 2.0, "KL": 12.0}}, "t"),
     "win_rate": lambda path: plot_win_rate(path, {"policy": (0.99, 0.98, 1.0)}),
     "scores": lambda path: plot_scores(path, {"SFT": [0.1, 0.2], "policy": [0.5]}, "gold"),
     "same_scores": lambda path: plot_scores(path, {"SFT": [0.5, 0.5]}, "gold"),
     "curves": lambda path: plot_curves(path, CURVE, ["loss", "kl"], "PPO"),
+    "lines": lambda path: plot_lines(path, {"bleu": {"SFT": [1.0, 2.0], "policy": [2.0, 1.0]}}, [0, 4], "shots"),
+    "distributions": lambda path: plot_distributions(
+        path, [[Panel("1. SFT", ["a", "$b$"], {"raw": [0.9, 0.1], "top-k 1": [1.0, 0.0]}, chosen=0)]]
+    ),
+    "over_kl": lambda path: plot_over_kl(path, READINGS, 2, stopped=True),
+    "over_kl_unjudged": lambda path: plot_over_kl(
+        path, [{"step": 0.0, "kl": 0.0, "proxy_gain": 0.0}], 0, stopped=False
+    ),
     "one_point": lambda path: plot_curves(path, CURVE[:1], ["loss"]),
 }
 
@@ -59,6 +81,12 @@ def test_nothing_to_show_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
         plot_win_rate(path, {})
     with pytest.raises(ValueError, match="found no score"):
         plot_scores(path, {"SFT": [0.1], "policy": []}, "gold")
+    with pytest.raises(ValueError, match="found no reading"):
+        plot_over_kl(path, [], 0, stopped=False)
+    with pytest.raises(ValueError, match="found no point"):
+        plot_lines(path, {"bleu": {}}, [], "shots")
+    with pytest.raises(ValueError, match="found no step"):
+        plot_distributions(path, [])
     with pytest.raises(ValueError, match=r"found no \['los'\]"):
         plot_curves(path, CURVE, ["los"])
     with pytest.raises(ValueError, match="found no row"):
