@@ -62,22 +62,29 @@ def pairs_of(ranking: Ranking, truncate: Callable[[str], str]) -> RankingPairs:
 
 
 def _pair(ranking: Ranking, chosen: int, rejected: int) -> Pair:
-    return Pair.model_validate(
-        {
-            "prompt": ranking.prompt,
-            "chosen": ranking.completions[chosen],
-            "rejected": ranking.completions[rejected],
-            "annotator": ranking.annotator,
-            "margin": margin_of(ranking, chosen, rejected),
-            "ranking": ranking.id,
-        }
-    )
+    fields = {
+        "prompt": ranking.prompt,
+        "chosen": ranking.completions[chosen],
+        "rejected": ranking.completions[rejected],
+        "annotator": ranking.annotator,
+        "margin": margin_of(ranking, chosen, rejected),
+        "ranking": ranking.id,
+    }
+    if ratings := ratings_of(ranking):
+        fields |= {"chosen_rating": ratings[chosen], "rejected_rating": ratings[rejected]}
+    return Pair.model_validate(fields)
+
+
+def ratings_of(ranking: Ranking) -> list[float]:
+    """The ranking's own field `ratings`, one number per completion, higher is better; none where it has no such."""
+    ratings = (ranking.model_extra or {}).get("ratings")
+    if isinstance(ratings, list) and len(ratings) == len(ranking.ranks) and all(map(_is_number, ratings)):
+        return [float(rating) for rating in ratings]
+    return []
 
 
 def margin_of(ranking: Ranking, chosen: int, rejected: int) -> float:
     """By how much the chosen completion is preferred: the difference of ratings, else of ranks.
-
-    Ratings (higher is better) stand in the ranking's own field `ratings`, one number per completion.
 
     Args:
         ranking: the ranking that holds both completions.
@@ -87,9 +94,8 @@ def margin_of(ranking: Ranking, chosen: int, rejected: int) -> float:
     Returns:
         rating[chosen] − rating[rejected], or rank[rejected] − rank[chosen] where there are no ratings.
     """
-    ratings = (ranking.model_extra or {}).get("ratings")
-    if isinstance(ratings, list) and len(ratings) == len(ranking.ranks) and all(map(_is_number, ratings)):
-        return float(ratings[chosen]) - float(ratings[rejected])
+    if ratings := ratings_of(ranking):
+        return ratings[chosen] - ratings[rejected]
     return float(ranking.ranks[rejected] - ranking.ranks[chosen])
 
 

@@ -29,27 +29,83 @@ NORMALISED_ON = 256
 
 
 def run(paths: Paths, params: RewardSettings, model: ModelSettings) -> dict[str, float]:
-    """Trains, normalises and saves; returns the contract's metrics on the test pairs."""
-    parts = {
-        name: read_records(paths.pairs / f"{name}.jsonl", Pair, may_be_empty=True)
+    """Trains, normalises and saves; returns the contract's metrics on the test pairs.
+
+    Raises:
+        ValueError: there is no pair to learn from, ratings are missing, or a model cannot be had.
+    """
+    train, dev, test, judge = (
+        read_records(paths.pairs / f"{name}.jsonl", Pair, may_be_empty=True)
         for name in ("train", "dev", "test", "judge")
-    }
+    )
 
     from rlhf.models import load_policy
+    from rlhf.reward.evaluation import evaluate_pairs
+    from rlhf.reward.training import check_pairs
 
-    policy = load_policy(paths.models / "sft", model)
-    prompts, completions = sft_completions(policy, parts["train"], params)
+    shares = {"reward": train, "judge": judge} if judge else {"reward": train}
+    for pairs in (*shares.values(), *([dev] if dev else [])):
+        check_pairs(pairs, params)
+    # All of them first, so that what cannot be had is told before SFT's completions are sampled.
+    networks = {
+        name: [build_network(paths, pairs, params, model, seed) for seed in seeds_of(name, params)]
+        for name, pairs in shares.items()
+    }
+    prompts, completions = sft_completions(load_policy(paths.models / "sft", model), train, params)
     metrics: dict[str, float] = {}
-    for name, pairs in (("reward", parts["train"]), ("judge", parts["judge"])):
-        if name == "judge" and not pairs:
-            write_json(paths.models / "judge" / "judge.json", {"rankings": 0})
-            continue
-        trained = _train(paths, name, pairs, parts["dev"], params, model)
+    for name, pairs in shares.items():
+        trained = train_members(paths, name, networks[name], pairs, dev, params, model)
         trained.normalise(prompts, completions)
         trained.save(paths.models / name)
         prefix = "" if name == "reward" else "judge."
-        metrics |= {prefix + key: value for key, value in evaluate_pairs(trained, parts["test"]).items()}
+        metrics |= {prefix + key: value for key, value in evaluate_pairs(trained, test).items()}
+    if not judge:
+        write_json(paths.models / "judge" / "judge.json", {"rankings": 0})
     return metrics
+
+
+def seeds_of(name: str, params: RewardSettings) -> range:
+    """The seeds of a reward model's members; the judge's come after the reward model's."""
+    start = params.seed + (params.members if name == "judge" else 0)
+    return range(start, start + params.members)
+
+
+def build_network(
+    paths: Paths, pairs: Sequence[Pair], params: RewardSettings, model: ModelSettings, seed: int
+) -> ScalarReward | EncoderReward:
+    """The untrained network that params ask for: on the SFT model or another backbone, or an encoder of its own."""
+    import torch
+
+    torch.manual_seed(seed)
+    if params.kind == "scalar":
+        from rlhf.adapters import attach
+        from rlhf.reward.scalar import ScalarReward
+
+        policy = load_backbone(paths, params, model)
+        if params.adapter is not None:
+            policy = attach(policy, params.adapter, seed)
+        return ScalarReward(policy, params.loglikelihood, params.max_completion_tokens)
+    from rlhf.reward.encoder import EncoderReward, build_encoder, load_encoder
+
+    if params.encoder is not None:
+        encoder, tokenizer = load_encoder(params.encoder, model, training=True)
+    else:
+        texts = [text for pair in pairs for text in (prompt_key(pair.prompt), pair.chosen, pair.rejected)]
+        encoder, tokenizer = build_encoder(params.encoder_config, texts, model.vocab_size, model.device)
+    max_tokens = model.max_prompt_tokens + params.max_completion_tokens
+    return EncoderReward(encoder, tokenizer, max_tokens, params.freeze_encoder)
+
+
+def load_backbone(paths: Paths, params: RewardSettings, model: ModelSettings) -> Policy:
+    """The SFT model, or the language model that params name; raises ValueError that opens with the setting's name."""
+    from rlhf.models import load_policy
+
+    if params.backbone is None:
+        return load_policy(paths.models / "sft", model, training=True)
+    try:
+        return load_policy(params.backbone, model, training=True)
+    except ValueError as error:
+        raise ValueError(f"reward.backbone: {error}") from error
 
 
 def sft_completions(
@@ -65,77 +121,43 @@ def sft_completions(
     return prompts, [completion.text for completion in drawn]
 
 
-def evaluate_pairs(trained: RewardModel, pairs: Sequence[Pair]) -> dict[str, float]:
-    """The metrics of the contract on held-out pairs, with the length-only baseline beside them."""
-    import numpy as np
-
-    from rlhf.reward import metrics
-    from rlhf.reward.training import group_pairs, score_all
-
-    groups = group_pairs(pairs)
-    chosen, rejected = (scores.numpy() for scores in score_all(trained.network, groups))
-    ordered = [pair for group in groups for pair in group.pairs]
-    chosen_words = np.array([len(pair.chosen.split()) for pair in ordered], float)
-    rejected_words = np.array([len(pair.rejected.split()) for pair in ordered], float)
-    figures = {
-        "accuracy": metrics.accuracy(chosen, rejected),
-        "auc": metrics.auc(chosen, rejected),
-        "ece": metrics.expected_calibration_error(chosen, rejected),
-        "accuracy_by_length": metrics.accuracy(chosen_words, rejected_words),
-        "test_pairs": float(len(pairs)),
-    }
-    margins = np.array([pair.margin if pair.margin is not None else 1.0 for pair in ordered])
-    figures["spearman"], figures["pearson"] = metrics.correlations(chosen, rejected, margins)
-    for place, (_, _, share) in enumerate(metrics.accuracy_by_margin(chosen, rejected, margins), 1):
-        figures[f"accuracy_margin_{place}"] = share
-    return figures
-
-
-def _train(
+def train_members(
     paths: Paths,
     name: str,
+    networks: Sequence[ScalarReward | EncoderReward],
     pairs: Sequence[Pair],
     dev: Sequence[Pair],
     params: RewardSettings,
     model: ModelSettings,
 ) -> RewardModel:
+    """Trains each network from its own seed; several are an ensemble."""
     import torch
 
+    from rlhf.adapters import is_adapted, merge
     from rlhf.models import autocast, resolve_device
-    from rlhf.reward import RewardModel
+    from rlhf.reward import Ensemble, RewardModel
+    from rlhf.reward.scalar import ScalarReward
     from rlhf.reward.training import group_pairs, train_reward
 
-    torch.manual_seed(params.seed + (name == "judge"))
-    network = build_network(paths, pairs, params, model)
-    with autocast(model.precision, resolve_device(model.device)):
-        steps = train_reward(network, group_pairs(pairs), group_pairs(dev), params)
-        rows = follow(steps, name, params.steps, show=("loss", "accuracy", "eval_accuracy"))
-    columns = [name for name in ("loss", "accuracy", "eval_accuracy") if any(name in row for row in rows)]
-    plot_curves(paths.plots("reward") / f"{name}.png", rows, columns, f"{name} model, per step")
+    train, held_out = group_pairs(pairs), group_pairs(dev)
+    for place, (network, seed) in enumerate(zip(networks, seeds_of(name, params), strict=True)):
+        title = name if len(networks) == 1 else f"{name}_{place}"
+        torch.manual_seed(seed)
+        with autocast(model.precision, resolve_device(model.device)):
+            steps = train_reward(network, train, held_out, params.model_copy(update={"seed": seed}))
+            rows = follow(steps, title, params.steps, show=("loss", "accuracy", "eval_accuracy"))
+        draw_curves(paths, title, rows)
+        if isinstance(network, ScalarReward) and is_adapted(network.policy):
+            merge(network.policy)
+    members = [RewardModel(network) for network in networks]
+    return members[0] if len(members) == 1 else Ensemble(members, params.uncertainty_penalty)
+
+
+def draw_curves(paths: Paths, title: str, rows: Sequence[dict[str, float]]) -> None:
+    """Loss and accuracy over the steps, as a picture and as tables."""
+    columns = [column for column in ("loss", "accuracy", "eval_accuracy") if any(column in row for row in rows)]
+    plot_curves(paths.plots("reward") / f"{title}.png", rows, columns, f"{title} model, per step")
     for column in ("loss", "eval_accuracy"):
         points = [{"step": row["step"], column: row[column]} for row in rows if column in row]
         if points:
-            write_curve(paths.plots("reward") / f"{name}_{column}.csv", points)
-    return RewardModel(network)
-
-
-def build_network(
-    paths: Paths, pairs: Sequence[Pair], params: RewardSettings, model: ModelSettings
-) -> ScalarReward | EncoderReward:
-    """The untrained network that params ask for: on the SFT backbone, or an encoder of its own."""
-    from rlhf.models import load_policy
-
-    if params.kind == "scalar":
-        from rlhf.reward.scalar import ScalarReward
-
-        policy = load_policy(paths.models / "sft", model, training=True)
-        return ScalarReward(policy, params.loglikelihood, params.max_completion_tokens)
-    from rlhf.reward.encoder import EncoderReward, build_encoder, load_encoder
-
-    if params.encoder is not None:
-        encoder, tokenizer = load_encoder(params.encoder, model, training=True)
-    else:
-        texts = [text for pair in pairs for text in (prompt_key(pair.prompt), pair.chosen, pair.rejected)]
-        encoder, tokenizer = build_encoder(params.encoder_config, texts, model.vocab_size, model.device)
-    max_tokens = model.max_prompt_tokens + params.max_completion_tokens
-    return EncoderReward(encoder, tokenizer, max_tokens, params.freeze_encoder)
+            write_curve(paths.plots("reward") / f"{title}_{column}.csv", points)

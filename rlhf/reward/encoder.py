@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.models import load_network, resolve_device, save_network
+from rlhf.models import load_config, load_network, resolve_device, save_network
 from rlhf.records import Message, prompt_key
+from rlhf.reward.head import score_states
 from rlhf.settings import ComputeSettings
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class EncoderReward(nn.Module):
     Args:
         encoder: any encoder of transformers.
         tokenizer: its own tokenizer, which marks the two texts with token types where the encoder has them.
-        max_tokens: prompt and completion together; the longer of the two is cut first.
+        max_tokens: prompt and completion together, as far as the encoder has positions; the longer is cut first.
         frozen: train the head alone.
     """
 
@@ -42,7 +43,7 @@ class EncoderReward(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.tokenizer = encoder, tokenizer
-        self.max_tokens, self.frozen = max_tokens, frozen
+        self.max_tokens, self.frozen = min(max_tokens, position_limit(encoder) or max_tokens), frozen
         self.backbone.requires_grad_(not frozen)
         self.head = nn.Linear(encoder.config.hidden_size, 1)
         self.to(encoder.device)
@@ -62,7 +63,7 @@ class EncoderReward(nn.Module):
         """One raw score per row."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             hidden = self.backbone(**batch).last_hidden_state[:, 0]
-        return self.head(hidden.float()).squeeze(-1)
+        return score_states(self.head, hidden)
 
     def train(self, mode: bool = True) -> EncoderReward:
         """A frozen encoder stays in evaluation mode, so that its features do not jitter under dropout."""
@@ -76,7 +77,10 @@ class EncoderReward(nn.Module):
         return {"weight": self.head.weight, "bias": self.head.bias}
 
     def save(self, path: Path) -> None:
-        """Writes the encoder with its tokenizer."""
+        """Writes the encoder with its tokenizer, which would else tell how the last batch was cut and padded."""
+        if self.tokenizer.is_fast:
+            self.tokenizer.backend_tokenizer.no_truncation()
+            self.tokenizer.backend_tokenizer.no_padding()
         save_network(self.backbone, self.tokenizer, path)
 
     @classmethod
@@ -86,13 +90,35 @@ class EncoderReward(nn.Module):
         return cls(encoder, tokenizer, description["max_tokens"], description["frozen"])
 
 
+def position_limit(encoder: PreTrainedModel) -> int | None:
+    """How many tokens an encoder with learnt positions can read; None for one with relative or rotary positions.
+
+    RoBERTa and its kin number positions from the padding's id on, so that many rows of the table are never used.
+    """
+    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    if not isinstance(table, nn.Embedding):
+        return None
+    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+
+
 def load_encoder(
     name: str | Path, compute: ComputeSettings, training: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """An encoder and its tokenizer from a Hub id or a path; raises ValueError that opens with the setting's name."""
-    from transformers import AutoModel
+    """An encoder and its tokenizer from a Hub id or a path.
+
+    Raises:
+        ValueError: it cannot be had, or its first token does not see the others; opens with the setting's name.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoModel
 
     try:
+        config = load_config(name, compute.trust_remote_code)
+        causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+        if causal or config.is_encoder_decoder:
+            raise ValueError(
+                f"{name} is a {config.model_type}, which writes text; give an encoder such as BERT, or name this one "
+                "in reward.backbone with reward.kind: scalar"
+            )
         return load_network(AutoModel, name, compute, training)
     except ValueError as error:
         raise ValueError(f"reward.encoder: {error}") from error
@@ -131,4 +157,6 @@ def build_encoder(
         encoder = AutoModel.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields))
     except (ValueError, TypeError) as error:
         raise ValueError(f"reward.encoder_config: cannot build the encoder: {error}") from error
+    if getattr(encoder.config, "type_vocab_size", 0) < 2:  # the separators alone tell the two texts apart
+        tokenizer.model_input_names.remove("token_type_ids")
     return encoder.to(resolve_device(device)).eval(), tokenizer

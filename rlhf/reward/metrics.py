@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
 Scores = Float[ndarray, " N"]
@@ -64,3 +64,17 @@ def accuracy_by_margin(
         parts.append((float(margins[inside].min()), float(margins[inside].max()),
                       accuracy(chosen[inside], rejected[inside])))  # fmt: skip
     return parts
+
+
+def spread_auc(correct: Bool[ndarray, " N"], spread: Scores) -> float:
+    """The chance that the ensemble is less sure of some wrong pair than of some right one; ½ where all are alike.
+
+    The area under the ROC curve of telling wrong pairs from right ones by spread alone.
+
+    Args:
+        correct: whether the chosen completion scored higher.
+        spread: how far the members differ over the pair.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(~correct, spread)) if 0 < correct.sum() < len(correct) else 0.5

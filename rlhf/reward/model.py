@@ -1,11 +1,15 @@
-"""The reward model as others use it: text in, normalised scores out; with its constants it loads and saves."""
+"""The reward model as others use it: text in, normalised scores out; with its constants it loads and saves.
+
+Dimensions: B completions, M members of an ensemble.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,6 +24,18 @@ from rlhf.settings import ComputeSettings
 KINDS: dict[str, type[ScalarReward] | type[EncoderReward]] = {"scalar": ScalarReward, "encoder": EncoderReward}
 
 
+class Assessment(NamedTuple):
+    """What a reward model says of completions.
+
+    Attributes:
+        scores: normalised, less the penalty on uncertainty.
+        spread: the members' standard deviation, in the units of the scores; 0 for a single network.
+    """
+
+    scores: Float[Tensor, " B"]
+    spread: Float[Tensor, " B"]
+
+
 @dataclass
 class RewardModel:
     """A network and the constants that bring its scores to mean 0 and deviation 1 on SFT's completions."""
@@ -27,26 +43,42 @@ class RewardModel:
     network: ScalarReward | EncoderReward
     mean: float = 0.0
     deviation: float = 1.0
+    members: Sequence[RewardModel] = field(init=False, repr=False, compare=False)
+    """The reward models of an ensemble; a single network is its own."""
 
-    @torch.no_grad()
+    def __post_init__(self) -> None:
+        self.members = [self]
+
     def score(
         self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str], batch_size: int = 64
     ) -> Float[Tensor, " B"]:
-        """Scores completions of prompts: (r − mean) / deviation, on the CPU.
+        """The normalised scores of completions of prompts, on the CPU.
+
+        Raises:
+            ValueError: there is not one prompt per completion.
+        """
+        return self.assess(prompts, completions, batch_size).scores
+
+    def assess(
+        self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str], batch_size: int = 64
+    ) -> Assessment:
+        """The scores of completions with their uncertainty, on the CPU.
 
         Raises:
             ValueError: there is not one prompt per completion.
         """
         if len(prompts) != len(completions):
             raise ValueError(f"found {len(prompts)} prompts for {len(completions)} completions; give one each")
-        self.network.eval()
-        order = sorted(range(len(completions)), key=lambda row: len(completions[row]))
-        scores = torch.zeros(len(completions))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = self.network.encode([prompts[row] for row in rows], [completions[row] for row in rows])
-            scores[rows] = self.network(batch).float().cpu()
-        return (scores - self.mean) / self.deviation
+        raw = [_raw_scores(member.network, prompts, completions, batch_size) for member in self.members]
+        return self.combine(torch.stack(raw))
+
+    def combine(self, raw: Float[Tensor, "M B"]) -> Assessment:
+        """(r − mean) / deviation, and no spread.
+
+        Args:
+            raw: what each member's network says, here one.
+        """
+        return Assessment((raw[0] - self.mean) / self.deviation, torch.zeros_like(raw[0]))
 
     def normalise(self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str]) -> None:
         """Sets the constants so that these completions have mean 0 and deviation 1.
@@ -69,12 +101,55 @@ class RewardModel:
         self.network.save(path)
         heads = {name: weight.detach().float().contiguous().cpu() for name, weight in self.network.heads().items()}
         save_file(heads, path / "head.safetensors")
-        description = {"mean": self.mean, "deviation": self.deviation, **_describe(self.network)}
-        (path / "reward.json").write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
+        _write(path, {"mean": self.mean, "deviation": self.deviation, **_describe(self.network)})
+
+
+class Ensemble(RewardModel):
+    """Reward models that were trained from different seeds, as one; where they disagree, none has seen the like.
+
+    u(x, y) = mean of z_i − λ·deviation of z_i over the members' normalised scores z_i; the score is u, normalised in
+    turn. Source: Coste et al. (2024), Reward model ensembles help mitigate overoptimization, the uncertainty-weighted
+    objective (theirs penalises the variance).
+
+    Args:
+        members: at least two; the first one's network stands for all where one is needed (`network`).
+        uncertainty_penalty: λ.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[RewardModel],
+        uncertainty_penalty: float = 0.0,
+        mean: float = 0.0,
+        deviation: float = 1.0,
+    ) -> None:
+        super().__init__(members[0].network, mean, deviation)
+        self.members, self.uncertainty_penalty = members, uncertainty_penalty
+
+    def combine(self, raw: Float[Tensor, "M B"]) -> Assessment:
+        """u, normalised, and the deviation of the members' normalised scores in the same units."""
+        pairs = zip(self.members, raw, strict=True)
+        normalised = torch.stack([member.combine(scores[None]).scores for member, scores in pairs])
+        spread = normalised.std(0, correction=0)
+        penalised = normalised.mean(0) - self.uncertainty_penalty * spread
+        return Assessment((penalised - self.mean) / self.deviation, spread / self.deviation)
+
+    def normalise(self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str]) -> None:
+        """Sets the constants of every member, whose offsets and scales training leaves to chance, then its own."""
+        for member in self.members:
+            member.normalise(prompts, completions)
+        super().normalise(prompts, completions)
+
+    def save(self, path: Path) -> None:
+        """Writes each member to a folder of its own, and reward.json with what makes them one."""
+        for place, member in enumerate(self.members):
+            member.save(path / f"member_{place}")
+        constants = {"mean": self.mean, "deviation": self.deviation, "uncertainty_penalty": self.uncertainty_penalty}
+        _write(path, {"members": len(self.members), **constants})
 
 
 def load_reward_model(path: str | Path, compute: ComputeSettings = ANYWHERE) -> RewardModel:
-    """Loads what `RewardModel.save` wrote.
+    """Loads what `RewardModel.save` or `Ensemble.save` wrote.
 
     Raises:
         FileNotFoundError: the folder holds no reward model.
@@ -85,13 +160,39 @@ def load_reward_model(path: str | Path, compute: ComputeSettings = ANYWHERE) -> 
     if not (path / "reward.json").is_file():
         raise FileNotFoundError(f"{path}: no reward.json here; give a folder that the reward stage wrote")
     description = json.loads((path / "reward.json").read_text(encoding="utf-8"))
+    mean, deviation = description["mean"], description["deviation"]
+    if "members" in description:
+        members = [load_reward_model(path / f"member_{place}", compute) for place in range(description["members"])]
+        return Ensemble(members, description["uncertainty_penalty"], mean, deviation)
     network: ScalarReward | EncoderReward = KINDS[description["kind"]].load(path, description, compute)
     weights = load_file(path / "head.safetensors")
     with torch.no_grad():
         for name, weight in network.heads().items():
             weight.copy_(weights[name])
     network.eval()
-    return RewardModel(network, description["mean"], description["deviation"])
+    return RewardModel(network, mean, deviation)
+
+
+@torch.no_grad()
+def _raw_scores(
+    network: ScalarReward | EncoderReward,
+    prompts: Sequence[str | Sequence[Message]],
+    completions: Sequence[str],
+    batch_size: int,
+) -> Float[Tensor, " B"]:
+    """The network's scores in the order of the completions; texts of like length share a batch."""
+    network.eval()
+    order = sorted(range(len(completions)), key=lambda row: len(completions[row]))
+    scores = torch.zeros(len(completions))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = network.encode([prompts[row] for row in rows], [completions[row] for row in rows])
+        scores[rows] = network(batch).float().cpu()
+    return scores
+
+
+def _write(path: Path, description: dict[str, str | int | float | bool]) -> None:
+    (path / "reward.json").write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
 
 
 def _describe(network: ScalarReward | EncoderReward) -> dict[str, str | int | bool]:

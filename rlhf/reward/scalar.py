@@ -1,4 +1,4 @@
-"""A reward model on a causal backbone: a scalar head at the last token, and the log-likelihood as a feature.
+"""A reward model on a policy's backbone: a scalar head at the last token, and the log-likelihood as a feature.
 
 The head alone sees what a completion covers, but hardly sees a wrong value in it. The log-likelihood under a
 language-model head that is tuned with it compares every token with the prompt, so it does see one.
@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.batches import Batch, make_batch
-from rlhf.logprobs import token_logprobs
+from rlhf.batches import Batch, make_batch, response_states, token_statistics
 from rlhf.models import Policy, load_policy, save_policy
 from rlhf.records import Message
+from rlhf.reward.head import score_states
 from rlhf.settings import ComputeSettings
 
 
@@ -41,38 +41,35 @@ class ScalarReward(nn.Module):
         self.to(policy.device)
 
     def encode(self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str]) -> Batch:
-        """Tokens of prompts and completions, EOS included where it fits."""
+        """Tokens of prompts and completions, EOS included where it fits, and a place to the right of the longest.
+
+        The states of a batch are those that predict its tokens, so the place after a completion's last token has the
+        state in which that token, too, has been read.
+        """
+        responses = [self.policy.encode_response(text, self.max_completion_tokens) for text in completions]
         return make_batch(
             [self.policy.encode_prompt(prompt) for prompt in prompts],
-            [self.policy.encode_response(text, self.max_completion_tokens) for text in completions],
+            responses,
             self.policy.device,
+            response_width=max(map(len, responses)) + 1,
         )
 
     def forward(self, batch: Batch) -> Float[Tensor, " B"]:
         """One raw score per row."""
-        width = batch.response_ids.shape[1]
-        hidden = self.backbone.base_model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask.long(),
-            position_ids=batch.position_ids,
-            use_cache=False,
-        ).last_hidden_state[:, -width - 1 :]
-        lengths = batch.response_mask.sum(1)
-        last = hidden[torch.arange(len(lengths), device=hidden.device), lengths]
-        score = self.head(last.float()).squeeze(-1)
+        states, lengths = response_states(self.backbone, batch), batch.response_mask.sum(1)
+        last = states[torch.arange(len(lengths), device=states.device), lengths]
+        score = score_states(self.head, last)
         if not self.loglikelihood:
             return score
-        logits = self.backbone.get_output_embeddings()(hidden[:, :-1])
-        logprobs = torch.where(batch.response_mask, token_logprobs(logits, batch.response_ids), 0.0)
-        total = logprobs.sum(1)
-        return score + torch.stack([total, total / lengths.clamp(min=1)], dim=1) @ self.likelihood_weights
+        total = token_statistics(self.backbone, states, batch).logprobs.sum(1)
+        return score + (torch.stack([total, total / lengths.clamp(min=1)], dim=1) * self.likelihood_weights).sum(1)
 
     def heads(self) -> dict[str, Tensor]:
         """The weights that the backbone's own files do not hold."""
         return {"weight": self.head.weight, "bias": self.head.bias, "likelihood": self.likelihood_weights}
 
     def save(self, path: Path) -> None:
-        """Writes the backbone with its tokenizer."""
+        """Writes the backbone with its tokenizer; an adapter is to be merged into it by then."""
         save_policy(self.policy, path)
 
     @classmethod

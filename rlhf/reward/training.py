@@ -1,8 +1,11 @@
-"""Training a reward model on pairs; the pairs of one ranking share their completions' forward."""
+"""Training a reward model on pairs; the pairs of one ranking share their completions' forward.
+
+Dimensions: N pairs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +15,7 @@ from torch import Tensor
 from rlhf.optim import Optimizer, shuffled_batches
 from rlhf.records import Message, Pair, prompt_key
 from rlhf.reward.encoder import EncoderReward
-from rlhf.reward.losses import centring_loss, pairwise_loss
+from rlhf.reward.losses import centring_loss, pairwise_loss, regression_loss
 from rlhf.reward.scalar import ScalarReward
 from rlhf.settings import RewardSettings
 
@@ -62,16 +65,16 @@ def train_reward(
     """Trains the network in place, yielding the figures of each step.
 
     Raises:
-        ValueError: there is no pair to learn from.
+        ValueError: there is no pair to learn from, or a pair lacks the ratings that the loss asks for.
     """
-    if not train:
-        raise ValueError("found no pair to train on; are all rankings ties? see data/metrics/pairs.json")
+    check_pairs([pair for group in train for pair in group.pairs], settings)
     generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = Optimizer(network, settings)
+    optimizer, loss_of = Optimizer(network, settings), make_loss(train, settings)
     network.train()
     for step, rows in enumerate(shuffled_batches(len(train), settings.batch_size, settings.steps, generator), 1):
-        chosen, rejected = score_pairs(network, [train[row] for row in rows])
-        loss = pairwise_loss(chosen, rejected)
+        groups = [train[row] for row in rows]
+        chosen, rejected = score_pairs(network, groups)
+        loss = loss_of(chosen, rejected, groups)
         (loss + settings.centring * centring_loss(chosen, rejected)).backward()
         figures = {
             "loss": loss.item(),
@@ -81,11 +84,63 @@ def train_reward(
         figures["accuracy"] = float((chosen > rejected).float().mean())
         if dev and (step % settings.eval_every == 0 or step == settings.steps):
             chosen, rejected = score_all(network, dev)
-            figures["eval_loss"] = float(pairwise_loss(chosen, rejected))
+            figures["eval_loss"] = float(loss_of(chosen, rejected, dev))
             figures["eval_accuracy"] = float((chosen > rejected).float().mean())
             network.train()
         yield figures
     network.eval()
+
+
+def check_pairs(pairs: Sequence[Pair], settings: RewardSettings) -> None:
+    """Raises ValueError where there is no pair to learn from, or one lacks the ratings that the loss asks for."""
+    if not pairs:
+        raise ValueError("found no pair to train on; are all rankings ties? see data/metrics/pairs.json")
+    bare = sum(not isinstance(rating, int | float) for pair in pairs for rating in ratings_of(pair)) // 2
+    if settings.loss == "regression" and bare:
+        raise ValueError(
+            f"reward.loss is regression, but {bare} of {len(pairs)} pairs have no ratings; give every ranking a field "
+            "ratings (one number per completion, higher is better), or set reward.loss to pairwise"
+        )
+
+
+def make_loss(
+    train: Sequence[Comparisons], settings: RewardSettings
+) -> Callable[[Tensor, Tensor, Sequence[Comparisons]], Tensor]:
+    """The loss that settings ask for, of chosen and rejected scores [N] and the groups that they are of.
+
+    Regression counts a completion once for each pair that it stands in, and takes ratings in units of the train
+    pairs': less their mean, over their deviation.
+
+    Raises:
+        ValueError: regression is asked for, and all ratings are the same.
+    """
+
+    def pairwise(chosen: Tensor, rejected: Tensor, groups: Sequence[Comparisons]) -> Tensor:
+        margins = [1.0 if pair.margin is None else pair.margin for group in groups for pair in group.pairs]
+        return pairwise_loss(chosen, rejected, settings.margin * chosen.new_tensor(margins), settings.label_smoothing)
+
+    if settings.loss == "pairwise":
+        return pairwise
+    deviation, mean = (float(figure) for figure in torch.std_mean(gather_ratings(train), correction=0))
+    if deviation == 0.0:
+        raise ValueError(f"every rating is {mean:g}, which tells no completion from another; see data/rankings")
+
+    def regression(chosen: Tensor, rejected: Tensor, groups: Sequence[Comparisons]) -> Tensor:
+        ratings = (gather_ratings(groups).to(chosen.device) - mean) / deviation
+        return regression_loss(torch.cat([chosen, rejected]), ratings)
+
+    return regression
+
+
+def gather_ratings(groups: Sequence[Comparisons]) -> Float[Tensor, " M"]:
+    """The ratings of all chosen completions, then those of all rejected ones."""
+    return torch.tensor([ratings_of(pair) for group in groups for pair in group.pairs], dtype=torch.float32).T.flatten()
+
+
+def ratings_of(pair: Pair) -> tuple[object, object]:
+    """The pair's own fields `chosen_rating` and `rejected_rating`."""
+    extra = pair.model_extra or {}
+    return extra.get("chosen_rating"), extra.get("rejected_rating")
 
 
 def score_pairs(

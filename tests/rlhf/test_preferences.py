@@ -77,6 +77,16 @@ def test_texts_that_are_the_same_after_truncation_are_dropped_and_the_others_kee
     assert found.duplicates == 1
 
 
+def test_ratings_travel_into_the_pairs() -> None:
+    """Each side's own; where there are none, or a list that does not fit, a pair has no such field."""
+    whole = pairs_of(ranking([3, 1, 2], ratings=[60, 90.0, 70]), str).pairs
+    sides = [(pair.model_extra or {}).get(side) for pair in whole for side in ("chosen_rating", "rejected_rating")]
+    assert sides == [90.0, 60.0, 70.0, 60.0, 90.0, 70.0]
+    for ratings in ([60, None, 70], [60, 90]):
+        for pair in pairs_of(ranking([3, 1, 2], ratings=ratings), str).pairs:
+            assert "chosen_rating" not in pair.model_dump()
+
+
 def test_the_margin_is_the_difference_of_ratings_else_of_ranks() -> None:
     """Ratings 90 and 60: margin 30; without ratings, or with a list that does not fit, ranks 1 and 3: 2."""
     assert margin_of(ranking([3, 1, 2], ratings=[60, 90.0, 70]), 1, 0) == 30.0

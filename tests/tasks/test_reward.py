@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from rlhf.records import Pair
-from rlhf.settings import ComputeSettings
+from rlhf.settings import AdapterSettings, ComputeSettings
 from tasks import reward
 from tasks.files import read_records, write_records
 from tasks.params import Params
@@ -76,8 +78,9 @@ def test_training_moves_the_backbone_unless_it_is_frozen(
     from rlhf.reward import load_reward_model
 
     paths, params = copied_night("models/reward"), night_params.reward.model_copy(update=kind)
-    torch.manual_seed(params.seed)
-    start = build_network(paths, read_records(paths.pairs / "train.jsonl", Pair), params, night_params.model)
+    start = build_network(
+        paths, read_records(paths.pairs / "train.jsonl", Pair), params, night_params.model, params.seed
+    )
     reward.run(paths, params, night_params.model)
     trained = load_reward_model(paths.models / "reward", CPU).network
     before, after = start.backbone.state_dict(), trained.backbone.state_dict()
@@ -131,6 +134,96 @@ def test_an_encoder_that_cannot_be_had_is_named(
     """With the param to mend, and nothing written."""
     paths = copied_night("models/reward")
     params = night_params.reward.model_copy(update={"kind": "encoder", "encoder": "nobody/nothing-here"})
+    shutil.rmtree(paths.models / "sft")  # it is told before the SFT model loads
     with pytest.raises(ValueError, match=r"reward.encoder: nobody/nothing-here: the model could not be loaded"):
         reward.run(paths, params, night_params.model)
     assert not (paths.models / "reward").exists()
+
+
+def test_a_backbone_that_cannot_be_had_is_named(
+    copied_night: Callable[..., Paths], night_params: Params, offline: None
+) -> None:
+    """As for an encoder."""
+    paths = copied_night("models/reward")
+    params = night_params.reward.model_copy(update={"backbone": "nobody/nothing-here"})
+    with pytest.raises(ValueError, match=r"reward.backbone: nobody/nothing-here: the model could not be loaded"):
+        reward.run(paths, params, night_params.model)
+    assert not (paths.models / "reward").exists()
+
+
+def test_a_backbone_of_another_family_reads_text_with_its_own_tokenizer(
+    copied_night: Callable[..., Paths], night_params: Params, tmp_path: Path
+) -> None:
+    """A GPT-2 beside a llama policy: saved with its tokenizer, adapted by LoRA, and an ordinary model afterwards."""
+    from rlhf.models import build_policy, save_policy, train_tokenizer
+    from rlhf.reward import load_reward_model
+
+    paths = copied_night("models/reward")
+    pairs = read_records(paths.pairs / "train.jsonl", Pair)
+    tokenizer = train_tokenizer((pair.chosen for pair in pairs), 350)
+    shape = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 256}
+    other = build_policy(shape, tokenizer, seed=5)
+    save_policy(other, tmp_path / "other")
+    changes = {"backbone": str(tmp_path / "other"), "adapter": AdapterSettings(rank=2)}
+    figures = reward.run(paths, night_params.reward.model_copy(update=changes), night_params.model)
+    loaded = load_reward_model(paths.models / "reward", CPU)
+    assert loaded.network.backbone.config.model_type == "gpt2"
+    assert loaded.network.policy.tokenizer.get_vocab() == tokenizer.get_vocab()
+    chosen, rejected = scores(paths, "reward", read_records(paths.pairs / "test.jsonl", Pair))
+    assert figures["accuracy"] == pytest.approx((chosen > rejected).float().mean().item())
+    before, after = other.model.state_dict(), loaded.network.backbone.state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) for name in changed)
+
+
+def test_members_differ_and_speak_as_one(
+    copied_night: Callable[..., Paths], night_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two seeds, and two more for the judge: a folder and curves each, the first one being the single network's."""
+    from rlhf.reward import training
+
+    seeds, train = [], training.train_reward
+
+    def recorded(network: Any, groups: Any, dev: Any, settings: Any) -> Any:
+        seeds.append(settings.seed)
+        return train(network, groups, dev, settings)
+
+    monkeypatch.setattr(training, "train_reward", recorded)
+    paths = copied_night("models/reward", "plots/reward")
+    held_out = [Pair(prompt=f"p{place}", chosen="yes yes", rejected="no", annotator="x") for place in range(8)]
+    write_records(paths.pairs / "judge.jsonl", held_out)
+    params = night_params.reward.model_copy(update={"members": 2, "uncertainty_penalty": 1.0})
+    figures = reward.run(paths, params, night_params.model)
+    first = params.seed
+    assert seeds == [first, first + 1, first + 2, first + 3]
+    assert {"spread_mean", "spread_auc", "accuracy_member_0", "accuracy_member_1"} <= figures.keys()
+    assert figures["spread_mean"] > 0
+    chosen, rejected = scores(paths, "reward", read_records(paths.pairs / "test.jsonl", Pair))
+    assert figures["accuracy"] == pytest.approx((chosen > rejected).float().mean().item())
+    weights = [(paths.models / name / f"member_{place}" / "model.safetensors").read_bytes()
+               for name in ("reward", "judge") for place in range(2)]  # fmt: skip
+    assert len(set(weights)) == 4
+    curves = {file.name for file in paths.plots("reward").iterdir() if file.name.startswith("reward")}
+    assert curves == {f"reward_{place}{rest}" for place in range(2)
+                      for rest in (".png", "_loss.csv", "_eval_accuracy.csv")}  # fmt: skip
+    alone = copied_night("models/reward")
+    reward.run(alone, night_params.reward, night_params.model)
+    assert (alone.models / "reward" / "model.safetensors").read_bytes() == weights[0]
+
+
+def test_regression_needs_ratings_before_any_model_loads(
+    copied_night: Callable[..., Paths], night_params: Params
+) -> None:
+    """The simulated annotator gives none: the error comes without an SFT model; with ratings in the pairs it trains."""
+    paths, params = copied_night("models/reward"), night_params.reward.model_copy(update={"loss": "regression"})
+    (paths.models / "sft").rename(paths.models / "away")
+    with pytest.raises(ValueError, match=r"reward.loss is regression, but \d+ of \d+ pairs have no ratings"):
+        reward.run(paths, params, night_params.model)
+    (paths.models / "away").rename(paths.models / "sft")
+    for split in ("train", "dev", "test"):
+        rows = [pair.model_dump() | {"chosen_rating": 3 + (pair.margin or 0), "rejected_rating": 3}
+                for pair in read_records(paths.pairs / f"{split}.jsonl", Pair)]  # fmt: skip
+        write_records(paths.pairs / f"{split}.jsonl", [Pair.model_validate(row) for row in rows])
+    assert reward.run(paths, params, night_params.model).keys() >= KEYS

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from rlhf.models import Policy, build_policy, save_policy
 from rlhf.records import Message
 from rlhf.reward.encoder import EncoderReward, build_encoder, load_encoder
 from rlhf.settings import ComputeSettings
@@ -92,7 +94,36 @@ def test_an_unfrozen_encoder_has_dropout_in_training_and_none_after(encoder: Enc
     assert encoder.backbone.get_input_embeddings().weight.grad is not None
 
 
-def test_what_cannot_be_built_or_loaded_is_named(tmp_path: Any) -> None:
+@pytest.mark.parametrize("kind", ["roberta", "deberta-v2", "modernbert", "electra", "distilbert"])
+def test_other_families_are_built_from_scratch_too(kind: str) -> None:
+    """`encoder_config` names the type; token types are there only where the encoder has some to tell apart."""
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+    fields = {"model_type": kind, **shape, **({"type_vocab_size": 1} if kind == "roberta" else {})}
+    model, tokenizer = build_encoder(fields, [*PROMPTS, *COMPLETIONS], 300, "cpu")
+    network = EncoderReward(model, tokenizer, max_tokens=60, frozen=False).eval()
+    assert network(network.encode(PROMPTS, COMPLETIONS)).shape == (2,)
+
+
+def test_a_model_that_writes_text_is_no_encoder(llama: Policy, bpe: Any, tmp_path: Path) -> None:
+    """Its first token sees nothing of what follows: the error says where such a model belongs."""
+    save_policy(llama, tmp_path / "llama")
+    small = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    save_policy(build_policy({"model_type": "t5", **small}, bpe, seed=0), tmp_path / "t5")
+    for kind in ("llama", "t5"):
+        with pytest.raises(ValueError, match=rf"reward.encoder: .* is a {kind}, which writes text; .*reward.backbone"):
+            load_encoder(tmp_path / kind, ComputeSettings(device="cpu"))
+
+
+def test_weights_that_could_run_code_are_not_loaded(encoder: EncoderReward, tmp_path: Path) -> None:
+    """A folder with pickled weights alone is an error that asks for safetensors."""
+    encoder.save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(encoder.backbone.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"reward.encoder: .* could not be loaded .*safetensors"):
+        load_encoder(tmp_path, ComputeSettings(device="cpu"))
+
+
+def test_what_cannot_be_built_or_loaded_is_named(tmp_path: Path) -> None:
     """The setting at fault stands first."""
     with pytest.raises(ValueError, match=r"reward.encoder_config: cannot build the encoder"):
         build_encoder({"hidden_size": 10, "num_attention_heads": 3}, ["a b"], 300, "cpu")

@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rlhf.reward.losses import centring_loss, pairwise_loss
+from rlhf.reward.losses import centring_loss, pairwise_loss, regression_loss
 
 
 def test_equal_scores_cost_log_two() -> None:
@@ -49,6 +51,73 @@ def test_far_apart_scores_stay_finite() -> None:
     far = torch.tensor([1000.0])
     assert pairwise_loss(-far, torch.zeros(1)).item() == pytest.approx(1000.0)
     assert pairwise_loss(far, torch.zeros(1)).item() == 0.0
+
+
+def test_a_margin_is_asked_for_on_top() -> None:
+    """Differences log 3 and 0 with margins log 3 and log 4: σ(0) = ½ and σ(-log 4) = ⅕, so (log 2 + log 5)/2."""
+    chosen, rejected = torch.tensor([math.log(3), 2.0]), torch.tensor([0.0, 2.0])
+    margins = torch.tensor([math.log(3), math.log(4)])
+    assert pairwise_loss(chosen, rejected, margins).item() == pytest.approx(math.log(10) / 2)
+
+
+def test_smoothed_labels_by_hand() -> None:
+    """Difference log 3 and ε = .1: .9·log 4/3 + .1·log 4; with a margin of log 3, .9·log 2 + .1·log 10 (σ(-log 9))."""
+    sides = torch.tensor([math.log(3)]), torch.tensor([0.0])
+    assert pairwise_loss(*sides, label_smoothing=0.1).item() == pytest.approx(0.9 * math.log(4 / 3) + 0.1 * math.log(4))
+    both = pairwise_loss(*sides, margins=math.log(3), label_smoothing=0.1)
+    assert both.item() == pytest.approx(0.9 * math.log(2) + 0.1 * math.log(10))
+
+
+def test_smoothed_labels_are_believed_up_to_their_share() -> None:
+    """With ε = .1 the loss is least where σ(Δ) = .9, at a difference of log 9, and never falls to 0."""
+    difference = torch.tensor([math.log(9)], requires_grad=True)
+    loss = pairwise_loss(difference, torch.zeros(1), label_smoothing=0.1)
+    loss.backward()
+    assert difference.grad is not None
+    assert difference.grad.item() == pytest.approx(0.0, abs=1e-6)
+    assert loss.item() == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))
+
+
+@settings(deadline=None)
+@given(
+    sides=st.lists(st.tuples(*[st.floats(-20, 20)] * 2), min_size=1, max_size=6),
+    margin=st.floats(0, 5),
+    smoothing=st.floats(0, 0.49),
+)
+def test_the_loss_is_that_of_a_loop_over_pairs(
+    sides: list[tuple[float, float]], margin: float, smoothing: float
+) -> None:
+    """For any scores, margin and smoothing; without the two, the plain loss. Swapped sides swap 1 - ε and ε."""
+    chosen, rejected = torch.tensor(sides, dtype=torch.float64).T
+
+    def cost(difference: float) -> float:
+        return math.log1p(math.exp(margin - difference))
+
+    expected = [(1 - smoothing) * cost(one - other) + smoothing * cost(other - one) for one, other in sides]
+    loss = pairwise_loss(chosen, rejected, margin, smoothing)
+    assert loss.item() == pytest.approx(sum(expected) / len(expected), rel=1e-6, abs=1e-9)
+    assert pairwise_loss(rejected, chosen, margin, 1 - smoothing).item() == pytest.approx(loss.item())
+    plain = sum(math.log1p(math.exp(other - one)) for one, other in sides) / len(sides)
+    assert pairwise_loss(chosen, rejected, 0.0, 0.0).item() == pytest.approx(plain, rel=1e-6, abs=1e-9)
+
+
+def test_the_regression_loss_by_hand() -> None:
+    """Scores 1 and -1 for ratings ½ and 1: (¼ + 4)/2; the gradient, 2(r - z)/2, is ½ and -2."""
+    scores = torch.tensor([1.0, -1.0], requires_grad=True)
+    loss = regression_loss(scores, torch.tensor([0.5, 1.0]))
+    assert loss.item() == pytest.approx(2.125)
+    loss.backward()
+    assert scores.grad is not None
+    assert scores.grad.tolist() == [0.5, -2.0]
+
+
+def test_gradients_agree_with_finite_differences() -> None:
+    """Margins and smoothing together, and regression."""
+    draw = torch.Generator().manual_seed(1)
+    sides = torch.randn(2, 4, generator=draw, dtype=torch.float64, requires_grad=True)
+    margins = torch.rand(4, generator=draw, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: pairwise_loss(x[0], x[1], margins, 0.2), (sides,))
+    assert torch.autograd.gradcheck(lambda x: regression_loss(x[0], x[1]), (sides,))
 
 
 def test_the_centring_loss_by_hand() -> None:

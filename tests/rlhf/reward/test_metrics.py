@@ -7,7 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from rlhf.reward.metrics import accuracy, accuracy_by_margin, auc, correlations, expected_calibration_error
+from rlhf.reward.metrics import (
+    accuracy,
+    accuracy_by_margin,
+    auc,
+    correlations,
+    expected_calibration_error,
+    spread_auc,
+)
 
 CHOSEN, REJECTED = np.array([3.0, 1.0, 2.0, 0.0]), np.array([1.0, 2.0, 2.0, -1.0])
 
@@ -86,3 +93,16 @@ def test_equal_margins_are_in_one_part(margins: list[float], expected: list[tupl
     chosen[0] = -1.0
     parts = accuracy_by_margin(chosen, np.zeros(len(margins)), np.array(margins))
     assert parts == [pytest.approx(part) for part in expected]
+
+
+def test_spread_tells_wrong_pairs_from_right_ones() -> None:
+    """Wrong pairs with spreads 3 and 1 against right ones with 2 and 1: above 2 and 1, below 2 and tied: 2½ of 4."""
+    correct = np.array([False, True, False, True])
+    assert spread_auc(correct, np.array([3.0, 2.0, 1.0, 1.0])) == 0.625
+    assert spread_auc(~correct, np.array([3.0, 2.0, 1.0, 1.0])) == 0.375
+
+
+def test_spread_has_nothing_to_tell_where_all_pairs_are_right() -> None:
+    """Or all wrong: chance."""
+    assert spread_auc(np.array([True, True]), np.array([1.0, 2.0])) == 0.5
+    assert spread_auc(np.array([False, False]), np.array([1.0, 2.0])) == 0.5

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from rlhf.models import Policy
+from rlhf.adapters import attach, merge
+from rlhf.models import Policy, build_policy
+from rlhf.records import Pair
+from rlhf.reward import RewardModel, load_reward_model
 from rlhf.reward.scalar import ScalarReward
+from rlhf.reward.training import group_pairs, train_reward
+from rlhf.settings import AdapterSettings, ComputeSettings, RewardSettings
 
 PROMPTS = ["name[Quill]", "name[Kestrel], kind[diner]", "kind[tavern]"]
 COMPLETIONS = ["Quill is a diner.", "Kestrel", ""]
+ENCODER_DECODERS: dict[str, dict[str, Any]] = {
+    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2},
+    "bart": {
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "max_position_embeddings": 64,
+        "init_std": 0.3,
+    },
+}
 
 
 def by_hand(network: ScalarReward, prompt: str, completion: str) -> torch.Tensor:
@@ -33,6 +54,26 @@ def test_the_score_is_the_equation_term_by_term(scalar: ScalarReward) -> None:
     scores = scalar(scalar.encode(PROMPTS, COMPLETIONS))
     for score, prompt, completion in zip(scores, PROMPTS, COMPLETIONS, strict=True):
         torch.testing.assert_close(score, by_hand(scalar, prompt, completion), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ENCODER_DECODERS)
+@torch.no_grad()
+def test_the_score_on_an_encoder_decoder_is_the_same_equation(bpe: Any, kind: str) -> None:
+    """The prompt is read by the encoder; h_last is the decoder's state after the completion's last token."""
+    policy = build_policy({"model_type": kind, **ENCODER_DECODERS[kind]}, bpe, seed=0)
+    torch.manual_seed(0)
+    network = ScalarReward(policy, loglikelihood=True, max_completion_tokens=40).eval()
+    network.likelihood_weights.copy_(torch.tensor([0.3, -2.0]))
+    scores = network(network.encode(PROMPTS, COMPLETIONS))
+    for score, prompt, completion in zip(scores, PROMPTS, COMPLETIONS, strict=True):
+        ids, response = policy.encode_prompt(prompt), policy.encode_response(completion, 40)
+        decoded = torch.tensor([[policy.model.config.decoder_start_token_id, *response]])
+        output = policy.model(torch.tensor([ids]), decoder_input_ids=decoded, output_hidden_states=True)
+        logprobs = output.logits[0, :-1].log_softmax(-1)[range(len(response)), response]
+        expected = (
+            network.head(output.decoder_hidden_states[-1][0, -1])[0] + 0.3 * logprobs.sum() - 2.0 * logprobs.mean()
+        )
+        torch.testing.assert_close(score, expected, atol=1e-4, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -70,3 +111,36 @@ def test_the_head_starts_small(llama: Policy, clone: Callable[[Policy], Policy])
     policy = clone(llama)
     heads = torch.cat([ScalarReward(policy, True, 4).head.weight.detach() for _ in range(200)])
     assert heads.std().item() == pytest.approx(1 / 17, rel=0.1)
+
+
+def test_an_adapter_learns_beside_a_frozen_backbone_and_is_merged_before_saving(
+    llama: Policy, clone: Callable[[Policy], Policy], pairs: list[Pair], tmp_path: Path
+) -> None:
+    """The base stays bit for bit while the loss falls; merged, it is an ordinary backbone with the same scores."""
+    torch.manual_seed(0)
+    policy = attach(clone(llama), AdapterSettings(rank=4), seed=0)
+    network = ScalarReward(policy, loglikelihood=True, max_completion_tokens=40)
+    before = {name: weight.clone() for name, weight in network.named_parameters()}
+    settings = RewardSettings(steps=30, batch_size=8, learning_rate=1e-2)
+    figures = list(train_reward(network, group_pairs(pairs), [], settings))
+    assert figures[-1]["loss"] < 0.7 * figures[0]["loss"]
+    moved = {name for name, weight in network.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved - {"head.weight", "likelihood_weights"}
+    assert all("lora_" in name for name in moved - {"head.weight", "head.bias", "likelihood_weights"})
+    scores = RewardModel(network).score(PROMPTS, COMPLETIONS)
+    with pytest.raises(ValueError, match="adapter that is not merged"):
+        RewardModel(network).save(tmp_path)
+    merge(policy)
+    RewardModel(network).save(tmp_path)
+    loaded = load_reward_model(tmp_path, ComputeSettings(device="cpu"))
+    torch.testing.assert_close(loaded.score(PROMPTS, COMPLETIONS), scores, atol=1e-4, rtol=1e-4)
+
+
+def test_under_autocast_the_head_keeps_its_digits(scalar: ScalarReward) -> None:
+    """Scores of 100 + something in bfloat16 would all be 100: the head runs in float32."""
+    torch.nn.init.constant_(scalar.head.bias, 100.0)
+    scalar.likelihood_weights.data.zero_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = scalar(scalar.encode(PROMPTS, COMPLETIONS))
+    assert scores.dtype == torch.float32
+    assert len({round(score, 3) for score in scores.tolist()}) == 3

@@ -13,7 +13,7 @@ from rlhf.records import Pair
 from rlhf.reward.encoder import EncoderReward
 from rlhf.reward.losses import pairwise_loss
 from rlhf.reward.scalar import ScalarReward
-from rlhf.reward.training import group_pairs, score_all, score_pairs, train_reward
+from rlhf.reward.training import check_pairs, group_pairs, make_loss, score_all, score_pairs, train_reward
 from rlhf.settings import RewardSettings
 
 
@@ -121,6 +121,86 @@ def test_no_pair_is_an_error(scalar: ScalarReward) -> None:
     """It is raised before any step, with where to look."""
     with pytest.raises(ValueError, match=r"found no pair to train on; are all rankings ties\?"):
         list(train_reward(scalar, [], [], settings()))
+
+
+def rated(pairs: list[Pair], ratings: list[tuple[float, float]]) -> list[Pair]:
+    """The pairs with the ratings of their two sides."""
+    sides = ("chosen_rating", "rejected_rating")
+    return [
+        Pair.model_validate(pair.model_dump() | dict(zip(sides, both, strict=True)))
+        for pair, both in zip(pairs, ratings, strict=True)
+    ]
+
+
+def test_a_pairs_own_margin_scales_the_margin_and_its_absence_counts_one(pairs: list[Pair]) -> None:
+    """With reward.margin ½ and margins 4 and none: -log σ(Δ - 2) and -log σ(Δ - ½), at Δ = 0."""
+    groups = group_pairs([pairs[2].model_copy(update={"margin": 4.0}), pairs[4]])
+    loss = make_loss(groups, settings(margin=0.5))(torch.zeros(2), torch.zeros(2), groups)
+    assert loss.item() == pytest.approx((math.log1p(math.exp(2)) + math.log1p(math.exp(0.5))) / 2)
+
+
+def test_options_of_the_loss_reach_training(scalar: ScalarReward, pairs: list[Pair]) -> None:
+    """The first step's loss is the one with margin and smoothing, and dev is measured by the same."""
+    groups = group_pairs(pairs)
+    chosen, rejected = score_all(scalar, groups)
+    (figures,) = train_reward(scalar, groups, groups, settings(margin=2.0, label_smoothing=0.1, learning_rate=1e-9))
+    expected = pairwise_loss(chosen, rejected, 2.0, 0.1).item()
+    assert figures["loss"] == pytest.approx(expected, abs=1e-5)
+    assert figures["eval_loss"] == pytest.approx(expected, abs=1e-4)
+    assert abs(expected - pairwise_loss(chosen, rejected).item()) > 0.05
+
+
+def test_regression_by_hand(pairs: list[Pair]) -> None:
+    """Train ratings 4, 2, 3, 1 (mean 2.5, variance 1.25); a dev pair rated 5 and 0 with scores 1 and 0.
+
+    z = ±2.5/√1.25 = ±√5, so the loss is ((1 - √5)² + 5)/2; dev is measured in train's units.
+    """
+    train, dev = rated([pairs[2], pairs[4]], [(4, 2), (3, 1)]), group_pairs(rated(pairs[2:3], [(5, 0)]))
+    loss = make_loss(group_pairs(train), settings(loss="regression"))(torch.ones(1), torch.zeros(1), dev)
+    assert loss.item() == pytest.approx(((1 - math.sqrt(5)) ** 2 + 5) / 2, rel=1e-5)
+
+
+def test_regression_learns_the_ratings(scalar: ScalarReward, pairs: list[Pair]) -> None:
+    """Ratings of 90, 50 and 10 are learnt with their distances: equal steps, where a pairwise loss sees order alone."""
+    ranked = group_pairs(rated([pairs[0], pairs[1], pairs[3]], [(90, 50), (90, 10), (50, 10)]))
+    figures = list(train_reward(scalar, ranked, ranked, settings(loss="regression", steps=80)))
+    assert figures[-1]["eval_loss"] < 0.01
+    chosen, rejected = score_all(scalar, ranked)
+    best, middle, worst = chosen[0].item(), rejected[0].item(), rejected[1].item()
+    assert (best - middle) / (middle - worst) == pytest.approx(1.0, abs=0.2)
+    assert best - worst == pytest.approx(80 / math.sqrt((4 * 40**2 + 0) / 6), abs=0.2)
+
+
+def test_regression_without_ratings_says_how_many_are_missing(pairs: list[Pair]) -> None:
+    """And what to do, before any network is there; so does a set of ratings that are all the same."""
+    mixed = [*rated(pairs[:2], [(4, 2), (3, 1)]), *pairs[2:]]
+    with pytest.raises(ValueError, match=r"regression, but 3 of 5 pairs have no ratings; give every ranking a field"):
+        check_pairs(mixed, settings(loss="regression"))
+    check_pairs(mixed, settings())
+    same = group_pairs(rated(pairs[:2], [(4, 4), (4, 4)]))
+    with pytest.raises(ValueError, match="every rating is 4"):
+        make_loss(same, settings(loss="regression"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "encoder", "backbone": "gpt2"}, "backbone, adapter: only with kind: scalar"),
+        ({"kind": "encoder", "adapter": {}}, "backbone, adapter: only with kind: scalar"),
+        ({"encoder": "bert"}, "encoder, freeze_encoder: only with kind: encoder"),
+        ({"freeze_encoder": True}, "encoder, freeze_encoder: only with kind: encoder"),
+        ({"loss": "regression", "margin": 0.1}, "margin, label_smoothing, centring: only with loss: pairwise"),
+        ({"loss": "regression", "label_smoothing": 0.1}, "only with loss: pairwise"),
+        ({"loss": "regression", "centring": 0.1}, "only with loss: pairwise"),
+        ({"uncertainty_penalty": 0.5}, "uncertainty_penalty: only with members: 2 or more"),
+    ],
+)
+def test_an_option_that_nothing_would_heed_is_an_error(fields: dict[str, object], message: str) -> None:
+    """Where it belongs is said; in its place it is accepted."""
+    with pytest.raises(ValueError, match=message):
+        settings(**fields)
+    settings(backbone="gpt2", adapter={}, margin=0.1, label_smoothing=0.1, members=2, uncertainty_penalty=0.5)
+    settings(kind="encoder", encoder="bert", freeze_encoder=True, loss="regression")
 
 
 def test_rankings_that_share_a_number_but_not_a_prompt_stay_apart() -> None:

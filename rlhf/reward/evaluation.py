@@ -1,0 +1,54 @@
+"""A reward model on pairs that it has not seen: every figure in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy import ndarray
+from torch import Tensor
+
+from rlhf.records import Pair
+from rlhf.reward import metrics
+from rlhf.reward.model import RewardModel
+from rlhf.reward.training import group_pairs, score_all
+
+
+def evaluate_pairs(reward_model: RewardModel, pairs: Sequence[Pair]) -> dict[str, float]:
+    """Accuracy, AUC, correlations with the margins and calibration, and the length-only baseline beside them.
+
+    An ensemble's confidence in a pair comes from the mean of its members' raw scores, for it is raw scores that a
+    pairwise loss makes log-odds.
+    """
+    groups = group_pairs(pairs)
+    ordered = [pair for group in groups for pair in group.pairs]
+    raw = torch.stack([torch.cat(score_all(member.network, groups)) for member in reward_model.members])
+    scores, spread = (figures.view(2, -1).numpy() for figures in reward_model.combine(raw))
+    chosen, rejected = scores
+    words = np.array([[len(text.split()) for text in (pair.chosen, pair.rejected)] for pair in ordered], float).T
+    margins = np.array([pair.margin if pair.margin is not None else 1.0 for pair in ordered])
+    figures = {
+        "accuracy": metrics.accuracy(chosen, rejected),
+        "auc": metrics.auc(chosen, rejected),
+        "ece": metrics.expected_calibration_error(*raw.mean(0).view(2, -1).numpy()),
+        "accuracy_by_length": metrics.accuracy(*words),
+        "test_pairs": float(len(pairs)),
+    }
+    figures["spearman"], figures["pearson"] = metrics.correlations(chosen, rejected, margins)
+    for place, (_, _, share) in enumerate(metrics.accuracy_by_margin(chosen, rejected, margins), 1):
+        figures[f"accuracy_margin_{place}"] = share
+    if len(reward_model.members) > 1:
+        figures |= _disagreement(raw, chosen > rejected, spread)
+    return figures
+
+
+def _disagreement(
+    raw: Float[Tensor, "M B"], correct: Bool[ndarray, " N"], spread: Float[ndarray, "2 N"]
+) -> dict[str, float]:
+    """How far an ensemble's members differ, whether that tells its errors, and how good each is by itself."""
+    figures = {"spread_mean": float(spread.mean()), "spread_auc": metrics.spread_auc(correct, spread.mean(0))}
+    for place, scores in enumerate(raw):
+        figures[f"accuracy_member_{place}"] = metrics.accuracy(*scores.view(2, -1).numpy())
+    return figures
