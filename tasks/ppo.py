@@ -20,7 +20,7 @@ from tasks.files import read_records, write_curve
 from tasks.general import read_general
 from tasks.monitor import build_monitor, monitor_inputs, watched_prompts, write_monitor
 from tasks.paths import Paths
-from tasks.progress import follow
+from tasks.progress import follow, say
 from tasks.report import plot_curves
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ def run(paths: Paths, params: PpoSettings, model: ModelSettings) -> dict[str, fl
         rows = follow(steps, "ppo", params.iterations, show=("reward_mean", "kl", "entropy"))
     trainer.check_learnt()
     if trainer.stopped is not None:
-        print(
-            f"ppo: stopped after {trainer.iteration} of {params.iterations} iterations: {trainer.stopped}", flush=True
-        )
+        say(f"ppo: stopped after {trainer.iteration} of {params.iterations} iterations: {trainer.stopped}")
     save_policy(policy if params.adapter is None else merge(policy), paths.models / "policy")
     checkpoint.delete()
     plot_curves(paths.plots("ppo") / "curves.png", rows, CURVES, "PPO, per iteration")
@@ -122,6 +120,8 @@ def resume(trainer: PpoTrainer, checkpoint: Checkpoint, every: int) -> Iterator[
         yield from rows
     for figures in trainer.train():
         rows.append(figures)
+        for warning in trainer.warnings:
+            say(f"ppo: after iteration {trainer.iteration}: {warning}")
         if every and trainer.iteration % every == 0:
             checkpoint.save({"trainer": trainer.state_dict(), "rows": rows})
         yield figures

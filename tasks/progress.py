@@ -22,6 +22,11 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+def say(text: str) -> None:
+    """Prints a line above the bar, if there is one."""
+    tqdm.write(text)
+
+
 def follow(
     steps: Iterable[dict[str, float]], title: str, total: int, show: Iterable[str] = ()
 ) -> list[dict[str, float]]:

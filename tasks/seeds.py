@@ -38,6 +38,10 @@ FIGURES = {
     "policy.kl": "KL (nats per sequence)",
     "win_rate": "win rate",
     "win_rate_low": "win rate, lower bound",
+    "iterations": "PPO iterations",
+    "monitor_kept_iteration": "iteration that the monitor kept",
+    "sft.reward": "SFT reward",
+    "policy.reward": "policy reward",
     "accuracy": "reward accuracy on test pairs",
     "judge.accuracy": "judge accuracy on test pairs",
     "reward.gold_accuracy": "reward accuracy against gold",
@@ -65,7 +69,7 @@ def run_seeds(paths: Paths, variants: Mapping[str, Params], seeds: Sequence[int]
             for stage in VERSIONED[shared:]:
                 run_stage(stage, scratch, with_seed(params, seed))
             figures = {"wall_s": time.perf_counter() - started} if not shared else {}
-            for stage in ("reward", "evaluate"):
+            for stage in ("reward", "ppo", "evaluate"):
                 figures |= json.loads(scratch.metrics(stage).read_text(encoding="utf-8"))
             results[name].append(figures)
             done = done or scratch

@@ -68,6 +68,7 @@ class PpoTrainer:
         reference: the frozen start; None when it is the policy itself with its adapter off.
         critic: what PPO estimates advantages with; the other algorithms have none.
         general: examples of other tasks for the pretraining term (`ptx_coefficient`).
+        warnings: what the watch thinks wrong after the last iteration.
         stopped: why the run ended early, or None.
         kept: the policy to go back to when it does.
     """
@@ -81,6 +82,7 @@ class PpoTrainer:
     watch: Watch | None = None
     general: Sequence[Example] = ()
     iteration: int = field(init=False, default=0)
+    warnings: list[str] = field(init=False, default_factory=list)
     stopped: str | None = field(init=False, default=None)
     kept: Kept | None = field(init=False, default=None)
     networks: Networks = field(init=False)
@@ -147,7 +149,7 @@ class PpoTrainer:
         if fingerprint(trainable_parameters(self.policy)) != self._start:
             return
         if self.stopped is not None:
-            raise ValueError(f"ppo went back to where it began: {self.stopped}; lower ppo.learning_rate, say")
+            raise ValueError(f"ppo went back to where it began: {self.stopped}")
         raise ValueError(
             "ppo changed no weight of the policy; are ppo.iterations above ppo.critic_warmup, and do the scores "
             "of the reward model differ?"
@@ -204,7 +206,10 @@ class PpoTrainer:
         if ceiling is None:
             return False
         if kl > ceiling:
-            self.stopped = f"the KL to the reference is {kl:.2f} nats per sequence, above ppo.kl.ceiling {ceiling:g}"
+            self.stopped = (
+                f"the KL to the reference is {kl:.2f} nats per sequence, above ppo.kl.ceiling {ceiling:g}; lower "
+                "ppo.learning_rate, or raise ppo.kl.coefficient"
+            )
             self._restore()
             return True
         if self.watch is None:
@@ -213,9 +218,10 @@ class PpoTrainer:
 
     def _look(self) -> dict[str, float]:
         """Has the watch check the policy, and does what it says."""
-        if self.watch is None:
-            return {}
-        check = self.watch.check(self.policy, self.networks.log_ratio, self.iteration)
+        check = None
+        if self.watch is not None:
+            check = self.watch.check(self.policy, self.networks.log_ratio, self.iteration)
+        self.warnings = [] if check is None else check.warnings
         if check is None:
             return {}
         if check.best:

@@ -70,9 +70,9 @@ def gold_of(paths: Paths, name: str) -> float:
 
 
 def test_the_monitor_stops_the_run_and_the_best_policy_is_saved(
-    night: Paths, night_params: Params, monkeypatch: pytest.MonkeyPatch
+    night: Paths, night_params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Metrics, curve, picture and a file beside the policy tell so; the weights are the best reading's, bit for bit."""
+    """Lines, metrics, curve, picture and a file beside the policy tell so; the weights are the best reading's."""
     seen: dict[int, dict[str, torch.Tensor]] = {}
     inner = Monitor.check
 
@@ -84,6 +84,9 @@ def test_the_monitor_stops_the_run_and_the_best_policy_is_saved(
     monkeypatch.setattr("tasks.monitor.find_held_out", lambda *given: Moderate())
     metrics = ppo.run(night, hacked(night_params, LIMITS), night_params.model)
     kept = int(metrics["monitor_kept_iteration"])
+    printed = capsys.readouterr().out
+    assert printed.count("ppo: after iteration") == metrics["monitor_warnings"]
+    assert f"The policy of iteration {kept} is kept" in printed
     assert metrics["monitor_stopped"] == metrics["stopped_early"] == 1.0
     assert metrics["monitor_warnings"] >= LIMITS.patience
     assert metrics["iterations"] == max(seen) < 24

@@ -312,7 +312,7 @@ class Count:
     def check(self, policy: Policy, log_ratio: object, iteration: int) -> Check:
         self.shown[iteration] = vector(policy)
         stop = "seen enough" if iteration == self.stop else None
-        return Check({"watched": float(iteration)}, iteration in self.best, [], stop)
+        return Check({"watched": float(iteration)}, iteration in self.best, [f"odd at {iteration}"], stop)
 
     def state_dict(self) -> dict[str, object]:
         return {"shown": self.shown}
@@ -325,7 +325,11 @@ def test_the_watch_stops_the_run_and_the_best_policy_is_kept(trainer_of: Callabl
     """It is asked before the first iteration and after each; at its word its best policy is back, bit for bit."""
     trainer = trainer_of(iterations=6, learning_rate=1e-2)
     trainer.watch = watch = Count(best={0, 2}, stop=4)
-    rows = list(trainer.train())
+    rows, warnings = [], []
+    for row in trainer.train():
+        rows.append(row)
+        warnings += trainer.warnings
+    assert warnings == [f"odd at {iteration}" for iteration in (1, 2, 3, 4)]
     assert [row["watched"] for row in rows] == [1.0, 2.0, 3.0, 4.0]
     assert sorted(watch.shown) == [0, 1, 2, 3, 4]
     assert torch.equal(vector(trainer.policy), watch.shown[2])
