@@ -97,6 +97,8 @@ LoraSettings = Annotated[AdapterSettings, AfterValidator(_is_lora)]
 class SftSettings(OptimSettings):
     """Supervised fine-tuning on demonstrations, loss on the response only."""
 
+    start: Literal["base", "champion"] = "base"
+    """base: the base model; champion: the policy that was promoted last, where there is one."""
     adapter: AdapterSettings | None = None
     """null trains every weight; an adapter is merged into the model when SFT ends (a prompt is kept beside it)."""
     replay: Share = 0.0

@@ -132,11 +132,35 @@ class RegisterParams(Settings):
     name: str = "nightjar"
     """Registered models are called <name>-policy and <name>-reward."""
     min_win_rate_low: Share = 0.5
-    """The lower bound of the win rate's interval must lie above this."""
-    max_rouge_drop: Annotated[float, Field(ge=0.0)] = 0.02
+    """The lower bound of the win rate's interval must lie above this, over SFT and over the champion."""
+    max_rouge_drop: Annotated[float, Field(ge=0.0)] | None = 0.02
     """The policy's ROUGE-L may lie this far below SFT's (0 to 1 scale)."""
-    max_kl: Annotated[float, Field(gt=0.0)] = 10.0
-    """nats per sequence."""
+    max_bleu_drop: Annotated[float, Field(ge=0.0)] | None = None
+    """The policy's BLEU may lie this far below SFT's (0 to 100 scale)."""
+    max_kl: Annotated[float, Field(gt=0.0)] | None = 10.0
+    """KL to SFT, nats per sequence."""
+    monitor_clean: bool = True
+    """Where ppo.monitor watched, the policy that is kept must be one that it warned of nothing."""
+    max_forgetting: Annotated[float, Field(ge=0.0)] | None = None
+    """How far the loss on general demonstrations may lie above SFT's, nats per token; needs ingest.general."""
+
+
+class NightParams(Settings):
+    """When nights run, and what surrounds them; no stage reads this, so a change here reruns nothing."""
+
+    cron: str = "0 2 * * *"
+    timezone: str = "UTC"
+    missed: Literal["catch_up", "skip"] = "catch_up"
+    """What becomes of a night whose time passed while nothing was running: it starts late, once, or not at all."""
+    deadline_minutes: Annotated[float, Field(gt=0.0)] | None = None
+    """A night that still works after so long saves what it has and ends; the next one goes on from there."""
+    notify: str | None = None
+    """A shell command run after a night with NIGHTJAR_OUTCOME set and the night as JSON on standard input."""
+    notify_on: list[Literal["promoted", "not promoted", "failed", "deadline", "missed", "nothing new"]] = ["failed"]
+    seeds: list[NonNegative] = []
+    """More seeds to train each night, beside the params' own; the best by a held-out score goes on."""
+    variants: dict[str, dict[str, Any]] = {}
+    """Settings to try each night, by name, each with the sections and params that it changes."""
 
 
 class Params(Settings):
@@ -153,6 +177,7 @@ class Params(Settings):
     ppo: PpoSettings
     evaluate: EvaluateParams = EvaluateParams()
     register_: Annotated[RegisterParams, Field(alias="register")] = RegisterParams()
+    night: NightParams = NightParams()
 
     @model_validator(mode="after")
     def _judge_has_rankings(self) -> Self:

@@ -212,8 +212,8 @@ def test_light_commands_import_nothing_heavy(toy: Path, arguments: list[str]) ->
 def test_ctrl_c_ends_with_130_and_one_line(toy: Path) -> None:
     """An interruption is no bug: no traceback."""
     code = (
-        "import flows.cli, time, sys\n"
-        "flows.cli.read_params = lambda path: (print('ready', flush=True), time.sleep(30))\n"
+        "import flows.cli, flows.commands.setup, time, sys\n"
+        "flows.commands.setup.read_params = lambda path: (print('ready', flush=True), time.sleep(30))\n"
         "sys.exit(flows.cli.main(['params']))"
     )
     command = [sys.executable, "-P", "-c", code]
