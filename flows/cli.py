@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.commands import learning, nights, setup
+from flows.commands import comparing, learning, nights, registry, reproducing, setup
 from tasks import environment
 
-GROUPS = (nights, setup, learning)
+GROUPS = (nights, setup, learning, registry, reproducing, comparing)
 
 USER_ERRORS = (ValueError, FileNotFoundError, ConnectionError)
 """What people can mend: said in one message, without a traceback (--debug shows it)."""

@@ -8,15 +8,38 @@ they report to that server.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import deployment, flow_run
+from prefect.states import Completed, State
 
-from tasks import runner, stages, tracking
+from flows import contest
+from tasks import (
+    candidates,
+    champion,
+    cron,
+    deadline,
+    diary,
+    environment,
+    experiments,
+    history,
+    lock,
+    missed,
+    presets,
+    runner,
+    stages,
+    tracking,
+)
+from tasks.deadline import DeadlineError
+from tasks.diary import Entry
+from tasks.history import Night
 from tasks.params import Params, read_params
 from tasks.paths import Paths
 
@@ -25,27 +48,95 @@ HUB_RETRIES_S = [10.0, 60.0]
 
 
 @flow(name="night", persist_result=False)
-def night(root: str, preset: str | None = None) -> dict[str, str]:
-    """Brings every stage up to date, in order.
+def night(root: str) -> State[dict[str, str]]:
+    """Brings every stage up to date, in order, if one of them has something to do.
 
     Args:
         root: the workspace.
-        preset: the preset that its params are, where they are one.
 
     Returns:
-        How each stage came up to date: ran, cached or restored.
+        How each stage came up to date: ran, cached or restored. The state is named after the night's outcome.
     """
-    paths = Paths(Path(root))
-    params = read_params(paths.root / "params.yaml")
-    states: dict[str, Any] = {}
-    with tracking.night(paths, params, "flow", preset):
-        for name in stages.STAGES:
+    environment.prepare()
+    paths, now = Paths(Path(root).resolve()), datetime.now().astimezone()
+    try:
+        params = read_params(paths.root / "params.yaml")
+    except (ValueError, FileNotFoundError) as error:
+        history.append(paths, Night.failed(cron.name(now, "UTC"), now, str(error)))
+        raise
+    planned = flow_run.scheduled_start_time if deployment.id else None
+    try:
+        with lock.held(paths), diary.opened(paths, params, planned or now, _say) as entry, _explained(entry):
+            _work(entry, paths, params, planned)
+    except lock.AnotherNightError as busy:
+        if planned is None:
+            raise
+        with diary.opened(paths, params, planned, _say) as entry:
+            entry.end("missed", str(busy))
+    return Completed(name=entry.outcome.capitalize(), message=entry.why, data=entry.stages)
+
+
+def _work(entry: Entry, paths: Paths, params: Params, planned: datetime | None) -> None:
+    if planned and (why := missed.too_late(paths, params.night, planned, entry.started)):
+        entry.end("missed", why)
+        return
+    presets.check_needed(paths, params)
+    due = runner.pending(paths, params)
+    if not due:
+        entry.stages = dict.fromkeys(stages.STAGES, "cached")
+        entry.end("nothing new", diary.nothing_new(paths))
+        return
+    preset = presets.which_preset(paths.root, paths.root / "params.yaml")
+    with (
+        deadline.within(params.night.deadline_minutes),
+        tracking.night(paths, params, "flow", preset, entry.name) as entry.run_id,
+    ):
+        if due != ["register"]:
+            champion.bring(paths, params)
+        run_stages(entry, paths, params)
+        entry.decided(paths)
+        kept = experiments.record(*candidates.chosen(paths, params), entry.run_id)
+        entry.experiment = kept and kept.name
+        _show(candidates.chosen(paths, params)[0])
+
+
+def run_stages(entry: Entry, paths: Paths, params: Params) -> None:
+    """Brings the stages up to date, a task each; where there are several candidates, the best is registered."""
+    states: dict[str, State[str]] = {}
+
+    def bring(names: Iterable[str]) -> None:
+        for name in names:
+            entry.stage = name
+            deadline.check(f"before {name}")
             stage = stage_task(name, params, _bring_up_to_date)
             waits = [states[earlier] for earlier in upstream(name)]
             states[name] = stage(name, paths, params, return_state=True, wait_for=waits)
-            states[name].result()  # raises the stage's own error
-        _show(paths)
-    return {name: state.result() for name, state in states.items()}
+            entry.stages[name] = states[name].result()  # raises the stage's own error
+
+    with contest.first(paths, params):
+        bring(stages.VERSIONED)
+    entry.stage = "candidates"
+    assert entry.run_id is not None
+    contest.compete(paths, params, entry.run_id, _say)
+    bring(name for name in stages.STAGES if name not in stages.VERSIONED)
+
+
+@contextmanager
+def _explained(entry: Entry) -> Iterator[None]:
+    """Puts a failure beside the night in the Prefect UI: where, why, and what to do."""
+    try:
+        yield
+    except DeadlineError:
+        raise
+    except Exception as error:
+        where = f"in `{entry.stage}`" if entry.stage else "before its stages"
+        text = (
+            f"# {entry.name} failed {where}\n\n    {type(error).__name__}: {error}\n\n"
+            "The champion is as it was, and stages that have ended are kept. Mend what the message says, then let the "
+            "next night come or run `nightjar run`; a traceback stands in this run's log.\n"
+        )
+        create_markdown_artifact(text, key="failure", description="Why the night failed")
+        raise
 
 
 def stage_task(name: str, params: Params, action: Callable[..., str]) -> Any:
@@ -75,10 +166,13 @@ def upstream(name: str) -> list[str]:
 def _bring_up_to_date(name: str, paths: Paths, params: Params) -> str:
     started = time.monotonic()
     outcome = runner.bring_up_to_date(name, paths, params)
-    line = f"{name:<9} {outcome.status:<9} {time.monotonic() - started:6.1f} s"
+    _say(f"{name:<9} {outcome.status:<9} {time.monotonic() - started:6.1f} s")
+    return outcome.status
+
+
+def _say(line: str) -> None:
     print(line, flush=True)
     get_run_logger().info(line)
-    return outcome.status
 
 
 def _show(paths: Paths) -> None:

@@ -117,6 +117,15 @@ class SftSettings(OptimSettings):
         return max(1, round(self.replay * self.batch_size)) if self.replay else 0
 
     @model_validator(mode="after")
+    def _a_prompt_is_learnt_for_the_base(self) -> Self:
+        if self.start == "champion" and self.adapter is not None and self.adapter.kind == "prompt":
+            raise ValueError(
+                "start: champion goes on training a model that may have a learnt prompt already, and adapter.kind: "
+                "prompt would put another before it; set start to base, or take kind: lora or no adapter"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _something_of_the_task(self) -> Self:
         if self.replay_rows >= self.batch_size:
             raise ValueError(

@@ -24,8 +24,10 @@ def main(arguments: list[str]) -> int:
     from tasks.runner import run_tracked
 
     root = Path.cwd()
+    # `dvc exp run --temp` and `--queue` work in a copy that is thrown away; DVC says whose.
+    home = Path(os.environ.get("DVC_ROOT", root))
     try:
-        run_tracked(arguments[0], Paths(root), read_params(root / "params.yaml"), door="dvc")
+        run_tracked(arguments[0], Paths(root, home), read_params(root / "params.yaml"), door="dvc")
     except (ValueError, FileNotFoundError, ConnectionError) as error:
         if os.environ.get("NIGHTJAR_DEBUG"):
             raise

@@ -1,13 +1,17 @@
-"""The base model: what SFT starts from, and what evaluate compares with."""
+"""The models that a night starts from: the base model, or the champion that it goes on training."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf.settings import ModelSettings
+from tasks.paths import Paths
 
 if TYPE_CHECKING:
     from rlhf.models import Policy
+
+SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+"""What the configurations of one architecture agree in, by the names that transformers gives all of them."""
 
 
 def load_base(model: ModelSettings, training: bool = False) -> Policy | None:
@@ -19,3 +23,37 @@ def load_base(model: ModelSettings, training: bool = False) -> Policy | None:
     from rlhf.models import load_policy
 
     return None if model.name is None else load_policy(model.name, model, training)
+
+
+def load_champion(paths: Paths, model: ModelSettings) -> Policy | None:
+    """The champion that lies in data/champion, to be trained; None where there is none.
+
+    Raises:
+        ValueError: it cannot be loaded, or is another network or tokenizer than the params' base model.
+    """
+    from rlhf.models import load_config, load_policy, load_tokenizer
+
+    if not (paths.champion / "config.json").is_file():
+        return None
+    champion = load_config(paths.champion, model.trust_remote_code)
+    tokens = len(load_tokenizer(paths.champion, model.trust_remote_code))
+    if model.name is None:
+        from transformers import AutoConfig
+
+        base, fields = AutoConfig.for_model(**model.config), tuple(model.config)
+        allowed = min(tokens, model.vocab_size)  # a tokenizer may stay below the size it was allowed
+    else:
+        base, fields = load_config(model.name, model.trust_remote_code), SHAPE
+        allowed = len(load_tokenizer(model.name, model.trust_remote_code))
+    found, wanted = ({field: getattr(config, field, None) for field in fields} for config in (champion, base))
+    _check_same(paths, found | {"tokens": tokens}, wanted | {"tokens": allowed})
+    return load_policy(paths.champion, model, training=True)
+
+
+def _check_same(paths: Paths, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    differing = [f"{name} {found[name]} (params: {wanted[name]})" for name in wanted if found[name] != wanted[name]]
+    if differing:
+        raise ValueError(
+            f"{paths.champion}: the champion is another model than the params describe: {', '.join(differing)}; set "
+            "sft.start to base, so that the new model has to beat the champion first, or put the model section back"
+        )

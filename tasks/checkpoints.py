@@ -31,7 +31,7 @@ class Checkpoint:
         """The checkpoint of a stage on these inputs (files or folders that exist, others are passed over)."""
         parts = [provenance.digest(path) for path in inputs if path.exists()]
         parts += [section.model_dump_json() for section in params]
-        return cls(paths.nights / "checkpoints" / f"{stage}.pt", hashlib.sha256("\n".join(parts).encode()).hexdigest())
+        return cls(paths.checkpoints / f"{stage}.pt", hashlib.sha256("\n".join(parts).encode()).hexdigest())
 
     def load(self) -> dict[str, Any] | None:
         """The state to go on from; None where there is none, or one of other inputs or params."""

@@ -1,11 +1,11 @@
 """evaluate: sets SFT, policy and best-of-n side by side on test prompts that no other stage saw.
 
 Reads data/validated/test, the models below data/models and the prompts of data/pairs (to leave out what a reward
-model has seen); writes data/evaluation: completions side by side (JSONL and HTML), every number with its signature
-(scores.json), and pictures. The win rate is judged by what PPO did not optimise: gold where the corpus has it, else
-the judge, a second reward model trained on rankings held out from the first; never the proxy alone. General
-demonstrations, where ingest brought some, tell what was forgotten of other tasks. With evaluate.shots, demonstrations
-of data/validated/train go into the prompt too (tasks/few_shot.py).
+model has seen); writes data/evaluation: completions side by side (JSONL and HTML), the samples that the win rate is
+counted on (samples.jsonl), every number with its signature (scores.json), and pictures. The win rate is judged by what
+PPO did not optimise: gold where the corpus has it, else the judge, a second reward model trained on rankings held out
+from the first; never the proxy alone. General demonstrations, where ingest brought some, tell what was forgotten of
+other tasks. With evaluate.shots, demonstrations of data/validated/train go into the prompt too (tasks/few_shot.py).
 
     python -m tasks evaluate
 """
@@ -21,7 +21,7 @@ import numpy as np
 
 from rlhf.records import Demonstration, Pair, Prompt, prompt_key
 from rlhf.settings import ModelSettings
-from tasks import few_shot, forgetting
+from tasks import curves, few_shot, forgetting
 from tasks.base import load_base
 from tasks.few_shot import FewShot
 from tasks.files import read_records, write_json, write_rows
@@ -32,6 +32,9 @@ from tasks.progress import follow
 
 if TYPE_CHECKING:
     from rlhf.evaluation.compare import Contestant
+
+SAMPLING = {"samples", "max_new_tokens", "batch_size", "seed", "bootstrap"}
+"""How the samples were drawn and the win rate counted: another policy can be measured in the same way later."""
 
 
 def run(paths: Paths, params: EvaluateParams, model: ModelSettings) -> dict[str, float]:
@@ -175,6 +178,19 @@ def side_by_side(bench: Bench, referee: str) -> list[dict[str, Any]]:
     return rows
 
 
+def sampled(bench: Bench) -> list[dict[str, Any]]:
+    """A row per prompt: the samples of SFT and policy, and every scorer's score of each."""
+    rows = []
+    for place, prompt in enumerate(bench.unseen):
+        row: dict[str, Any] = {"id": prompt.id, "prompt": prompt_key(prompt.prompt), "references": prompt.references}
+        for name in ("sft", "policy"):
+            entry = bench.entries[name]
+            scores = {scorer: grid[place] for scorer, grid in entry.scores.items()}
+            row[name] = {"texts": entry.samples[place], "scores": scores}
+        rows.append(row)
+    return rows
+
+
 def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
     """Writes the tables, the page and the pictures below data/evaluation and data/plots/evaluate."""
     from rlhf.evaluation.bleu import bleu_signature
@@ -197,7 +213,9 @@ def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
         signatures["few_shot"] = few_shot.signature(bench.few_shot, base=bench.model.name is not None)
         few_shot.write(bench.few_shot, bench.paths, metrics)
     write_rows(folder / "completions.jsonl", rows)
-    write_json(folder / "scores.json", {"metrics": metrics, "signatures": signatures})
+    write_rows(folder / "samples.jsonl", sampled(bench))
+    sampling = {"referee": referee, **bench.params.model_dump(include=SAMPLING)}
+    write_json(folder / "scores.json", {"metrics": metrics, "signatures": signatures, "sampling": sampling})
     pages = [
         Comparison(
             prompt=row["prompt"],
@@ -216,6 +234,8 @@ def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
         forgetting.plot(plots / "forgetting.png", metrics)
     interval = (metrics["win_rate"], metrics["win_rate_low"], metrics["win_rate_high"])
     report.plot_win_rate(plots / "win_rate.png", {"policy": interval}, f"Win rate over SFT, judged by {referee}")
+    curves.write_lengths(plots / "lengths.csv", {name: bench.entries[name].samples for name in ("sft", "policy")})
+    curves.write_rouge(plots / "rouge.csv", metrics, list(bench.entries))
     steps = [{"step": n + 1, **{name: float(curve[n]) for name, curve in bench.curves.items()}}
              for n in range(bench.params.best_of)]  # fmt: skip
     report.plot_curves(plots / "best_of_n.png", steps, list(bench.curves), "Expected score of the best of n, over n")

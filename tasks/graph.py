@@ -10,12 +10,13 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from tasks import plots
 from tasks.files import write_text
 from tasks.stages import STAGES, VERSIONED, Stage, sections
 
 LAYERS = ("rlhf", "tasks", "flows")
-OBSERVERS = ("tasks.tracking",)
-"""Modules that watch a stage and do not shape its outputs: no reason to run it again."""
+OBSERVERS = ("tasks.tracking", "tasks.deadline", "tasks.cron")
+"""Modules that watch a stage, or say when it runs, and do not shape its outputs: no reason to run it again."""
 HEADER = "# Drawn from tasks/stages.py and the code's imports; after a change there: nightjar graph --write\n"
 
 
@@ -83,7 +84,7 @@ def render(root: Path) -> str:
         if not _exists(root, f"tasks.{name}"):
             raise FileNotFoundError(f"tasks/{name}.py: no such file; every stage is a module of its own")
         blocks.append(_block(name, STAGES[name], code_of(root, name)))
-    return HEADER + "stages:\n" + "\n".join(blocks)
+    return HEADER + "stages:\n" + "\n".join(blocks) + "\n" + plots.render()
 
 
 def write(root: Path) -> None:
@@ -97,6 +98,6 @@ def _block(name: str, stage: Stage, code: list[str]) -> str:
     lines += ["    params:", *(f"      - {section}" for section in sections(name))]
     lines += ["    outs:", *(f"      - {path}" for path in stage.writes)]
     lines += ["    metrics:", f"      - data/metrics/{name}.json:", "          cache: false"]
-    if stage.curves:
+    if stage.curves:  # as plots, though each file is drawn then: DVC keeps no run that has plain outputs uncached
         lines += ["    plots:", f"      - data/plots/{name}:", "          cache: false"]
     return "\n".join(lines) + "\n"

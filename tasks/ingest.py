@@ -3,6 +3,8 @@
 Reads the source that `ingest.source` names: `builtin` (generated from the seed), a file or folder below
 data/source, or a data set of the Hub. Writes data/raw/demonstrations.jsonl and data/raw/prompts.jsonl; and
 data/raw/general.jsonl, demonstrations of other tasks, where `ingest.general` names a source of them too.
+data/raw/received holds the very files that people brought, feedback included, as they were: DVC keeps what a stage
+writes, so that a night can be brought back after its source has changed.
 A row that cannot be read stops the stage; nothing is dropped and nothing half-written.
 
     python -m tasks ingest
@@ -10,12 +12,17 @@ A row that cannot be read stops the stage; nothing is dropped and nothing half-w
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from rlhf.records import Demonstration, Prompt, prompt_key
 from tasks.files import write_records
 from tasks.params import IngestParams
 from tasks.paths import Paths
+from tasks.sources.files import suffix_of
 from tasks.sources.hub import read_hub
 from tasks.sources.local import read_local
 from tasks.sources.rows import Problems, as_records
@@ -44,7 +51,30 @@ def run(paths: Paths, params: IngestParams) -> dict[str, float]:
         metrics["general"] = write_records(paths.raw / "general.jsonl", general)
     else:
         (paths.raw / "general.jsonl").unlink(missing_ok=True)
+    _keep_received(paths, params)
     return metrics
+
+
+def _keep_received(paths: Paths, params: IngestParams) -> None:
+    """Copies what people brought, at its path below data/, to data/raw/received; nothing where nothing came."""
+    shutil.rmtree(paths.received, ignore_errors=True)
+    data = Path(os.path.abspath(paths.data))
+    for file in _received(data, params):
+        target = paths.received / file.relative_to(data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+
+
+def _received(data: Path, params: IngestParams) -> Iterator[Path]:
+    for source in filter(None, (params.source, params.general)):
+        place = Path(os.path.abspath(data.parent / source))
+        if place.is_relative_to(data):  # neither builtin nor of the Hub
+            yield from [place] if place.is_file() else _data_files(place.iterdir())
+    yield from _data_files((data / "feedback").rglob("*"))
+
+
+def _data_files(files: Iterable[Path]) -> Iterator[Path]:
+    return (file for file in files if file.is_file() and suffix_of(file))
 
 
 def _generate(params: IngestParams) -> tuple[list[Demonstration], list[Prompt]]:

@@ -11,7 +11,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from tasks.paths import Paths
 
 EXPERIMENT = "nightjar"
 MAX_TAG_CHARACTERS = 5000
+SYSTEM_METRICS_EVERY_S = 5.0
 
 
 def database_uri(paths: Paths) -> str:
@@ -43,7 +46,7 @@ def open_client(paths: Paths) -> Any:
 
 def _link_database(paths: Paths) -> None:
     """Links mlflow.db at the root: the file that `mlflow ui` opens there when it is given no options."""
-    link = paths.root / "mlflow.db"
+    link = paths.mlruns.parent / "mlflow.db"
     if link.is_symlink() or link.exists():
         return
     try:
@@ -72,6 +75,41 @@ def find_run(client: Any, paths: Paths, query: str) -> str | None:
     place = [experiment_id(client, paths)]
     runs = client.search_runs(place, query, max_results=1, order_by=["start_time DESC"])
     return str(runs[0].info.run_id) if runs else None
+
+
+def find_nights(client: Any, paths: Paths, prefix: str, limit: int = 200) -> list[Any]:
+    """The runs whose names begin so and that stand below no other run, latest first."""
+    place, query = [experiment_id(client, paths)], f"attributes.run_name LIKE '{prefix}%'"
+    runs = client.search_runs(place, query, max_results=limit, order_by=["start_time DESC"])
+    return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+
+
+def find_artifact(client: Any, run_id: str, name: str) -> Path | None:
+    """The file of a run's artifact, or None where it has none of this name."""
+    folder = name.rpartition("/")[0]
+    if name not in [file.path for file in client.list_artifacts(run_id, folder or None)]:
+        return None
+    return Path(client.download_artifacts(run_id, name))
+
+
+@contextmanager
+def watching_system(paths: Paths, run_id: str) -> Iterator[None]:
+    """Meanwhile writes to a run what the processor, the memory, the disk, the network and the GPU do.
+
+    Without psutil, which reads them, and with MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false it writes nothing.
+    """
+    wanted = os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() not in ("false", "0")
+    if not wanted or find_spec("psutil") is None:
+        yield
+        return
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run_id, SYSTEM_METRICS_EVERY_S, tracking_uri=database_uri(paths))
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
 
 
 def log(
@@ -106,6 +144,34 @@ def log_data_sets(client: Any, run_id: str, digests: Mapping[str, str], context:
     ]
     if sets:
         client.log_inputs(run_id, sets)
+
+
+def get_run(client: Any, run_id: str) -> Any:
+    """A run with its params and figures, or None where this database does not have it (any more)."""
+    from mlflow import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException:
+        return None
+
+
+def checkpoint_of(paths: Paths, version: Any) -> Path:
+    """The folder of the checkpoint that a model version serves.
+
+    Raises:
+        FileNotFoundError: its files are gone.
+    """
+    import mlflow
+
+    try:
+        # Asked to download a model by its id, MLflow would look it up in the database that the environment names.
+        place = open_client(paths).get_logged_model(version.source.removeprefix("models:/")).artifact_location
+        folder = Path(mlflow.artifacts.download_artifacts(place))
+        flavor = mlflow.models.Model.load(str(folder)).flavors["python_function"]
+    except (OSError, mlflow.MlflowException) as error:
+        raise FileNotFoundError(f"{version.name} version {version.version}: its files are gone: {error}") from error
+    return folder / str(flavor["artifacts"]["checkpoint"]["path"])
 
 
 def log_pyfunc(paths: Paths, run_id: str, name: str, signature: Mapping[str, Any], **model: Any) -> tuple[str, str]:

@@ -24,12 +24,13 @@ class Comparison(NamedTuple):
     scores: Mapping[str, float]
 
 
-def comparison_page(rows: Sequence[Comparison], title: str = "Completions side by side") -> str:
-    """The whole page as HTML; every text is escaped."""
+def comparison_page(rows: Sequence[Comparison], title: str = "Completions side by side", intro: str = "") -> str:
+    """The whole page as HTML; every text is escaped. `intro` is HTML that stands above the rows."""
     models = list(dict.fromkeys(model for row in rows for model in row.completions))
     head = "".join(f"<th>{escape(model)}</th>" for model in models)
     body = "\n".join(_row(index, row, models) for index, row in enumerate(rows))
-    return PAGE.format(theme=THEME, title=escape(title), count=len(rows), legend=_legend(models), head=head, body=body)
+    legend = f"{len(rows)} prompts. {_legend(models)}"
+    return PAGE.format(theme=THEME, title=escape(title), intro=intro, legend=legend, head=head, body=body)
 
 
 def _legend(models: Sequence[str]) -> str:
@@ -94,6 +95,9 @@ button {{ font: inherit; padding: .25rem .75rem; margin: 0 .4rem 1rem 0; border-
   border: 1px solid var(--line); background: var(--band); color: var(--ink); }}
 button[aria-pressed="true"] {{ border-color: var(--good); color: var(--good); }}
 table {{ border-collapse: collapse; width: 100%; table-layout: fixed; }}
+table.figures {{ width: auto; margin-bottom: 1rem; font-variant-numeric: tabular-nums; }}
+table.figures td {{ padding: .25rem .75rem; }}
+tr.best {{ font-weight: 700; }}
 th {{ position: sticky; top: 0; background: var(--band); text-align: left; padding: .5rem .75rem; }}
 td {{ vertical-align: top; padding: .75rem; border-top: 1px solid var(--line); overflow-wrap: anywhere; }}
 td p {{ margin: 0; white-space: pre-wrap; }}
@@ -108,19 +112,20 @@ b.best {{ color: var(--good); font-weight: 700; }}
 <body>
 <header>
 <h1>{title}</h1>
-<p>{count} prompts. {legend}</p>
+{intro}
+<p>{legend}</p>
 <button data-by="place" data-sign="1" aria-pressed="true">as given</button>
 <button data-by="gain" data-sign="-1" aria-pressed="false">largest gain first</button>
 <button data-by="gain" data-sign="1" aria-pressed="false">largest loss first</button>
 </header>
-<table>
+<table id="rows">
 <thead><tr><th>prompt and references</th>{head}</tr></thead>
 <tbody>
 {body}
 </tbody>
 </table>
 <script>
-const body = document.querySelector("tbody"), buttons = document.querySelectorAll("button");
+const body = document.querySelector("#rows tbody"), buttons = document.querySelectorAll("button");
 buttons.forEach(button => button.addEventListener("click", () => {{
   const {{ by, sign }} = button.dataset;
   const rows = [...body.rows].sort((a, b) => sign * (a.dataset[by] - b.dataset[by]));

@@ -5,6 +5,8 @@ The only module that imports yaml.
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,7 +24,15 @@ from rlhf.settings import (
     SftSettings,
     Share,
 )
+from tasks.cron import check as check_schedule
 from tasks.files import explain
+
+AS_THEY_ARE = "params.yaml"
+"""The name of the variant that changes nothing."""
+TRIED = ("model", "sft", "rollouts", "rank", "pairs", "reward", "ppo")
+"""The sections in which candidates of one night may differ."""
+SEEDED = ("sft", "rollouts", "reward", "ppo")
+"""The sections that a further seed of a night goes to: what learns and what samples, but not the data."""
 
 
 class IngestParams(Settings):
@@ -145,6 +155,9 @@ class RegisterParams(Settings):
     """How far the loss on general demonstrations may lie above SFT's, nats per token; needs ingest.general."""
 
 
+NightOutcome = Literal["promoted", "not promoted", "failed", "interrupted", "deadline", "missed", "nothing new"]
+
+
 class NightParams(Settings):
     """When nights run, and what surrounds them; no stage reads this, so a change here reruns nothing."""
 
@@ -156,11 +169,30 @@ class NightParams(Settings):
     """A night that still works after so long saves what it has and ends; the next one goes on from there."""
     notify: str | None = None
     """A shell command run after a night with NIGHTJAR_OUTCOME set and the night as JSON on standard input."""
-    notify_on: list[Literal["promoted", "not promoted", "failed", "deadline", "missed", "nothing new"]] = ["failed"]
+    notify_on: list[NightOutcome] = ["failed"]
     seeds: list[NonNegative] = []
     """More seeds to train each night, beside the params' own; the best by a held-out score goes on."""
     variants: dict[str, dict[str, Any]] = {}
-    """Settings to try each night, by name, each with the sections and params that it changes."""
+    """Settings to try each night with every seed, by name, each with the sections and params that it changes."""
+    parallel: Positive = 1
+    """Seeds and variants that are trained at once, each in a process of its own."""
+
+    @model_validator(mode="after")
+    def _has_a_next_time(self) -> Self:
+        check_schedule(self.cron, self.timezone)
+        return self
+
+    @model_validator(mode="after")
+    def _variants_compare(self) -> Self:
+        for name, changes in self.variants.items():
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == AS_THEY_ARE:
+                raise ValueError(f"variants: {name!r} cannot name a folder of its own; use letters, digits, - and _")
+            if fixed := [section for section in changes if section not in TRIED]:
+                raise ValueError(
+                    f"variants: {name} changes {', '.join(fixed)}, but all candidates of a night learn from the same "
+                    f"data and are measured alike; change {', '.join(TRIED)}, and the rest in params.yaml itself"
+                )
+        return self
 
 
 class Params(Settings):
@@ -199,6 +231,15 @@ class Params(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _forgetting_is_measured(self) -> Self:
+        if self.register_.max_forgetting is not None and self.ingest.general is None:
+            raise ValueError(
+                "register.max_forgetting bounds the loss on general demonstrations, but ingest.general names none; "
+                "name a source of them there, or set register.max_forgetting to null"
+            )
+        return self
+
     def section(self, name: str) -> Settings:
         """The section called `name` in params.yaml."""
         return next(
@@ -213,9 +254,68 @@ def read_params(path: Path) -> Params:
         FileNotFoundError: there is no such file.
         ValueError: it is not YAML, or a param is misspelt, of a wrong type or out of range.
     """
+    return read_candidates(path)[0].params
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to train a night: params.yaml with some params changed.
+
+    Attributes:
+        name: tells it from the others of its night; a folder and a run are called so.
+        variant: the name of its settings; candidates of one variant differ by seed alone.
+        seed: a further seed; None is the settings' own.
+        params: as checked.
+        text: the params.yaml that it is trained by.
+    """
+
+    name: str
+    variant: str
+    seed: int | None
+    params: Params
+    text: str
+
+
+def read_candidates(path: Path) -> list[Candidate]:
+    """The candidates of a night: params.yaml as it is first, each variant, and all of them with each further seed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: as read_params, also for what a variant makes of the params; or two candidates are the same.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; copy a preset there with: nightjar preset tiny")
-    return _check(_read_sections(path), str(path))
+    text = path.read_text(encoding="utf-8")
+    content = _read_sections(path)
+    as_they_are = _check(content, str(path))
+    night, found = as_they_are.night, [Candidate(AS_THEY_ARE, AS_THEY_ARE, None, as_they_are, text)]
+    for variant, changes in {AS_THEY_ARE: {}, **night.variants}.items():
+        for seed in (None, *night.seeds):
+            if (variant, seed) == (AS_THEY_ARE, None):
+                continue
+            parts = [variant] * (variant != AS_THEY_ARE) + [f"seed-{seed}"] * (seed is not None)
+            found.append(_candidate("-".join(parts), variant, seed, _merge(content, changes), path))
+    for place, candidate in enumerate(found):
+        for other in found[:place]:
+            if candidate.name == other.name or _settings(candidate) == _settings(other):
+                raise ValueError(
+                    f"{path}: night.seeds and night.variants: {candidate.name} would train the same as {other.name}, "
+                    "or is called the same; leave one of them out"
+                )
+    return found
+
+
+def _candidate(name: str, variant: str, seed: int | None, content: dict[str, Any], path: Path) -> Candidate:
+    """A candidate by its params; what surrounds its night is params.yaml's, but it has no candidates of its own."""
+    seeded = _merge(content, {section: {"seed": seed} for section in SEEDED} if seed is not None else {})
+    night = {key: value for key, value in (seeded.get("night") or {}).items() if key not in ("seeds", "variants")}
+    seeded = {key: value for key, value in seeded.items() if key != "night"} | ({"night": night} if night else {})
+    params = _check(seeded, f"{path}: night.variants: {name}")
+    return Candidate(name, variant, seed, params, yaml.safe_dump(seeded, sort_keys=False, allow_unicode=True))
+
+
+def _settings(candidate: Candidate) -> dict[str, Any]:
+    return candidate.params.model_dump(exclude={"night"})
 
 
 def read_variants(path: Path, base: Path) -> dict[str, Params]:
@@ -238,9 +338,16 @@ def read_variants(path: Path, base: Path) -> dict[str, Params]:
     }
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes 1e-05 for a number, as DVC does, which writes it so (`dvc exp run -S`); PyYAML alone reads a text."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), "-+0123456789")
+
+
 def _read_sections(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {error}") from None
     if not isinstance(content, dict):

@@ -8,9 +8,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Paths:
-    """Every file and folder of a workspace, from its root."""
+    """Every file and folder of a workspace, from its root.
+
+    A candidate of a night works in a workspace of its own and leaves its runs and reports with the one that it belongs
+    to: `home`, which is the workspace itself where none is given.
+    """
 
     root: Path
+    home: Path | None = None
 
     @property
     def data(self) -> Path:
@@ -27,8 +32,23 @@ class Paths:
         return self.data / "feedback"
 
     @property
+    def champion(self) -> Path:
+        """The champion's checkpoint, brought here for a night that starts from it."""
+        return self.data / "champion"
+
+    @property
+    def brought(self) -> tuple[Path, ...]:
+        """The folders that no stage writes; each holds a note for people, README.md, that DVC passes over."""
+        return self.source, self.feedback, self.champion
+
+    @property
     def raw(self) -> Path:
         return self.data / "raw"
+
+    @property
+    def received(self) -> Path:
+        """Copies of the files that people brought, as they were: what a night is brought back from."""
+        return self.raw / "received"
 
     @property
     def validated(self) -> Path:
@@ -61,21 +81,36 @@ class Paths:
     @property
     def nights(self) -> Path:
         """What nights leave behind for people; git and DVC ignore it."""
-        return self.root / "nights"
+        return (self.home or self.root) / "nights"
 
     @property
     def data_docs(self) -> Path:
         """Great Expectations' HTML; it carries times, so it is no stage's output."""
-        return self.nights / "data_docs"
+        return self.root / "nights" / "data_docs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What a training that was cut off goes on from; candidates share none."""
+        return self.root / "nights" / "checkpoints"
 
     @property
     def registered(self) -> Path:
         """What register last did; it names versions and runs, so it is no stage's output."""
-        return self.root / "nights" / "register.json"
+        return self.nights / "register.json"
+
+    @property
+    def candidates(self) -> Path:
+        """The candidates of the last night that had several: their settings, scores, and which one went on."""
+        return self.nights / "candidates.json"
+
+    def workspace_of(self, candidate: str) -> Paths:
+        """The workspace of a candidate of this one's nights."""
+        home = self.home or self.root
+        return Paths(home / "nights" / "candidates" / candidate, home)
 
     @property
     def mlruns(self) -> Path:
-        return self.root / "mlruns"
+        return (self.home or self.root) / "mlruns"
 
     def metrics(self, stage: str) -> Path:
         return self.data / "metrics" / f"{stage}.json"

@@ -1,8 +1,8 @@
 """ppo: trains the SFT model on the reward model's score by PPO or its kin, kept near its start by a KL penalty.
 
 Reads data/models/sft, data/models/reward and data/validated (and data/models/judge, which the reward-hacking monitor
-asks); writes data/models/policy and curves of what was optimised and what it cost. A run that was cut off goes on from
-its last checkpoint (nights/checkpoints).
+asks); writes data/models/policy and curves of what was optimised and what it cost. A run that was cut off, or
+that a night's deadline ended, goes on from its last checkpoint (nights/checkpoints).
 
     python -m tasks ppo
 """
@@ -10,6 +10,7 @@ its last checkpoint (nights/checkpoints).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -69,8 +70,8 @@ def run(paths: Paths, params: PpoSettings, model: ModelSettings) -> dict[str, fl
     monitor = build_monitor(paths, params, model, reward_model, watched) if params.monitor is not None else None
     trainer = PpoTrainer(policy, reference, critic, reward_model, prompts, params, monitor, examples)
     with autocast(model.precision, policy.device):
-        steps = resume(trainer, checkpoint, params.checkpoint_every)
-        rows = follow(steps, "ppo", params.iterations, show=("reward_mean", "kl", "entropy"))
+        training = Resumable(trainer, checkpoint, params.checkpoint_every)
+        rows = follow(training.steps(), "ppo", params.iterations, ("reward_mean", "kl", "entropy"), training.save)
     trainer.check_learnt()
     if trainer.stopped is not None:
         say(f"ppo: stopped after {trainer.iteration} of {params.iterations} iterations: {trainer.stopped}")
@@ -79,6 +80,8 @@ def run(paths: Paths, params: PpoSettings, model: ModelSettings) -> dict[str, fl
     plot_curves(paths.plots("ppo") / "curves.png", rows, CURVES, "PPO, per iteration")
     for name in CURVES:
         write_curve(paths.plots("ppo") / f"{name}.csv", [{"step": row["step"], name: row[name]} for row in rows])
+    over_kl = [{name: row[name] for name in ("step", "kl", "reward_mean")} for row in rows]
+    write_curve(paths.plots("ppo") / "reward_over_kl.csv", over_kl)
     kept = trainer.kept.iteration if trainer.stopped is not None and trainer.kept is not None else trainer.iteration
     last = rows[:kept][-max(1, kept // 5) :]
     metrics = {"iterations": float(len(rows)), "stopped_early": float(trainer.stopped is not None)} | {
@@ -111,17 +114,30 @@ def build_critic(policy: Policy, reward_model: RewardModel, params: PpoSettings,
     return critic
 
 
-def resume(trainer: PpoTrainer, checkpoint: Checkpoint, every: int) -> Iterator[dict[str, float]]:
-    """Yields every iteration's figures: those up to the last checkpoint again, then the ones still to be trained."""
-    state = checkpoint.load() or {"rows": []}
-    rows: list[dict[str, float]] = state["rows"]
-    if rows:
-        trainer.load_state_dict(state["trainer"])
-        yield from rows
-    for figures in trainer.train():
-        rows.append(figures)
-        for warning in trainer.warnings:
-            say(f"ppo: after iteration {trainer.iteration}: {warning}")
-        if every and trainer.iteration % every == 0:
-            checkpoint.save({"trainer": trainer.state_dict(), "rows": rows})
-        yield figures
+@dataclass
+class Resumable:
+    """Training that goes on from its checkpoint; `rows` are the figures of the iterations that are done."""
+
+    trainer: PpoTrainer
+    checkpoint: Checkpoint
+    every: int
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def steps(self) -> Iterator[dict[str, float]]:
+        """Yields every iteration's figures: those up to the last checkpoint again, then those still to be trained."""
+        state = self.checkpoint.load()
+        if state is not None:
+            self.rows = state["rows"]
+            self.trainer.load_state_dict(state["trainer"])
+            yield from self.rows
+        for figures in self.trainer.train():
+            self.rows.append(figures)
+            for warning in self.trainer.warnings:
+                say(f"ppo: after iteration {self.trainer.iteration}: {warning}")
+            if self.every and self.trainer.iteration % self.every == 0:
+                self.save()
+            yield figures
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        self.checkpoint.save({"trainer": self.trainer.state_dict(), "rows": self.rows})

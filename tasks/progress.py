@@ -8,6 +8,8 @@ from contextvars import ContextVar
 
 from tqdm import tqdm
 
+from tasks import deadline
+
 Listener = Callable[[int, dict[str, float]], None]
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
@@ -28,15 +30,25 @@ def say(text: str) -> None:
 
 
 def follow(
-    steps: Iterable[dict[str, float]], title: str, total: int, show: Iterable[str] = ()
+    steps: Iterable[dict[str, float]],
+    title: str,
+    total: int,
+    show: Iterable[str] = (),
+    save: Callable[[], None] | None = None,
 ) -> list[dict[str, float]]:
     """Runs through an iterable of training steps and returns their rows, each opened by its `step`.
+
+    After the step in which the night's deadline passed it saves and raises, unless that step was the last.
 
     Args:
         steps: one dict of figures per step; the work is done while they are drawn.
         title: stands before the bar.
         total: number of steps expected.
         show: figures shown beside the bar.
+        save: keeps what another night can go on from.
+
+    Raises:
+        DeadlineError: the night's time is up.
     """
     listener, rows, shown = _listener.get(), [], tuple(show)
     with tqdm(steps, desc=title, total=total, mininterval=1.0) as bar:
@@ -45,4 +57,8 @@ def follow(
             bar.set_postfix({name: f"{figures[name]:.3g}" for name in shown if name in figures}, refresh=False)
             if listener is not None:
                 listener(step, figures)
+            if step < total and deadline.has_passed():
+                if save is not None:
+                    save()
+                deadline.check(f"at step {step} of {total} of {title}")
     return rows

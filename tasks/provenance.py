@@ -9,7 +9,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ from pydantic import BaseModel
 from tasks.paths import Paths
 
 LIBRARIES = ("torch", "transformers", "mlflow", "dvc", "prefect", "great-expectations", "evaluate", "pandas")
+NOTE = "README.md"
+"""What a folder that things are brought into says of itself; DVC passes over it there."""
+EMPTY = "d751713988987e9331980363e24189ce.dir"
+"""The digest of a folder without files."""
 _CHUNK_BYTES = 1 << 20
 
 
@@ -77,8 +81,12 @@ def flatten(value: Any, name: str) -> dict[str, str]:
     return {key: text for part, below in parts for key, text in flatten(below, f"{name}.{part}").items()}
 
 
-def digest(path: Path) -> str:
+def digest(path: Path, without: Collection[str] = ()) -> str:
     """The md5 that DVC gives a file, or a folder (then it ends in `.dir`): the same key as in dvc.lock.
+
+    Args:
+        path: the file or folder.
+        without: files of the folder, relative to it, that DVC passes over.
 
     Raises:
         FileNotFoundError: there is neither a file nor a folder.
@@ -88,7 +96,7 @@ def digest(path: Path) -> str:
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder; run the stage that writes it first")
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
-    listing = [{"md5": _file_digest(files[name]), "relpath": name} for name in sorted(files)]
+    listing = [{"md5": _file_digest(files[name]), "relpath": name} for name in sorted(files.keys() - set(without))]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
@@ -102,4 +110,5 @@ def _file_digest(path: Path) -> str:
 
 def digests(paths: Paths, names: Iterable[str]) -> dict[str, str]:
     """`{name: digest}` of what lies at these names below the workspace's root; absent ones are left out."""
-    return {name: digest(paths.root / name) for name in names if (paths.root / name).exists()}
+    places = {name: paths.root / name for name in names if (paths.root / name).exists()}
+    return {name: digest(place, [NOTE] if place in paths.brought else []) for name, place in places.items()}

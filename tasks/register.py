@@ -1,107 +1,152 @@
 """Register: the night's policy and reward model become versions in MLflow's registry, behind gates.
 
-Reads data/models/policy, data/models/reward, data/metrics/evaluate.json and, as the example, test prompts.
-Writes the model versions `<name>-policy` and `<name>-reward` with the alias `challenger`, and `champion` when
-every gate passes; what was done and why also goes to nights/register.json. The same weights are never
-registered twice: the version there is gets the new decision. Command: `python -m tasks register`.
+Reads data/models, data/evaluation, data/metrics, data/rankings (who made them) and data/validated/test, and plays the
+policy against the champion in the registry. Writes the model versions `<name>-policy` and `<name>-reward` with the
+alias `challenger`, and `champion` when every gate passes, with a model card; the decision also goes to
+nights/decisions.jsonl and nights/register.json. The same weights are never registered twice: the version there is gets
+the new decision. Command: `python -m tasks register`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-from tasks import mlflow_store, provenance, registry, tracking
-from tasks.files import write_json
+from rlhf.settings import ModelSettings
+from tasks import candidates, card, decisions, gates, lineage, mlflow_store, provenance, registry, rematch, tracking
+from tasks.decisions import Decision
+from tasks.files import read_rows, write_json
+from tasks.gates import Finding, Rematch
 from tasks.params import RegisterParams
 from tasks.paths import Paths
+from tasks.registry import KINDS
 from tasks.serving.package import package
 from tasks.stages import STAGES
+from tasks.tracking import StageRun
 
-KINDS = ("policy", "reward")
-GATE_FIGURES = ("win_rate", "win_rate_low", "win_rate_high", "policy.rougeL", "sft.rougeL", "policy.kl")
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether the policy becomes the champion: every gate's finding when it does, else those that failed."""
-
-    promote: bool
-    reasons: list[str]
-
-    def __str__(self) -> str:
-        return f"{'promoted' if self.promote else 'not promoted'}: {'; '.join(self.reasons)}"
+FIGURES = (
+    *("win_rate", "win_rate_low", "win_rate_high", "sft.rougeL", "policy.rougeL", "sft.bleu", "policy.bleu"),
+    *("policy.kl", "ppo_forgetting"),
+)
+"""What a decision is recorded with, as far as it was measured."""
+CHAMPION_FIGURES = {"win_rate": "rate", "win_rate_low": "low", "win_rate_high": "high"}
+CARDS = {"policy": "model_card.md", "reward": "reward_card.md"}
 
 
-def run(paths: Paths, params: RegisterParams) -> dict[str, float]:
+def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str, float]:
     """Registers both models and decides on the champion; the stage run that is open becomes their source.
 
     Raises:
         FileNotFoundError: a model or the evaluation is missing.
-        ValueError: the evaluation lacks a figure that a gate needs.
+        ValueError: the evaluation lacks a figure that a gate needs, or the champion cannot be loaded.
     """
     stage = tracking.current_stage()
-    decision = decide(read_evaluation(paths), params)
+    metrics = read_evaluation(paths)
+    findings = gates.judge_evaluation(metrics, params) + gates.judge_monitor(read_monitor(paths), params)
     contents = {kind: provenance.digest(paths.models / kind) for kind in KINDS}
-    report: dict[str, Any] = {"promoted": decision.promote, "reason": str(decision)}
-    for kind, content in contents.items():
-        name = f"{params.name}-{kind}"
-        version = registry.find_version(stage.client, name, content)
-        is_new = version is None
-        if version is None:
-            model = mlflow_store.log_pyfunc(paths, stage.run_id, name, **package(kind, paths))
-            version = registry.create_version(stage.client, name, *model, stage.run_id, content)
-            registry.tag(stage.client, name, version, _lineage(paths, stage))
-        registry.judge(stage.client, name, version, decision.promote, str(decision))
-        aliases = registry.set_aliases(stage.client, name, version, decision.promote)
-        report[kind] = {"name": name, "version": int(version), "new": is_new, "aliases": aliases}
-    if (file := paths.root / "params.yaml").is_file():
-        stage.client.log_artifact(stage.run_id, str(file))
-    write_json(paths.registered, report)
-    return {
-        "promoted": float(decision.promote),
-        **{f"{kind}_version": report[kind]["version"] for kind in KINDS},
+    known = registry.find_version(stage.client, f"{params.name}-policy", contents["policy"])
+    findings.append(gates.judge_seeds(*candidates.seeds_of(paths), params))
+    findings += gates.judge_rollback(None if known is None else known.tags.get(registry.ROLLED_BACK))
+    champion = registry.champion_of(stage.client, params.name)
+    played = None
+    if champion is not None and champion.tags.get("content") != contents["policy"]:
+        played = rematch.play(paths, champion, model)
+    findings.append(gates.judge_rematch(played, params))
+
+    tags = _lineage(paths, stage)
+    report = {
+        kind: register_version(paths, stage, params.name, kind, content, tags) for kind, content in contents.items()
     }
-
-
-def decide(metrics: dict[str, float], params: RegisterParams) -> Decision:
-    """The gates between challenger and champion; a figure that is not a number passes none.
-
-    Raises:
-        ValueError: a figure is missing.
-    """
-    missing = [name for name in GATE_FIGURES if name not in metrics]
-    if missing:
-        raise ValueError(f"the evaluation lacks {', '.join(missing)}; run again: python -m tasks evaluate")
-    rate, low, high, rouge, sft_rouge, kl = (metrics[name] for name in GATE_FIGURES)
-    floor = sft_rouge - params.max_rouge_drop
-    wins, keeps_rouge, stays_near = low > params.min_win_rate_low, rouge >= floor, kl <= params.max_kl
-    interval = f"win rate {rate:.3f} [{low:.3f}, {high:.3f}]"
-    findings = [
-        (wins, f"{interval} {'above' if wins else 'not above'} {params.min_win_rate_low:g}"),
-        (
-            keeps_rouge,
-            f"ROUGE-L {rouge:.4f} {'not below' if keeps_rouge else 'below'} {floor:.4f} "
-            f"(SFT's {sft_rouge:.4f} less {params.max_rouge_drop:g})",
-        ),
-        (stays_near, f"KL {kl:.2f} {'within' if stays_near else 'above'} {params.max_kl:g} nats"),
-    ]
-    promote = all(passed for passed, _ in findings)
-    return Decision(promote, [finding for passed, finding in findings if promote or not passed])
+    version, before = report["policy"]["version"], None if champion is None else int(champion.version)
+    promoted = gates.is_promoted(findings)
+    measured = {name: metrics[name] for name in FIGURES if name in metrics}
+    decision = Decision(
+        when=decisions.now(),
+        version=version,
+        promoted=promoted,
+        by="gates",
+        reason=gates.reason(findings),
+        findings=[finding._asdict() for finding in findings],
+        figures=measured | _figures(played),
+        champion_before=before,
+        champion_after=version if promoted else before,
+    )
+    record(paths, stage, params.name, decision, {kind: report[kind]["version"] for kind in KINDS})
+    aliases = [registry.CHALLENGER] + [registry.CHAMPION] * promoted
+    registry.move(stage.client, params.name, dict.fromkeys(aliases, version))
+    decisions.append(paths, decision)
+    for kind in KINDS:
+        report[kind]["aliases"] = registry.aliases_of(stage.client, f"{params.name}-{kind}", report[kind]["version"])
+    summed = {"promoted": promoted, "reason": decision.reason, "champion": played and played._asdict()}
+    write_json(paths.registered, report | summed)
+    versions = {f"{kind}_version": report[kind]["version"] for kind in KINDS}
+    return {"promoted": float(promoted), **versions, **_figures(played)}
 
 
 def read_evaluation(paths: Paths) -> dict[str, float]:
     """What evaluate measured; raises FileNotFoundError that says which command measures it."""
     path = paths.metrics("evaluate")
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no evaluation to judge the policy by; run first: python -m tasks evaluate")
+        raise FileNotFoundError(f"{path}: no evaluation to judge the policy by; run first: nightjar stage evaluate")
     figures: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
     return figures
 
 
-def _lineage(paths: Paths, stage: tracking.StageRun) -> dict[str, str]:
-    """The tags that lead a version back: runs, data digests, params and commit."""
+def read_monitor(paths: Paths) -> dict[str, Any] | None:
+    """What the hacking monitor left beside the policy; None where nothing watched."""
+    path = paths.models / "policy" / "monitor.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def register_version(
+    paths: Paths, stage: StageRun, name: str, kind: str, content: str, tags: Mapping[str, str]
+) -> dict[str, Any]:
+    """The version that serves this content: its name, its number, and whether it is new and got these tags just now."""
+    model = f"{name}-{kind}"
+    version = registry.find_version(stage.client, model, content)
+    is_new = version is None
+    if version is None:
+        logged = mlflow_store.log_pyfunc(paths, stage.run_id, model, **package(kind, paths))
+        version = registry.create_version(stage.client, model, *logged, stage.run_id, content)
+        registry.tag(stage.client, model, version.version, tags)
+    return {"name": model, "version": int(version.version), "new": is_new}
+
+
+def record(paths: Paths, stage: StageRun, name: str, decision: Decision, versions: Mapping[str, int]) -> None:
+    """Writes a decision with its numbers to the versions, as tags and as the model card, which the run keeps too."""
+    policy = f"{name}-policy"
+    told = {"promoted": "yes" if decision.promoted else "no", "reason": decision.reason, "decided": decision.when}
+    for kind in KINDS:
+        registry.tag(stage.client, f"{name}-{kind}", versions[kind], told)
+    numbers = {"figures": json.dumps(decision.figures), "reward_version": str(versions["reward"])}
+    if decision.promoted and decision.champion_before not in (None, decision.version):
+        numbers[registry.CHAMPION_BEFORE] = str(decision.champion_before)
+    registry.tag(stage.client, policy, versions["policy"], numbers)
+    judged = stage.client.get_model_version(policy, str(versions["policy"])).tags
+    registry.untag(stage.client, policy, versions["policy"], [key for key in judged if key.startswith("gate.")])
+    for row in decision.findings:
+        how = "passed" if row["passed"] else "failed"
+        registry.tag(stage.client, policy, versions["policy"], {f"gate.{row['name']}": f"{how}: {row['text']}"})
+
+    scores = json.loads((paths.evaluation / "scores.json").read_text(encoding="utf-8"))
+    facts = card.Facts(
+        lineage=lineage.trace(stage.client, stage.client.get_model_version(policy, str(versions["policy"]))),
+        referee=scores["sampling"]["referee"],
+        evaluation=read_evaluation(paths) | decision.figures,
+        findings=[Finding(**row) for row in decision.findings],
+        reason=decision.reason,
+    )
+    for kind in KINDS:
+        text = card.render(kind, facts)
+        stage.client.log_text(stage.run_id, text, CARDS[kind])
+        description = card.describe(text, f"{CARDS[kind]} of run {stage.run_id}")
+        stage.client.update_model_version(f"{name}-{kind}", str(versions[kind]), description)
+
+
+def _lineage(paths: Paths, stage: StageRun) -> dict[str, str]:
+    """The tags that lead a version back: runs, data digests, who ranked, params, commit and libraries."""
     data = sorted({name for each in STAGES.values() for name in (*each.reads, *each.writes)})
     found = provenance.digests(paths, data)
     tags = {"run": stage.run_id, "night": stage.night_id or "none: registered by itself"}
@@ -112,5 +157,14 @@ def _lineage(paths: Paths, stage: tracking.StageRun) -> dict[str, str]:
             tags[f"run.{name}"] = source
     if (params := paths.root / "params.yaml").is_file():
         tags["params.md5"] = provenance.digest(params)
-    git = provenance.git_state(paths.root)
-    return tags | {f"git.{name}": value for name, value in git.items()}
+        stage.client.log_artifact(stage.run_id, str(params))
+    ranked = Counter(str(row["annotator"]) for _, row in read_rows(paths.rankings))
+    tags["annotators"] = json.dumps(dict(ranked.most_common()))
+    tags |= {f"git.{name}": value for name, value in provenance.git_state(paths.root).items()}
+    return tags | {f"version.{name}": found for name, found in provenance.versions().items()}
+
+
+def _figures(played: Rematch | None) -> dict[str, float]:
+    if played is None:
+        return {}
+    return {f"champion.{name}": getattr(played, field) for name, field in CHAMPION_FIGURES.items()}

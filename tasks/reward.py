@@ -9,6 +9,7 @@ there are rankings for it) and curves. The judge never sees the reward model's p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rlhf.records import Pair, PromptText, prompt_key
@@ -58,7 +59,11 @@ def run(paths: Paths, params: RewardSettings, model: ModelSettings) -> dict[str,
         trained.normalise(prompts, completions)
         trained.save(paths.models / name)
         prefix = "" if name == "reward" else "judge."
-        metrics |= {prefix + key: value for key, value in evaluate_pairs(trained, test).items()}
+        figures, calibration = evaluate_pairs(trained, test)
+        metrics |= {prefix + key: value for key, value in figures.items()}
+        file = "calibration.csv" if name == "reward" else f"{name}_calibration.csv"
+        # The last column is the diagonal, which a calibrated model lies on.
+        write_curve(paths.plots("reward") / file, [{**b._asdict(), "calibrated": b.confidence} for b in calibration])
     if not judge:
         write_json(paths.models / "judge" / "judge.json", {"rankings": 0})
     return metrics
@@ -130,7 +135,7 @@ def train_members(
     params: RewardSettings,
     model: ModelSettings,
 ) -> RewardModel:
-    """Trains each network from its own seed; several are an ensemble."""
+    """Trains each network from its own seed; several are an ensemble, whose loss is the mean of theirs."""
     import torch
 
     from rlhf.adapters import is_adapted, merge
@@ -140,6 +145,7 @@ def train_members(
     from rlhf.reward.training import group_pairs, train_reward
 
     train, held_out = group_pairs(pairs), group_pairs(dev)
+    losses: list[list[float]] = []
     for place, (network, seed) in enumerate(zip(networks, seeds_of(name, params), strict=True)):
         title = name if len(networks) == 1 else f"{name}_{place}"
         torch.manual_seed(seed)
@@ -147,8 +153,12 @@ def train_members(
             steps = train_reward(network, train, held_out, params.model_copy(update={"seed": seed}))
             rows = follow(steps, title, params.steps, show=("loss", "accuracy", "eval_accuracy"))
         draw_curves(paths, title, rows)
+        losses.append([row["loss"] for row in rows])
         if isinstance(network, ScalarReward) and is_adapted(network.policy):
             merge(network.policy)
+    if len(networks) > 1:
+        means = [{"step": step, "loss": fmean(at)} for step, at in enumerate(zip(*losses, strict=True), 1)]
+        write_curve(paths.plots("reward") / f"{name}_loss.csv", means)
     members = [RewardModel(network) for network in networks]
     return members[0] if len(members) == 1 else Ensemble(members, params.uncertainty_penalty)
 

@@ -11,12 +11,15 @@ import json
 import os
 from pathlib import Path
 
-from tasks import graph, provenance, stages, tracking, versioning
+from tasks import candidates, graph, provenance, stages, tracking, versioning
 from tasks.files import write_json
 from tasks.params import Params
 from tasks.paths import Paths
 from tasks.presets import needed
 from tasks.versioning import Outcome
+
+CANDIDATES = "candidates"
+"""What `pending` calls the seeds and variants that a night has yet to train."""
 
 
 def run_tracked(stage: str, paths: Paths, params: Params, door: str) -> dict[str, float]:
@@ -40,6 +43,8 @@ def run_tracked(stage: str, paths: Paths, params: Params, door: str) -> dict[str
 
 def bring_up_to_date(stage: str, paths: Paths, params: Params) -> Outcome:
     """Runs a stage if it has to, and says how it came up to date; raises as run_tracked does."""
+    if not stages.STAGES[stage].versioned:
+        paths, params = candidates.chosen(paths, params)
     check_inputs(stage, paths)
 
     def run() -> None:
@@ -59,15 +64,18 @@ def bring_up_to_date(stage: str, paths: Paths, params: Params) -> Outcome:
 
 
 def pending(paths: Paths, params: Params) -> list[str]:
-    """The stages that have something to do, in order; empty when everything is up to date.
+    """The stages that have something to do, in order, CANDIDATES among them; empty when everything is up to date.
 
     Raises:
         ValueError: params.yaml lacks a stage's section.
     """
     stages.check_sections(params)
     stale = versioning.stale(paths.root)
+    if candidates.has_several(params) and candidates.settled(paths, params) is None:
+        stale.append(CANDIDATES)
+    best = candidates.chosen(paths, params)
     outside = [name for name, stage in stages.STAGES.items() if not stage.versioned]
-    return stale + [name for name in outside if stale or not _is_remembered(name, paths, params)]
+    return stale + [name for name in outside if stale or not _is_remembered(name, *best)]
 
 
 def check_inputs(stage: str, paths: Paths) -> None:

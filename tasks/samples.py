@@ -6,12 +6,16 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tasks.files import read_rows
 from tasks.paths import Paths
 
 MAX_ROWS = 200
+SAMPLES = "samples.jsonl"
+"""Below data/evaluation: the sampled completions of each test prompt with their scores, which win rates are made of."""
+MODELS = ("sft", "policy")
 PROMPTS_OF_ROLLOUTS = 10
 PICTURES = {".png", ".svg", ".csv", ".html"}
 
@@ -22,9 +26,30 @@ def tables(stage: str, paths: Paths) -> dict[str, dict[str, list[Any]]]:
         rows = [row for _, rollout in islice(read_rows(paths.rollouts), PROMPTS_OF_ROLLOUTS) for row in _each(rollout)]
         return {"rollouts": _columns(rows)}
     if stage == "evaluate" and paths.evaluation.is_dir():
-        files = [file for file in sorted(paths.evaluation.glob("*.jsonl")) if file.stat().st_size]
-        return {file.stem: _columns([row for _, row in islice(read_rows(file), MAX_ROWS)]) for file in files}
+        return {file.stem: _columns(list(islice(_shown(file), MAX_ROWS))) for file in whole(stage, paths)}
     return {}
+
+
+def whole(stage: str, paths: Paths) -> list[Path]:
+    """The files that are kept with every row, for whoever compares: those of the evaluation."""
+    files = sorted(paths.evaluation.glob("*.jsonl")) if stage == "evaluate" else []
+    return [file for file in files if file.stat().st_size]
+
+
+def intervals(stage: str, paths: Paths) -> dict[str, float]:
+    """The ends of the 95 % interval of each model's mean score: `policy.gold_low`, `policy.gold_high`."""
+    file = paths.evaluation / SAMPLES
+    if stage != "evaluate" or not file.is_file():
+        return {}
+    from rlhf.evaluation.intervals import mean_interval
+
+    rows = [row for _, row in read_rows(file)]
+    ends: dict[str, float] = {}
+    for model in MODELS:
+        for scorer in rows[0][model]["scores"]:
+            found = mean_interval([fmean(row[model]["scores"][scorer]) for row in rows])
+            ends |= {f"{model}.{scorer}_low": found.low, f"{model}.{scorer}_high": found.high}
+    return ends
 
 
 def plots(stage: str, paths: Paths) -> list[Path]:
@@ -38,6 +63,18 @@ def _each(rollout: dict[str, Any]) -> Iterator[dict[str, Any]]:
     shown = ("text", "finish_reason", "tokens", "logprob", "seed")
     for completion in rollout["completions"]:
         yield {"prompt": rollout["prompt"], **{name: completion[name] for name in shown}}
+
+
+def _shown(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file as people read them: a completion a row where the file holds several of each model."""
+    for _, row in read_rows(file):
+        if file.name != SAMPLES:
+            yield row
+            continue
+        for model in MODELS:
+            for place, text in enumerate(row[model]["texts"]):
+                scores = {scorer: values[place] for scorer, values in row[model]["scores"].items()}
+                yield {"id": row["id"], "prompt": row["prompt"], "model": model, "text": text, **scores}
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:

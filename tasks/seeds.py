@@ -22,8 +22,6 @@ from tasks.params import Params
 from tasks.paths import Paths
 from tasks.stages import STAGES, VERSIONED, run_stage, sections
 
-AS_THEY_ARE = "params.yaml"
-"""The name of the variant that changes nothing."""
 FIGURES = {
     "wall_s": "wall time (s)",
     "sft.gold": "SFT gold, sampled",
@@ -91,7 +89,7 @@ def _scratch(paths: Paths, seed: int, variant: str) -> Paths:
     """An empty workspace for one night, on the team's own data."""
     scratch = Paths(paths.nights / "seeds" / str(seed) / variant)
     shutil.rmtree(scratch.root, ignore_errors=True)
-    for folder, target in ((scratch.source, paths.source), (scratch.feedback, paths.feedback)):
+    for folder, target in zip(scratch.brought, paths.brought, strict=True):
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.symlink_to(target.resolve())
     return scratch

@@ -1,44 +1,47 @@
-"""sft: fine-tunes the base model on the demonstrations, with the loss on the response only.
+"""sft: fine-tunes the base model, or the champion, on the demonstrations, with the loss on the response only.
 
-Reads data/validated/train (its general demonstrations too, where some are replayed) and data/validated/dev; writes
-data/models/sft (a transformers folder: safetensors and tokenizer) and the curves loss.csv and eval_loss.csv in
-data/plots/sft.
+Reads data/validated/train (its general demonstrations too, where some are replayed), data/validated/dev and, where it
+starts from the champion, data/champion; writes data/models/sft (a transformers folder: safetensors and tokenizer) and
+the curves loss.csv and eval_loss.csv in data/plots/sft.
 
     python -m tasks sft
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from rlhf.records import Demonstration, prompt_key
 from rlhf.settings import ModelSettings, SftSettings
-from tasks.base import load_base
+from tasks.base import load_base, load_champion
 from tasks.files import read_records, write_curve
 from tasks.general import read_general
 from tasks.paths import Paths
-from tasks.progress import follow
+from tasks.progress import follow, say
 from tasks.report import plot_curves
+
+if TYPE_CHECKING:
+    from rlhf.models import Policy
 
 
 def run(paths: Paths, params: SftSettings, model: ModelSettings) -> dict[str, float]:
     """Trains and saves the SFT model; returns its losses on the dev split, nats per response token.
 
     Raises:
-        ValueError: the base model cannot be had, there is nothing to replay, a prompt is too long, or training made
-            the dev loss no better; nothing is written then.
+        ValueError: the base model cannot be had, or the champion is no such model; there is nothing to replay, a prompt
+            is too long, or training made the dev loss no better; nothing is written then.
     """
     train = read_records(paths.validated / "train" / "demonstrations.jsonl", Demonstration)
     dev = read_records(paths.validated / "dev" / "demonstrations.jsonl", Demonstration)[: params.eval_rows]
     general = read_general(paths, "train", needed_by="sft.replay") if params.replay else []
 
     from rlhf.adapters import attach, is_adapted, merge, trainable_parameters
-    from rlhf.models import autocast, build_policy, resolve_device, save_policy, train_tokenizer
+    from rlhf.models import autocast, resolve_device, save_policy
     from rlhf.sft import encode_demonstrations, evaluate_loss, perplexity, train_sft
 
     device = resolve_device(model.device)
-    policy = load_base(model, training=True)
-    if policy is None:
-        texts = [text for row in [*train, *general] for text in (prompt_key(row.prompt), row.response)]
-        policy = build_policy(model.config, train_tokenizer(texts, model.vocab_size), params.seed, model)
+    policy = _start(paths, params, model, [*train, *general])
     limits = (model.max_prompt_tokens, params.max_response_tokens)
     with autocast(model.precision, device):
         start_loss = evaluate_loss(policy, encode_demonstrations(policy, dev, *limits))
@@ -71,6 +74,20 @@ def run(paths: Paths, params: SftSettings, model: ModelSettings) -> dict[str, fl
         "parameters": float(sum(weight.numel() for weight in policy.model.parameters())),
         "trainable_parameters": float(trained),
     }
+
+
+def _start(paths: Paths, params: SftSettings, model: ModelSettings, rows: Sequence[Demonstration]) -> Policy:
+    """The model to train: the champion where it is asked for and there is one, else the base model, else a new one."""
+    from rlhf.models import build_policy, train_tokenizer
+
+    policy = load_champion(paths, model) if params.start == "champion" else None
+    if params.start == "champion":
+        say(f"sft: starts from {'the champion' if policy else 'the base model, for data/champion holds no champion'}")
+    policy = policy or load_base(model, training=True)
+    if policy is not None:
+        return policy
+    texts = [text for row in rows for text in (prompt_key(row.prompt), row.response)]
+    return build_policy(model.config, train_tokenizer(texts, model.vocab_size), params.seed, model)
 
 
 def _only(row: dict[str, float], *columns: str) -> dict[str, float]:

@@ -32,7 +32,7 @@ class Stage:
 
 
 STAGES: dict[str, Stage] = {
-    "ingest": Stage(("data/source",), ("data/raw",)),
+    "ingest": Stage(("data/source", "data/feedback"), ("data/raw",)),
     "validate": Stage(
         ("data/raw", "data/feedback"),
         (
@@ -44,7 +44,12 @@ STAGES: dict[str, Stage] = {
         ),
         loads_model=True,
     ),
-    "sft": Stage(("data/validated/train", "data/validated/dev"), ("data/models/sft",), loads_model=True, curves=True),
+    "sft": Stage(
+        ("data/validated/train", "data/validated/dev", "data/champion"),
+        ("data/models/sft",),
+        loads_model=True,
+        curves=True,
+    ),
     "rollouts": Stage(("data/models/sft", "data/validated/train"), ("data/rollouts",), loads_model=True),
     "rank": Stage(("data/rollouts", "data/validated/feedback"), ("data/rankings",)),
     "pairs": Stage(("data/rankings", "data/models/sft/tokenizer.json"), ("data/pairs",)),
@@ -80,11 +85,14 @@ STAGES: dict[str, Stage] = {
         (
             "data/models/policy",
             "data/models/reward",
+            "data/models/judge",
             "data/evaluation",
             "data/metrics/evaluate.json",
+            "data/rankings",
             "data/validated/test",
         ),
         (),
+        loads_model=True,
         versioned=False,
     ),
 }

@@ -81,7 +81,7 @@ def _cell(metrics: dict[str, float], model: str, figure: str) -> str:
 
 
 def _sentences(paths: Paths, metrics: dict[str, float]) -> list[str]:
-    """The win rate with its interval, and what was registered."""
+    """The win rates with their intervals, and what was registered."""
     lines = []
     if "win_rate" in metrics:
         low, high = metrics["win_rate_low"], metrics["win_rate_high"]
@@ -89,6 +89,9 @@ def _sentences(paths: Paths, metrics: dict[str, float]) -> list[str]:
     if not paths.registered.is_file():
         return [*lines, "nothing registered yet: python -m tasks register"]
     report = json.loads(paths.registered.read_text(encoding="utf-8"))
+    if played := report.get("champion"):
+        interval = f"{played['rate']:.3f} [{played['low']:.3f}, {played['high']:.3f}]"
+        lines.append(f"win rate over the champion, version {played['version']}, {interval}")
     return [*lines, *[_registered(report[kind]) for kind in ("policy", "reward")], report["reason"]]
 
 
@@ -102,6 +105,7 @@ def commands(paths: Paths) -> str:
 
     They are written for a shell in the workspace, and for elsewhere when the process is not there.
     """
+    paths = Paths(paths.home or paths.root)
     here = Path.cwd() == paths.root.resolve()
     database = "mlruns/mlflow.db" if here else (paths.mlruns / "mlflow.db").resolve().as_posix()
     rows = [

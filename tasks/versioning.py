@@ -8,6 +8,7 @@ should its private one (`dvc.stage.run.cmd_run`) go, the public command is run i
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 Digests = dict[str, str]
 """DVC's MD5 of each file or folder (`….dir`), by path relative to the workspace."""
+
+EXPERIMENTS = "refs/exps"
+"""Where DVC keeps experiments in git: each is a commit at refs/exps/<baseline, split after two>/<name>."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,57 @@ def stale(root: Path) -> list[str]:
     """The stages that a night would run or restore, in dvc.yaml's order; reads only, starts nothing."""
     with _opened(root) as repo, _unwrapped(root):
         changed = {name.rpartition(":")[2] for name in repo.status()}
-        return [stage.name for stage in repo.index.stages if stage.name in changed]
+        return [stage.name for stage in _stages(repo) if stage.name in changed]
 
 
 def digests(stage: str, root: Path) -> Outcome:
     """What dvc.lock says of a stage's inputs and outputs now; empty where it never ran."""
     with _opened(root) as repo:
         return _outcome(repo, root, stage, "cached")
+
+
+def recorded(root: Path) -> dict[str, Outcome]:
+    """What dvc.lock says of every stage's inputs and outputs, in dvc.yaml's order."""
+    with _opened(root) as repo:
+        return {stage.name: _known(stage, "cached") for stage in _stages(repo)}
+
+
+def cached_folder(root: Path, digest: str) -> dict[str, Path] | None:
+    """Where the files of a folder's digest lie in DVC's cache, by their names in it; None where one is not there."""
+    with _opened(root) as repo:
+        place = repo.cache.local.oid_to_path
+        listing = Path(place(digest))
+        if not listing.is_file():
+            return None
+        rows = json.loads(listing.read_text(encoding="utf-8"))
+        files = {row["relpath"]: Path(place(row["md5"])) for row in rows}
+    return files if all(file.is_file() for file in files.values()) else None
+
+
+def fetch(root: Path, output: str, commit: str) -> bool:
+    """Brings an output, as a commit has it, from DVC's remote into the cache; False where that cannot be."""
+    from dvc.exceptions import DvcException
+
+    with _opened(root) as repo:
+        try:
+            return bool(repo.fetch([output], revs=[commit]))
+        except DvcException:
+            return False
+
+
+def share_cache(root: Path, other: Path) -> None:
+    """Has another workspace keep its outputs and runs in this one's cache."""
+    from dvc.config import Config
+
+    with _opened(root) as repo:
+        cache = repo.cache.local_cache_dir
+    with Config(str(other / ".dvc")).edit("local") as config:
+        config["cache"]["dir"] = cache
+
+
+def experiment_ref(baseline: str, name: str) -> str:
+    """Where DVC looks for the experiment of this name that started from a commit."""
+    return f"{EXPERIMENTS}/{baseline[:2]}/{baseline[2:]}/{name}"
 
 
 def has_private_door() -> bool:
@@ -155,12 +203,20 @@ def _outcome(repo: Repo, root: Path, stage: str, status: Literal["ran", "cached"
     # Read anew: the stage that ran was loaded before its lock was written.
     repo._reset()
     [loaded] = repo.stage.collect(_target(root, stage))
+    return _known(loaded, status)
 
+
+def _stages(repo: Repo) -> list[Any]:
+    """The stages of dvc.yaml; what a team added with `dvc add` is none."""
+    return [stage for stage in repo.index.stages if hasattr(stage, "name")]
+
+
+def _known(stage: Any, status: Literal["ran", "cached", "restored"]) -> Outcome:
     def known(items: Any) -> Digests:
         found = {str(item.def_path): item.hash_info for item in items if getattr(item, "hash_info", None)}
         return {path: info.value for path, info in found.items() if info.name == "md5" and info.value}
 
-    return Outcome(status, known(loaded.deps), known(loaded.outs))
+    return Outcome(status, known(stage.deps), known(stage.outs))
 
 
 def _reproduce_outside(stage: str, root: Path) -> Outcome:

@@ -15,8 +15,6 @@ import jaxtyping
 import pytest
 
 from tasks import environment, graph, stages
-from tasks.params import Params
-from tasks.paths import Paths
 
 environment.prepare()
 # Shapes are checked while tests run. Left out are modules of pydantic models, whose `Self` beartype cannot read, and
@@ -73,10 +71,10 @@ def toy_module() -> ModuleType:
 def toy(tmp_path: Path, repository: Path) -> Path:
     """A git checkout with this project's DVC settings and graph, over stages of one line of code each."""
     root = tmp_path / "workspace"
-    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", "data/.gitignore", "data/source/README.md"):
+    notes = [f"data/{folder}/README.md" for folder in ("source", "feedback", "champion")]
+    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", "data/.gitignore", *notes):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(repository / name, root / name)
-    (root / "data/feedback").mkdir()
     (root / "params.yaml").write_text(TOY_PARAMS, encoding="utf-8")
     (root / "tasks").mkdir()
     for module in ("__init__", "params", *stages.STAGES):
@@ -93,20 +91,13 @@ def toy(tmp_path: Path, repository: Path) -> Path:
 def toy_night(monkeypatch: pytest.MonkeyPatch, toy: Path, toy_module: ModuleType) -> Callable[[], list[str]]:
     """Puts the toy's stages in place of the real ones; called, it says which ran since it was called last."""
 
-    def run_stage(stage: str, paths: Paths, params: Params) -> dict[str, float]:
-        if stages.STAGES[stage].versioned:
-            return dict(toy_module.run(stage, paths.root))
-        with (paths.root / "ran.txt").open("a", encoding="utf-8") as log:
-            log.write(f"{stage}\n")
-        return {"promoted": 0.0}
-
     def ran() -> list[str]:
         log = toy / "ran.txt"
         names = log.read_text(encoding="utf-8").split() if log.is_file() else []
         log.unlink(missing_ok=True)
         return names
 
-    monkeypatch.setattr(stages, "run_stage", run_stage)
+    monkeypatch.setattr(stages, "run_stage", toy_module.run_stage)
     return ran
 
 

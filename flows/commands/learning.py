@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.commands import Add, count, seed
 from tasks import presets
-from tasks.params import read_params, read_variants
+from tasks.params import AS_THEY_ARE, read_params, read_variants
 from tasks.paths import Paths
 
 
@@ -79,7 +79,7 @@ def _explain(options: argparse.Namespace, root: Path) -> None:
 def _seeds(options: argparse.Namespace, root: Path) -> None:
     from tasks import seeds
 
-    paths, variants = Paths(root), {seeds.AS_THEY_ARE: read_params(root / "params.yaml")}
+    paths, variants = Paths(root), {AS_THEY_ARE: read_params(root / "params.yaml")}
     if options.variants:
         variants = read_variants(options.variants, root / "params.yaml")
     for params in variants.values():

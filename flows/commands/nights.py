@@ -1,13 +1,15 @@
-"""Nights: run one whole, bring one stage up to date, say what is due."""
+"""Nights: run one, schedule them, say how they stand."""
 
 from __future__ import annotations
 
 import argparse
+import signal
+from datetime import datetime
 from pathlib import Path
 
 from flows.commands import Add, say
-from tasks import environment, presets, stages
-from tasks.params import read_params
+from tasks import candidates, diary, environment, lock, presets, stages
+from tasks.params import Params, read_params
 from tasks.paths import Paths
 
 
@@ -18,7 +20,9 @@ def add_commands(add: Add) -> None:
     run.add_argument("--data", metavar="FOLDER", type=Path, help="first copy what the params name from here")
     stage = add("stage", _stage, "bring one stage up to date", heavy=True)
     stage.add_argument("name", choices=list(stages.STAGES), metavar="NAME", help=", ".join(stages.STAGES))
-    add("status", _status, "say which stages a night would run")
+    add("serve", _serve, "run a night at the times of params.yaml, until it is interrupted")
+    add("up", _up, "bring up Prefect's UI, MLflow's UI and the schedule on this machine, until it is interrupted")
+    add("status", _status, "tell the last nights, the champion, the next night and what it would do")
 
 
 def _run(options: argparse.Namespace, root: Path) -> None:
@@ -30,16 +34,26 @@ def _run(options: argparse.Namespace, root: Path) -> None:
         copied = presets.bring(paths, params, options.data)
         say([f"copied {name}" for name in copied] or [f"{options.data}: nothing new"])
     presets.check_needed(paths, params)
+    stages.check_sections(params)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with lock.held(paths):
+        done = _night(paths, params)
+    if "register" in done:
+        _print_summary(candidates.chosen(paths, params)[0])
+
+
+def _night(paths: Paths, params: Params) -> dict[str, str]:
+    """The night, or without Prefect the few lines that it is when nothing is due."""
     from tasks import runner
 
     if runner.pending(paths, params):
         environment.house_prefect(paths.nights / "prefect")
         from flows.night import night
 
-        night(str(root), presets.which_preset(root, root / "params.yaml"))
-    else:
-        print("everything is up to date")
-    _print_summary(paths)
+        return dict(night(str(paths.root)))
+    with diary.opened(paths, params, datetime.now().astimezone(), print) as entry:
+        entry.end("nothing new", diary.nothing_new(paths))
+    return dict.fromkeys(stages.STAGES, "cached")
 
 
 def _print_summary(paths: Paths) -> None:
@@ -56,11 +70,45 @@ def _stage(options: argparse.Namespace, root: Path) -> None:
     print(f"{options.name}: {runner.bring_up_to_date(options.name, Paths(root), params).status}")
 
 
+def _serve(options: argparse.Namespace, root: Path) -> None:
+    paths, params = Paths(root), read_params(root / "params.yaml")
+    stages.check_sections(params)
+    from flows import up
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with up.prefect_server(paths, lambda line: say([line])):
+        from flows import schedule
+
+        schedule.serve(paths, params)
+
+
+def _up(options: argparse.Namespace, root: Path) -> int:
+    stages.check_sections(read_params(root / "params.yaml"))
+    from flows import up
+
+    return up.up(Paths(root), lambda line: say([line]))
+
+
 def _status(options: argparse.Namespace, root: Path) -> None:
-    params = read_params(root / "params.yaml")
+    paths, params = Paths(root), read_params(root / "params.yaml")
+    from rich.console import Console
+
+    from tasks import status
+
+    if (nights := status.nights(paths, params.night.timezone)) is not None:
+        Console(highlight=False).print(nights)
+    print(f"champion:   {status.champion(paths)}")
+    print(
+        f"next night: {status.next_night(params.night, datetime.now().astimezone())}, while nightjar serve or up runs"
+    )
+    print(f"it would:   {_plan(paths, params)}")
+
+
+def _plan(paths: Paths, params: Params) -> str:
+    """What a night would do now."""
+    if busy := lock.holder(paths):
+        return f"be refused; {busy}"
     from tasks import runner
 
-    due = runner.pending(Paths(root), params)
-    for name in stages.STAGES:
-        print(f"{name:<9} {'due' if name in due else 'up to date'}")
-    print(f"\n{'run the night with: nightjar run' if due else 'everything is up to date'}")
+    due = runner.pending(paths, params)
+    return f"bring up to date {', '.join(due)}" if due else diary.nothing_new(paths)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf.evaluation.intervals import mean_interval
 from rlhf.evaluation.matrix import score_matrix
 
 Scores = Float[np.ndarray, "N S"] | Float[Tensor, "N S"]
@@ -78,15 +79,4 @@ def win_rate(
     Raises:
         ValueError: as `win_shares`, or resamples or confidence is out of range.
     """
-    if resamples < 1 or not 0.0 < confidence < 1.0:
-        raise ValueError(
-            f"resamples is {resamples} and confidence {confidence}; "
-            "give at least 1 resample and a confidence between 0 and 1"
-        )
-    shares = win_shares(policy_scores, baseline_scores)
-    generator = np.random.default_rng(seed)
-    count = len(shares)
-    means = [shares[generator.integers(count, size=count)].mean() for _ in range(resamples)]
-    tail = (1.0 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return WinRate(rate=float(shares.mean()), low=float(low), high=float(high))
+    return WinRate(*mean_interval(win_shares(policy_scores, baseline_scores), resamples, confidence, seed))

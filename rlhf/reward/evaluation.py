@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,14 @@ from rlhf.reward.model import RewardModel
 from rlhf.reward.training import group_pairs, score_all
 
 
-def evaluate_pairs(reward_model: RewardModel, pairs: Sequence[Pair]) -> dict[str, float]:
+class PairEvaluation(NamedTuple):
+    """A reward model's figures on pairs, by name, and the bins that its calibration error sums up."""
+
+    figures: dict[str, float]
+    calibration: list[metrics.CalibrationBin]
+
+
+def evaluate_pairs(reward_model: RewardModel, pairs: Sequence[Pair]) -> PairEvaluation:
     """Accuracy, AUC, correlations with the margins and calibration, and the length-only baseline beside them.
 
     An ensemble's confidence in a pair comes from the mean of its members' raw scores, for it is raw scores that a
@@ -29,10 +37,11 @@ def evaluate_pairs(reward_model: RewardModel, pairs: Sequence[Pair]) -> dict[str
     chosen, rejected = scores
     words = np.array([[len(text.split()) for text in (pair.chosen, pair.rejected)] for pair in ordered], float).T
     margins = np.array([pair.margin if pair.margin is not None else 1.0 for pair in ordered])
+    calibration = metrics.calibration(*raw.mean(0).view(2, -1).numpy())
     figures = {
         "accuracy": metrics.accuracy(chosen, rejected),
         "auc": metrics.auc(chosen, rejected),
-        "ece": metrics.expected_calibration_error(*raw.mean(0).view(2, -1).numpy()),
+        "ece": metrics.expected_calibration_error(calibration),
         "accuracy_by_length": metrics.accuracy(*words),
         "test_pairs": float(len(pairs)),
     }
@@ -41,7 +50,7 @@ def evaluate_pairs(reward_model: RewardModel, pairs: Sequence[Pair]) -> dict[str
         figures[f"accuracy_margin_{place}"] = share
     if len(reward_model.members) > 1:
         figures |= _disagreement(raw, chosen > rejected, spread)
-    return figures
+    return PairEvaluation(figures, calibration)
 
 
 def _disagreement(

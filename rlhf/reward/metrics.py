@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
@@ -39,17 +42,30 @@ def correlations(chosen: Scores, rejected: Scores, margins: Scores) -> tuple[flo
     return float(spearmanr(differences, both).statistic), float(pearsonr(differences, both).statistic)
 
 
-def expected_calibration_error(chosen: Scores, rejected: Scores, bins: int = 10) -> float:
-    """Σ (n_b / N)·|accuracy_b − confidence_b| over equal bins of confidence from ½ to 1.
+class CalibrationBin(NamedTuple):
+    """The pairs of about one confidence: the mean of what the scores claim, the share that is right, their number."""
 
-    The confidence of a pair is σ(|r_chosen − r_rejected|). Source: Guo et al. (2017), equation 3.
+    confidence: float
+    accuracy: float
+    pairs: int
+
+
+def calibration(chosen: Scores, rejected: Scores, bins: int = 10) -> list[CalibrationBin]:
+    """Confidence and accuracy of the pairs in equal bins of confidence from ½ to 1; a bin without a pair is left out.
+
+    The confidence of a pair is σ(|r_chosen − r_rejected|). Source: Guo et al. (2017), section 2, reliability diagrams.
     """
     confidence = 1.0 / (1.0 + np.exp(-np.abs(chosen - rejected)))
     correct = (chosen > rejected) + 0.5 * (chosen == rejected)
     place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
-    gaps = [abs(correct[place == b].mean() - confidence[place == b].mean()) * (place == b).mean()
-            for b in range(bins) if (place == b).any()]  # fmt: skip
-    return float(sum(gaps))
+    inside = [place == b for b in range(bins) if (place == b).any()]
+    return [CalibrationBin(float(confidence[b].mean()), float(correct[b].mean()), int(b.sum())) for b in inside]
+
+
+def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float:
+    """Σ (n_b / N)·|accuracy_b − confidence_b| over the bins of `calibration`. Source: Guo et al. (2017), equation 3."""
+    total = sum(each.pairs for each in bins)
+    return sum(each.pairs / total * abs(each.accuracy - each.confidence) for each in bins)
 
 
 def accuracy_by_margin(

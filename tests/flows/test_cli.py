@@ -50,8 +50,8 @@ def with_presets(toy: Path) -> Path:
         ),
         (
             "1.0e-3\nreward",
-            "1e-3\nreward",
-            "sft.learning_rate: Input should be a valid number (found '1e-3')",
+            "fast\nreward",
+            "sft.learning_rate: Input should be a valid number (found 'fast')",
         ),
         ("pairs: {}\n", "", "params.yaml lacks a section"),
         ("sft:\n", "sft: [\n", "params.yaml: not YAML"),
@@ -131,11 +131,14 @@ def test_params_prints_every_param_with_its_value(toy: Path) -> None:
     } <= set(lines)
 
 
-def test_status_says_what_is_due_from_any_folder_of_the_workspace(toy: Path) -> None:
-    """In a fresh checkout, all of it; asked from inside data/."""
+def test_status_says_how_the_nights_stand_from_any_folder_of_the_workspace(toy: Path) -> None:
+    """In a fresh checkout: no night, no champion, the next at 02:00, all of it due; asked from inside data/."""
     done = nightjar(toy / "data", "status")
     assert done.returncode == 0, done.stderr
-    assert [line.split() for line in done.stdout.splitlines()[:2]] == [["ingest", "due"], ["validate", "due"]]
+    champion, following, due = done.stdout.splitlines()
+    assert champion.split() == ["champion:", "none", "yet"]
+    assert "02:00 UTC, in" in following
+    assert due.startswith("it would:   bring up to date ingest, validate, sft, ")
 
 
 def test_a_preset_is_applied_with_data(with_presets: Path, tmp_path: Path) -> None:

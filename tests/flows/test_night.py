@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from tasks import stages
+from tasks import deadline, environment, history, lock, stages
 from tasks.params import read_params
+from tasks.paths import Paths
 from tasks.stages import STAGES, VERSIONED
-
-
-@pytest.fixture(scope="session")
-def prefect() -> Iterator[None]:
-    """A Prefect database of the tests' own; starting it takes seconds, so once."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 def shown(flow_run_id: UUID) -> tuple[list[str], dict[str, str]]:
@@ -56,8 +51,16 @@ def test_the_night_runs_what_is_due_and_dvc_agrees(
     assert "0.6250" in artifacts["summary"]
     assert "mlflow ui" in artifacts["links"]
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines] == [[name, "ran"] for name in STAGES]
+    assert [line.split()[:2] for line in lines[:-1]] == [[name, "ran"] for name in STAGES]
+    assert lines[-1].endswith(": not promoted: it is a toy")
     assert "Data and pipelines are up to date." in dvc_repro(toy)
+
+    [first] = history.read(Paths(toy))
+    assert (first.outcome, first.policy_version) == ("not promoted", 3)
+    again = night(str(toy), return_state=True)
+    assert again.result() == dict.fromkeys(STAGES, "cached")
+    assert (again.name, again.message) == ("Nothing new", f"nothing new since {first.name}: nothing to do")
+    assert toy_night() == []
 
     (toy / "tasks/reward.py").write_text("# another line\n")
     due = ["reward", "ppo", "evaluate", "register"]
@@ -72,7 +75,10 @@ def test_a_stage_that_refuses_stops_the_night(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Its own error comes out, nothing after it runs, no traceback is printed, and the next night goes on."""
+    """Its own error comes out, nothing after it runs, no traceback is printed, and Prefect shows what to do.
+
+    The next night goes on from there; so does the one after a deadline, which ends in good order.
+    """
     from flows.night import night
 
     good = stages.run_stage
@@ -83,13 +89,63 @@ def test_a_stage_that_refuses_stops_the_night(
         return good(stage, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(stages, "run_stage", refuse)
+    state = night(str(toy), return_state=True)
     with pytest.raises(ValueError, match=r"x\.jsonl:3: not JSON"):
-        night(str(toy))
+        state.result()
     assert toy_night() == ["ingest", "validate", "sft", "rollouts"]
     assert "Traceback" not in "".join(capfd.readouterr())
+    failure = shown(state.state_details.flow_run_id)[1]["failure"]
+    assert "failed in `rank`" in failure
+    assert "ValueError: data/feedback/x.jsonl:3: not JSON" in failure
+    [failed] = history.read(Paths(toy))
+    assert (failed.outcome, failed.why) == ("failed", "rank: data/feedback/x.jsonl:3: not JSON")
+
+    def dawdle(stage: str, *given: object) -> dict[str, float]:
+        if stage == "rank":
+            monkeypatch.setenv(deadline.VARIABLE, "0")
+        return good(stage, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stages, "run_stage", dawdle)
+    state = night(str(toy), return_state=True)
+    assert state.result() == dict.fromkeys(["ingest", "validate", "sft", "rollouts"], "cached") | {"rank": "ran"}
+    assert (state.name, state.message) == (
+        "Deadline",
+        "night.deadline_minutes is over before pairs; the next night goes on from there",
+    )
+    monkeypatch.delenv(deadline.VARIABLE)
     monkeypatch.setattr(stages, "run_stage", good)
     monkeypatch.setattr("flows.night._show", lambda paths: None)
-    assert list(night(str(toy)).values()) == ["cached"] * 4 + ["ran"] * 6
+    assert list(night(str(toy)).values()) == ["cached"] * 5 + ["ran"] * 5
+    assert [past.outcome for past in history.read(Paths(toy))] == ["failed", "deadline", "not promoted"]
+
+
+def test_a_night_in_another_terminal_is_refused_at_once(toy: Path) -> None:
+    """Before Prefect starts, with who is at work; status says so too, and nothing is written into the history."""
+    code = "import sys; from flows import cli\ncode = cli.main(sys.argv[1:])\nprint(code, 'prefect' in sys.modules)"
+
+    def nightjar(command: str) -> subprocess.CompletedProcess[str]:
+        given = [sys.executable, "-P", "-c", code, command]
+        environ = {**os.environ, environment.TUNED: "off"}
+        return subprocess.run(given, cwd=toy, env=environ, capture_output=True, text=True, check=False)
+
+    with lock.held(Paths(toy)):
+        run, status = nightjar("run"), nightjar("status")
+    assert f"another night is at work (process {os.getpid()}, since 20" in run.stderr
+    assert run.stdout.split() == ["1", "False"]
+    assert f"be refused; another night is at work (process {os.getpid()}" in status.stdout
+    assert history.read(Paths(toy)) == []
+
+
+def test_params_that_cannot_be_read_are_a_failed_night(toy: Path, prefect: None) -> None:
+    """A schedule that meets them at night leaves the reason where people look in the morning."""
+    from flows.night import night
+
+    (toy / "params.yaml").write_text("sft: [")
+    with pytest.raises(ValueError, match="not YAML"):
+        night(str(toy))
+    [failed] = history.read(Paths(toy))
+    assert failed.outcome == "failed"
+    assert "params.yaml: not YAML" in failed.why
 
 
 def test_only_a_hub_is_asked_again(toy: Path) -> None:

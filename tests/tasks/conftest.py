@@ -105,7 +105,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory, migrated: Path, models:
     paths = _evaluated(_workspace(tmp_path_factory.mktemp("registered"), migrated), models)
     params = read_params(paths.root / "params.yaml")
     with tracking.stage("register", paths, params):
-        register.run(paths, params.register_)
+        register.run(paths, params.register_, params.model)
     return paths
 
 
@@ -160,7 +160,14 @@ def _workspace(root: Path, database: Path) -> Paths:
 
 def _evaluated(paths: Paths, models: Path) -> Paths:
     shutil.copytree(models, paths.models)
+    shutil.copytree(models / "reward", paths.models / "judge")
     prompt = {"id": "1", "prompt": PROMPT, "references": ["The Blue House serves Thai food."]}
     write_rows(paths.validated / "test" / "prompts.jsonl", [prompt])
+    ranking = {"id": "1-r", "prompt": PROMPT, "completions": ["a", "b"], "ranks": [1, 2]}
+    write_rows(paths.rankings, [{**ranking, "annotator": who} for who in ("ana", "bo", "ana")])
+    drawn = {"texts": ["a", "b"], "scores": {"judge": [100.0, 100.0]}}  # above whatever the judge says of a champion
+    write_rows(paths.evaluation / "samples.jsonl", [{**prompt, "sft": drawn, "policy": drawn}])
+    sampling = {"referee": "judge", "samples": 2, "max_new_tokens": 5, "batch_size": 2, "seed": 0, "bootstrap": 100}
+    write_json(paths.evaluation / "scores.json", {"metrics": PASSING, "signatures": {}, "sampling": sampling})
     write_json(paths.metrics("evaluate"), PASSING)
     return paths

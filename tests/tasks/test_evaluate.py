@@ -105,6 +105,35 @@ def test_the_win_rate_is_gold_against_gold(copied_night: Callable[..., Paths], n
     assert figures["win_rate"] == pytest.approx(fmean(wins))
 
 
+def test_the_samples_are_those_that_the_win_rate_is_counted_on(small_night: Paths) -> None:
+    """A row per prompt in the table's order; counted anew, the scores give the win rate, its interval and the means.
+
+    The settings beside them are the params that drew them, so that others can be measured in the same way.
+    """
+    import numpy as np
+
+    from rlhf.annotator import gold_score
+    from rlhf.evaluation.winrate import win_rate
+
+    rows = [json.loads(line) for line in (small_night.evaluation / "samples.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["prompt"]) for row in rows] == [(row["id"], row["prompt"]) for row in rows_of(small_night)]
+    scores = json.loads((small_night.evaluation / "scores.json").read_text())
+    metrics, settings = scores["metrics"], scores["sampling"]
+    assert settings == {
+        **{"referee": "gold", "samples": 2, "max_new_tokens": 24, "batch_size": 64, "seed": 0, "bootstrap": 100}
+    }
+    for name in ("sft", "policy"):
+        for row in rows:
+            assert row[name]["scores"].keys() == {"reward", "gold"}
+            assert row[name]["scores"]["gold"] == [gold_score(row["prompt"], text) for text in row[name]["texts"]]
+        for scorer in ("reward", "gold"):
+            every = [score for row in rows for score in row[name]["scores"][scorer]]
+            assert metrics[f"{name}.{scorer}"] == pytest.approx(fmean(every), abs=1e-6)
+    ours, theirs = (np.array([row[name]["scores"]["gold"] for row in rows]) for name in ("policy", "sft"))
+    found = win_rate(ours, theirs, settings["bootstrap"], seed=settings["seed"])
+    assert tuple(found) == (metrics["win_rate"], metrics["win_rate_low"], metrics["win_rate_high"])
+
+
 def test_every_figure_comes_with_its_signature(small_night: Paths) -> None:
     """scores.json repeats the metrics, and says with what they were computed and who judged."""
     scores = json.loads((small_night.evaluation / "scores.json").read_text())

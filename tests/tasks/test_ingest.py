@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ def write(root: Path, name: str, rows: list[dict[str, Any]]) -> Paths:
 
 def raw(paths: Paths, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (paths.raw / f"{name}.jsonl").read_text().splitlines()]
+
+
+def contents(paths: Paths) -> dict[str, bytes]:
+    """All that ingest wrote, by its path below data/raw."""
+    found = (path for path in paths.raw.rglob("*") if path.is_file())
+    return {path.relative_to(paths.raw).as_posix(): path.read_bytes() for path in found}
 
 
 def demonstration(number: int, prompt: object, **fields: object) -> Demonstration:
@@ -112,18 +119,18 @@ def test_general_demonstrations_change_nothing_but_their_own_file(tmp_path: Path
     """The builtin ones are the same bytes for a seed; once the param is null again, no stale file stays."""
     paths, params = Paths(tmp_path), IngestParams(demonstrations=30, prompts=20, limit=12, seed=1)
     run(paths, params)
-    before = {file.name: file.read_bytes() for file in paths.raw.iterdir()}
+    before = contents(paths)
     assert set(before) == {"demonstrations.jsonl", "prompts.jsonl"}
     written = []
     for seed in (1, 1, 2):
         general = params.model_copy(update={"general": "builtin", "seed": seed})
         assert run(paths, general) == {"demonstrations": 12, "prompts": 20, "general": 12}
-        written.append({file.name: file.read_bytes() for file in paths.raw.iterdir()})
+        written.append(contents(paths))
     assert written[0] == written[1]
     assert written[0]["general.jsonl"] != written[2]["general.jsonl"]
     assert written[0].items() >= before.items()
     run(paths, params)
-    assert {file.name: file.read_bytes() for file in paths.raw.iterdir()} == before
+    assert contents(paths) == before
 
 
 def test_general_demonstrations_are_read_as_the_others_are(tmp_path: Path) -> None:
@@ -136,6 +143,35 @@ def test_general_demonstrations_are_read_as_the_others_are(tmp_path: Path) -> No
         {"id": "test-1", "prompt": "q", "response": "s", "split": "test"},
         {"id": "train-1", "prompt": "p", "response": "r", "note": 1, "split": "train"},
     ]
+
+
+def test_what_people_brought_is_kept_as_it_was(tmp_path: Path) -> None:
+    """The very files that the params name and all feedback, so that DVC versions them; notes and other files are not.
+
+    What was kept of an earlier source goes.
+    """
+    write(tmp_path, "s/train.jsonl", [{"prompt": "p", "response": "r"}])
+    write(tmp_path, "s/below/other.jsonl", [{"prompt": "p", "response": "r"}])
+    write(tmp_path, "unnamed.jsonl", [{"prompt": "p", "response": "r"}])
+    (tmp_path / "data/source/s/NOTES.md").write_text("words")
+    elsewhere = tmp_path / "linked.jsonl"
+    elsewhere.write_text('{"prompt": "g", "response": "h"}\n')
+    (tmp_path / "data/source/general.jsonl").symlink_to(elsewhere)
+    paths = write(tmp_path, "../feedback/march/ranks.jsonl", [{"id": "any", "text": "validate checks it, not ingest"}])
+    (paths.feedback / "README.md").write_text("words")
+    (paths.feedback / "more.jsonl.gz").write_bytes(b"as it is")
+    run(paths, IngestParams(source="data/source/s/../s", general="data/source/general.jsonl"))
+    kept = {name.removeprefix("received/"): held for name, held in contents(paths).items() if "received" in name}
+    assert kept == {
+        "source/s/train.jsonl": (paths.source / "s/train.jsonl").read_bytes(),
+        "source/general.jsonl": elsewhere.read_bytes(),
+        "feedback/march/ranks.jsonl": (paths.feedback / "march/ranks.jsonl").read_bytes(),
+        "feedback/more.jsonl.gz": b"as it is",
+    }
+    assert not (paths.received / "source/general.jsonl").is_symlink()
+    shutil.rmtree(paths.feedback)
+    run(paths, IngestParams(source="builtin", demonstrations=5, prompts=20))
+    assert set(contents(paths)) == {"demonstrations.jsonl", "prompts.jsonl"}
 
 
 @pytest.mark.parametrize(
@@ -175,11 +211,12 @@ def test_a_malformed_source_stops_the_stage_and_leaves_the_old_data(tmp_path: Pa
     """The error names file, line and reason; what an earlier night wrote is untouched."""
     paths = write(tmp_path, "good.jsonl", [{"prompt": "p", "response": "old"}])
     run(paths, IngestParams(source="data/source/good.jsonl"))
-    before = {file.name: file.read_bytes() for file in paths.raw.iterdir()}
+    before = contents(paths)
+    assert set(before) == {"demonstrations.jsonl", "prompts.jsonl", "received/source/good.jsonl"}
     (paths.source / "x.jsonl").write_text(text)
     with pytest.raises(ValueError, match=message):
         run(paths, IngestParams(source="data/source/x.jsonl"))
-    assert {file.name: file.read_bytes() for file in paths.raw.iterdir()} == before
+    assert contents(paths) == before
 
 
 def test_all_malformed_rows_of_all_files_are_reported_together(tmp_path: Path) -> None:

@@ -1,20 +1,22 @@
-"""Gates, versions and aliases: what becomes champion, what is registered once, what leads back."""
+"""Versions, decisions and the match against the champion: what becomes champion, what is recorded, what leads back."""
 
 from __future__ import annotations
 
 import json
-import math
+import shutil
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks import mlflow_store, provenance, register, tracking
-from tasks.files import write_json
+from rlhf.records import Completion
+from tasks import decisions, mlflow_store, provenance, register, rematch, rollback, tracking
+from tasks.files import read_rows, write_json
 from tasks.params import Params, RegisterParams
 from tasks.paths import Paths
 
-GATES = RegisterParams(min_win_rate_low=0.5, max_rouge_drop=0.02, max_kl=10.0)
 PASSING = {
     "win_rate": 0.93,
     "win_rate_low": 0.90,
@@ -23,63 +25,39 @@ PASSING = {
     "sft.rougeL": 0.58,
     "policy.kl": 2.6,
 }
+TOLD = (
+    "promoted: win rate over SFT 0.930 [0.900, 0.960] above 0.5; ROUGE-L 0.6000 not below 0.5600 (SFT's 0.5800 less "
+    "0.02); KL 2.60 within 10 nats; hacking not watched; one seed: steady over prompts, not known to be over seeds; no "
+    "other champion to beat"
+)
 
 
 def night(paths: Paths, params: Params, gates: RegisterParams | None = None) -> dict[str, float]:
     """Registers inside a night, as the flow does."""
     with tracking.night(paths, params, "flow"), tracking.stage("register", paths, params):
-        return register.run(paths, gates or params.register_)
+        return register.run(paths, gates or params.register_, params.model)
 
 
 def version(paths: Paths, kind: str, alias: str) -> Any:
     return mlflow_store.open_client(paths).get_model_version_by_alias(f"nightjar-{kind}", alias)
 
 
-@pytest.mark.parametrize(
-    ("change", "promote"),
-    [
-        ({}, True),
-        ({"win_rate_low": 0.5001}, True),
-        ({"win_rate_low": 0.5}, False),  # must lie above
-        ({"policy.rougeL": 0.5601}, True),
-        ({"policy.rougeL": 0.5599}, False),
-        ({"policy.kl": 10.0}, True),  # may equal the ceiling
-        ({"policy.kl": 10.1}, False),
-        ({"policy.kl": math.nan}, False),
-        ({"win_rate_low": math.nan}, False),
-        ({"policy.rougeL": math.nan}, False),
-    ],
-)
-def test_every_gate_has_its_edge(change: dict[str, float], promote: bool) -> None:
-    """One figure at a time crosses its bound: .50 for the win rate, .58 − .02 for ROUGE-L, 10 nats for KL."""
-    assert register.decide({**PASSING, **change}, GATES).promote is promote
+def retrained(paths: Paths, text: str = "another night") -> None:
+    """Another policy with the same weights, as far as its content tells."""
+    (paths.models / "policy" / "notes.txt").write_text(text)
 
 
-def test_a_promotion_gives_all_findings() -> None:
-    """With the figure and the bound of every gate."""
-    assert str(register.decide(PASSING, GATES)) == (
-        "promoted: win rate 0.930 [0.900, 0.960] above 0.5; "
-        "ROUGE-L 0.6000 not below 0.5600 (SFT's 0.5800 less 0.02); KL 2.60 within 10 nats"
-    )
-
-
-def test_a_refusal_gives_the_gates_that_failed() -> None:
-    """And no others."""
-    decision = register.decide({**PASSING, "policy.kl": 12.1, "win_rate_low": 0.4}, GATES)
-    assert str(decision) == ("not promoted: win rate 0.930 [0.400, 0.960] not above 0.5; KL 12.10 above 10 nats")
-
-
-def test_a_missing_figure_is_named() -> None:
-    """With the command that measures it."""
-    figures = {name: value for name, value in PASSING.items() if name != "policy.kl"}
-    with pytest.raises(ValueError, match=r"lacks policy\.kl; run again: python -m tasks evaluate"):
-        register.decide(figures, GATES)
+def scored(paths: Paths, scores: Sequence[float]) -> None:
+    """Lets the judge have said this of the policy's samples."""
+    [(_, row)] = read_rows(paths.evaluation / "samples.jsonl")
+    row["policy"]["scores"]["judge"] = list(scores)
+    (paths.evaluation / "samples.jsonl").write_text(json.dumps(row) + "\n")
 
 
 def test_without_an_evaluation_nothing_is_registered(evaluated: Paths, tracked_params: Params) -> None:
     """The error names the file and the command, and the registry stays empty."""
     evaluated.metrics("evaluate").unlink()
-    with pytest.raises(FileNotFoundError, match=r"evaluate\.json: no evaluation .* python -m tasks evaluate"):
+    with pytest.raises(FileNotFoundError, match=r"evaluate\.json: no evaluation .* nightjar stage evaluate"):
         night(evaluated, tracked_params)
     assert mlflow_store.open_client(evaluated).search_registered_models() == []
 
@@ -93,12 +71,13 @@ def test_a_policy_that_passes_becomes_challenger_and_champion(evaluated: Paths, 
     for kind in ("policy", "reward"):
         champion = version(evaluated, kind, "champion")
         assert champion.version == version(evaluated, kind, "challenger").version
-        assert champion.description.startswith("promoted: win rate 0.930 [0.900, 0.960] above 0.5")
-        assert champion.tags["reason"] == champion.description
+        assert champion.tags["reason"] == TOLD
         assert champion.tags["content"] == provenance.digest(evaluated.models / kind)
         assert champion.tags["data.data/models/policy"] == digest
         assert champion.tags["run.ppo"] == ppo.run_id
         assert champion.tags["params.md5"] == provenance.digest(evaluated.root / "params.yaml")
+        assert json.loads(champion.tags["annotators"]) == {"ana": 2, "bo": 1}
+        assert champion.tags["version.torch"] == provenance.versions()["torch"]
         assert champion.run_id == champion.tags["run"]
         client = mlflow_store.open_client(evaluated)
         run = client.get_run(champion.tags["run"])
@@ -107,36 +86,191 @@ def test_a_policy_that_passes_becomes_challenger_and_champion(evaluated: Paths, 
         for run_id in (champion.tags["run"], champion.tags["night"]):
             kept = client.download_artifacts(run_id, "params.yaml")
             assert Path(kept).read_bytes() == (evaluated.root / "params.yaml").read_bytes()
+    assert version(evaluated, "policy", "champion").tags["reward_version"] == "1"
 
 
 def test_the_same_weights_are_registered_once(evaluated: Paths, tracked_params: Params) -> None:
     """A second night changes no version; when the gates change, the version there gets the new decision."""
     strict = tracked_params.register_.model_copy(update={"max_kl": 1.0})
     assert night(evaluated, tracked_params, strict)["promoted"] == 0.0
-    assert version(evaluated, "policy", "challenger").tags["promoted"] == "no"
-    again = night(evaluated, tracked_params)
-    assert again == {"promoted": 1.0, "policy_version": 1, "reward_version": 1}
+    refused = version(evaluated, "policy", "challenger").tags
+    assert (refused["promoted"], refused["gate.kl"]) == ("no", "failed: KL 2.60 above 1 nats")
+    unbound = tracked_params.register_.model_copy(update={"max_kl": None})
+    assert night(evaluated, tracked_params, unbound) == {"promoted": 1.0, "policy_version": 1, "reward_version": 1}
     champion = version(evaluated, "policy", "champion")
     assert champion.tags["promoted"] == "yes"
-    assert champion.description.startswith("promoted")
+    assert champion.tags["gate.rouge"].startswith("passed: ROUGE-L 0.6000")
+    assert "gate.kl" not in champion.tags  # the gate is off now
+    assert "\npromoted: win rate" in champion.description
     assert json.loads(evaluated.registered.read_text())["policy"]["new"] is False
 
 
-def test_a_worse_policy_leaves_the_champion_in_place(evaluated: Paths, tracked_params: Params) -> None:
-    """It becomes the challenger, as version 2; the reward model, unchanged, stays version 1."""
+def test_the_champion_is_not_compared_with_itself_and_stays(evaluated: Paths, tracked_params: Params) -> None:
+    """Registered again, it has no other to beat; when the gates became stricter it stays champion all the same."""
     night(evaluated, tracked_params)
-    (evaluated.models / "policy" / "notes.txt").write_text("other content")
-    write_json(evaluated.metrics("evaluate"), {**PASSING, "policy.kl": 12.1})
-    assert night(evaluated, tracked_params) == {"promoted": 0.0, "policy_version": 2, "reward_version": 1}
+    assert "champion.win_rate" not in night(evaluated, tracked_params)
+    strict = tracked_params.register_.model_copy(update={"max_kl": 1.0})
+    assert night(evaluated, tracked_params, strict)["promoted"] == 0.0
+    assert version(evaluated, "policy", "champion").version == 1
+    told = decisions.read(evaluated)[-1]
+    assert (told.promoted, told.champion_before, told.champion_after) == (False, 1, 1)
+
+
+def test_a_policy_that_beats_the_champion_takes_its_place(evaluated: Paths, tracked_params: Params) -> None:
+    """The champion answers the same prompts and the judge scores it; the figures are metrics, and in every record."""
+    night(evaluated, tracked_params)
+    retrained(evaluated)
+    figures = night(evaluated, tracked_params)
+    assert figures == {
+        **{"promoted": 1.0, "policy_version": 2, "reward_version": 1},
+        **{"champion.win_rate": 1.0, "champion.win_rate_low": 1.0, "champion.win_rate_high": 1.0},
+    }
+    champion = version(evaluated, "policy", "champion")
+    assert champion.version == 2
+    assert champion.tags["gate.champion"] == "passed: win rate over champion 1 1.000 [1.000, 1.000] above 0.5"
+    assert champion.tags["champion_before"] == "1"
+    assert json.loads(champion.tags["figures"])["champion.win_rate_low"] == 1.0
+    report = json.loads(evaluated.registered.read_text())
+    assert report["champion"] == {"version": 1, "rate": 1.0, "low": 1.0, "high": 1.0}
+    assert report["policy"]["aliases"] == report["reward"]["aliases"] == ["challenger", "champion"]
+
+
+@pytest.mark.parametrize("scores", [(-100.0, -100.0), (-100.0, 100.0)])
+def test_a_policy_that_does_not_beat_the_champion_leaves_it_in_place(
+    evaluated: Paths, tracked_params: Params, scores: tuple[float, float]
+) -> None:
+    """Worse, or as often better as worse: it becomes challenger alone, with the numbers; the reward model too."""
+    night(evaluated, tracked_params)
+    retrained(evaluated)
+    scored(evaluated, scores)
+    figures = night(evaluated, tracked_params)
+    assert (figures["promoted"], figures["champion.win_rate"]) == (0.0, sum(score > 0 for score in scores) / 2)
     assert version(evaluated, "policy", "champion").version == 1
     challenger = version(evaluated, "policy", "challenger")
-    assert challenger.version == 2
-    assert challenger.description == "not promoted: KL 12.10 above 10 nats"
+    assert (challenger.version, challenger.tags["promoted"]) == (2, "no")
+    assert challenger.tags["reason"].startswith("not promoted: win rate over champion 1 ")
+    assert "champion_before" not in challenger.tags
+
+
+def test_every_decision_is_a_line_with_its_numbers(evaluated: Paths, tracked_params: Params) -> None:
+    """When, which version, by whom, what each gate found, and who was champion before and after."""
+    night(evaluated, tracked_params)
+    retrained(evaluated)
+    write_json(evaluated.metrics("evaluate"), {**PASSING, "policy.kl": 12.1})
+    night(evaluated, tracked_params)
+    first, second = decisions.read(evaluated)
+    assert (first.version, first.promoted, first.champion_before, first.champion_after) == (1, True, None, 1)
+    assert (second.version, second.promoted, second.champion_before, second.champion_after) == (2, False, 1, 1)
+    assert first.reason == TOLD
+    assert second.reason == "not promoted: KL 12.10 above 10 nats"
+    assert first.figures == PASSING
+    assert second.figures["champion.win_rate"] == 1.0
+    assert {row["name"]: row["passed"] for row in second.findings} == {
+        **{"win_rate": True, "rouge": True, "kl": False, "monitor": True, "steady": True, "champion": True}
+    }
+    assert datetime.fromisoformat(first.when).tzinfo is not None
+    assert first.when <= second.when
+    assert {first.by, second.by} == {"gates"}
+
+
+def test_a_champion_that_cannot_be_loaded_is_an_error_with_a_way_out(evaluated: Paths, tracked_params: Params) -> None:
+    """Damaged weights, then none at all: nothing is registered, and rolling back is what the message advises."""
+    night(evaluated, tracked_params)
+    retrained(evaluated)
+    champion = version(evaluated, "policy", "champion")
+    checkpoint = mlflow_store.checkpoint_of(evaluated, champion)
+    (checkpoint / "model.safetensors").write_bytes(b"broken")
+    said = r"nightjar-policy version 1 is the champion and cannot be loaded.*nightjar rollback --to VERSION"
+    with pytest.raises(ValueError, match=said):
+        night(evaluated, tracked_params)
+    shutil.rmtree(checkpoint.parents[1])
+    with pytest.raises(ValueError, match=said):
+        night(evaluated, tracked_params)
+    assert len(mlflow_store.open_client(evaluated).search_model_versions("name = 'nightjar-policy'")) == 1
+
+
+def test_an_evaluation_without_samples_asks_for_another(evaluated: Paths, tracked_params: Params) -> None:
+    """Before any model loads; a first policy needs none, for it has no champion to beat."""
+    (evaluated.evaluation / "samples.jsonl").unlink()
+    night(evaluated, tracked_params)
+    retrained(evaluated)
+    with pytest.raises(FileNotFoundError, match=r"samples\.jsonl: no samples .* nightjar stage evaluate"):
+        night(evaluated, tracked_params)
+
+
+def test_what_a_person_took_back_is_not_promoted_again_by_itself(evaluated: Paths, tracked_params: Params) -> None:
+    """The very weights that were rolled back stay challenger, though they beat the champion; a new policy may."""
+    night(evaluated, tracked_params)
+    retrained(evaluated)
+    night(evaluated, tracked_params)
+    rollback.roll_back(evaluated, "nightjar", None, "too curt")
+    assert night(evaluated, tracked_params)["promoted"] == 0.0
+    assert version(evaluated, "policy", "champion").version == 1
+    assert "too curt" in version(evaluated, "policy", "challenger").tags["gate.rollback"]
+    retrained(evaluated, "a third night")
+    assert night(evaluated, tracked_params)["promoted"] == 1.0
+    assert version(evaluated, "policy", "champion").version == 3
+
+
+def test_a_policy_that_the_monitor_warned_of_is_not_promoted(evaluated: Paths, tracked_params: Params) -> None:
+    """Its readings lie beside the policy."""
+    readings = {"kept_iteration": 4, "stopped": None, "readings": [{"iteration": 4, "warnings": ["grows long"]}]}
+    write_json(evaluated.models / "policy" / "monitor.json", readings)
+    assert night(evaluated, tracked_params)["promoted"] == 0.0
+    reason = version(evaluated, "policy", "challenger").tags["reason"]
+    assert reason == "not promoted: the monitor warned of iteration 4: grows long"
 
 
 def test_a_model_that_does_not_answer_is_not_registered(evaluated: Paths, tracked_params: Params) -> None:
-    """A checkpoint that cannot be loaded again stops the stage before a version is made."""
+    """A checkpoint that cannot be loaded again stops the stage before a version of it is made."""
     (evaluated.models / "policy" / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(RuntimeError, match="nightjar-policy: the logged model does not answer"):
         night(evaluated, tracked_params)
     assert mlflow_store.open_client(evaluated).search_model_versions() == []
+
+
+@pytest.mark.parametrize("referee", ["gold", "judge"])
+def test_against_sft_as_champion_the_match_repeats_the_evaluation(
+    copied_night: Callable[..., Paths], night_params: Params, referee: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the SFT model as champion the win rate and its interval are those over SFT, to the last digit.
+
+    Evaluate drew SFT's samples itself; here they are drawn from the champion's checkpoint. The judge, where one judges,
+    is the workspace's of today.
+    """
+    paths = copied_night()
+    expected = json.loads(paths.metrics("evaluate").read_text())
+    if referee == "judge":
+        from tasks import evaluate
+
+        shutil.copytree(paths.models / "reward", paths.models / "judge", dirs_exist_ok=True)
+        monkeypatch.setattr("rlhf.evaluation.gold.has_gold", lambda prompts: False)
+        expected = evaluate.run(paths, night_params.evaluate, night_params.model)
+    monkeypatch.setattr(mlflow_store, "checkpoint_of", lambda paths, version: paths.models / "sft")
+    champion = type("Version", (), {"version": 5, "name": "nightjar-policy"})
+    found = rematch.play(paths, champion, night_params.model)
+    assert tuple(found) == (5, expected["win_rate"], expected["win_rate_low"], expected["win_rate_high"])
+    assert rematch.read_game(paths).settings["referee"] == referee
+
+
+def test_the_champion_is_asked_as_the_prompts_are_written(
+    evaluated: Paths, tracked_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chat stays a chat, turn by turn, though the table of samples shows it as text; seeds are evaluate's."""
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where to eat?"}]
+    row = {"id": "1", "prompt": chat, "references": []}
+    (evaluated.validated / "test" / "prompts.jsonl").write_text(json.dumps(row) + "\n")
+    asked: list[Any] = []
+
+    def generate(policy: Any, prompts: Any, sampling: Any, seeds: Any, batch_size: int) -> list[Completion]:
+        asked.extend(zip(prompts, sampling, seeds, strict=True))
+        common = {"tokens": 1, "finish_reason": "eos", "logprob": 0.0}
+        return [
+            Completion(text="x", seed=seed, sampling=each, **common) for each, seed in zip(sampling, seeds, strict=True)
+        ]
+
+    monkeypatch.setattr("rlhf.evaluation.answers.generate", generate)
+    monkeypatch.setattr(mlflow_store, "checkpoint_of", lambda paths, version: paths.models / "policy")
+    rematch.play(evaluated, type("Version", (), {"version": 1, "name": "n"}), tracked_params.model)
+    assert [[turn.role for turn in prompt] for prompt, _, _ in asked] == [["system", "user"]] * 2
+    assert [(sampling.max_new_tokens, seed) for _, sampling, seed in asked] == [(5, 0), (5, 1)]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,7 +69,7 @@ def test_the_figures_are_those_of_the_saved_model(
     assert normalised.mean().item() == pytest.approx(0.0, abs=1e-4)
     assert normalised.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
     curves = {file.name for file in paths.plots("reward").iterdir()}
-    assert curves == {"reward.png", "reward_loss.csv", "reward_eval_accuracy.csv"}
+    assert curves == {"calibration.csv", "reward.png", "reward_loss.csv", "reward_eval_accuracy.csv"}
 
 
 def test_training_moves_the_backbone_unless_it_is_frozen(
@@ -207,7 +208,10 @@ def test_members_differ_and_speak_as_one(
     assert len(set(weights)) == 4
     curves = {file.name for file in paths.plots("reward").iterdir() if file.name.startswith("reward")}
     assert curves == {f"reward_{place}{rest}" for place in range(2)
-                      for rest in (".png", "_loss.csv", "_eval_accuracy.csv")}  # fmt: skip
+                      for rest in (".png", "_loss.csv", "_eval_accuracy.csv")} | {"reward_loss.csv"}  # fmt: skip
+    losses = [np.loadtxt(paths.plots("reward") / f"reward{member}_loss.csv", delimiter=",", skiprows=1)
+              for member in ("_0", "_1", "")]  # fmt: skip
+    np.testing.assert_allclose(losses[2], (losses[0] + losses[1]) / 2, rtol=1e-4)
     alone = copied_night("models/reward")
     reward.run(alone, night_params.reward, night_params.model)
     assert (alone.models / "reward" / "model.safetensors").read_bytes() == weights[0]

@@ -41,7 +41,9 @@ def expected(models: Path, prompts: list[str]) -> list[dict[str, str]]:
 def environment(paths: Paths) -> dict[str, str]:
     """A process that knows the registry, not the checkout, and that may unpickle nothing."""
     return {
-        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        **{
+            name: value for name, value in os.environ.items() if name != "PYTHONPATH" and not name.startswith("MLFLOW_")
+        },
         "MLFLOW_TRACKING_URI": mlflow_store.database_uri(paths),
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }

@@ -93,9 +93,10 @@ def checkout(small_night: Paths, migrated: Path, repository: Path, tmp_path: Pat
     """A workspace up to sft, with the project's code and graph, whose params name a model that is nowhere."""
     root = tmp_path / "checkout"
     root.mkdir()
-    for name in ("tasks", "rlhf", "flows", ".dvc/config", ".dvc/.gitignore", ".dvcignore", "dvc.yaml"):
+    settings = (".dvc/config", ".dvc/.gitignore", ".dvcignore", "dvc.yaml", "data/champion/README.md")
+    for name in ("tasks", "rlhf", "flows", *settings):
         source, target = repository / name, root / name
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:

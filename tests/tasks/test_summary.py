@@ -68,6 +68,18 @@ def test_the_summary_says_what_was_registered_and_why(paths: Paths) -> None:
     ]
 
 
+def test_a_match_against_the_champion_has_a_line(paths: Paths) -> None:
+    """Below the win rate over SFT; a first policy, without a champion to beat, has none."""
+    write_json(paths.registered, {**REPORT, "champion": {"version": 2, "rate": 0.61, "low": 0.55, "high": 0.668}})
+    lines = summary.summary(paths).splitlines()
+    assert lines[-5:-3] == [
+        "win rate over SFT 0.930 [0.900, 0.957]",
+        "win rate over the champion, version 2, 0.610 [0.550, 0.668]",
+    ]
+    write_json(paths.registered, {**REPORT, "champion": None})
+    assert "over the champion" not in summary.summary(paths)
+
+
 def test_the_markdown_holds_the_same(paths: Paths) -> None:
     """A table that Prefect's UI draws, and a list."""
     lines = summary.markdown(paths).splitlines()

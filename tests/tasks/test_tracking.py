@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks import mlflow_store, tracking
+from tasks.deadline import DeadlineError
 from tasks.files import write_json, write_rows
+from tasks.history import Night
 from tasks.params import Params
 from tasks.paths import Paths
 from tasks.progress import follow
@@ -46,6 +52,8 @@ def test_a_stage_nests_below_the_night(tracked: Paths, tracked_params: Params, c
     assert stage.data.metrics["eval_loss"] == night.data.metrics["sft.eval_loss"] == 1.5
     assert stage.data.metrics["wall_time_s"] > 0
     assert [file.path for file in client.list_artifacts(night_id)] == ["params.yaml"]
+    assert re.fullmatch(r"night-\d{4}-\d\d-\d\d-\d{4}", night.info.run_name)
+    assert stage.info.run_name == night.info.run_name.replace("night-", "sft ")
     assert os.environ.get(tracking.NIGHT_VARIABLE) is None
 
 
@@ -89,10 +97,13 @@ def test_a_failed_stage_fails_its_run_and_the_night(tracked: Paths, tracked_para
     assert stage.data.metrics["train/loss"] == 2.0
 
 
-def test_an_interrupted_stage_is_killed_not_failed(tracked: Paths, tracked_params: Params, client: Any) -> None:
-    """Ctrl-C is no error of the stage."""
-    with pytest.raises(KeyboardInterrupt), tracking.stage("sft", tracked, tracked_params) as run:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, DeadlineError])
+def test_an_interrupted_stage_is_killed_not_failed(
+    tracked: Paths, tracked_params: Params, client: Any, ending: type[BaseException]
+) -> None:
+    """Ctrl-C and a deadline are no errors of the stage."""
+    with pytest.raises(ending), tracking.stage("sft", tracked, tracked_params) as run:
+        raise ending
     assert client.get_run(run.run_id).info.status == "KILLED"
 
 
@@ -137,19 +148,117 @@ def test_a_cached_stage_still_shows_in_the_night(tracked: Paths, tracked_params:
     assert night.metrics == {"sft.eval_loss": 1.25}
 
 
-def test_samples_and_plots_can_be_looked_at(tracked: Paths, tracked_params: Params, client: Any) -> None:
-    """Completions become a table; pictures, curves and pages become artifacts, other files do not."""
+def test_what_a_night_learnt_from_stands_on_its_run(tracked: Paths, tracked_params: Params, client: Any) -> None:
+    """The outputs of validate, by path and digest, whether it ran or not; other stages' stay with them."""
+    for how in ("ran", "cached"):
+        with tracking.night(tracked, tracked_params, "flow") as night_id:
+            for stage in ("validate", "sft"):
+                made = {f"data/{stage}d/train": how, f"data/{stage}": "else"}
+                if how == "cached":
+                    tracking.record_skipped(tracked, stage, how, made)
+                    continue
+                with tracking.stage(stage, tracked, tracked_params) as run:
+                    tracking.record_outputs(tracked, run.run_id, made)
+        found = client.get_run(night_id).inputs.dataset_inputs
+        assert {each.dataset.name: each.dataset.digest for each in found} == {"data/validated/train": how}
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_samples_and_plots_can_be_looked_at(tracked: Paths, tracked_params: Params, client: Any, cached: bool) -> None:
+    """Completions become tables, pictures and curves artifacts, other files do not; the night has them too.
+
+    Of the stage's run the evaluation's rows are kept whole; the night has tables and pictures even where the stage did
+    not run. The intervals of mean scores come from the samples: of two prompts with means ½ and 1½ a resample has a
+    mean of ½, 1 or 1½, with chances ¼, ½ and ¼, so these are the ends of 95 %.
+    """
     write_rows(tracked.evaluation / "completions.jsonl", [{"prompt": "a", "references": ["b", "c"], "n": 1}])
+    texts = {"texts": ["x", "y"], "scores": {"gold": [0.0, 1.0]}}
+    better = {"texts": ["v", "w"], "scores": {"gold": [1.0, 2.0]}}
+    rows = [{"id": "1", "prompt": "a", "sft": texts, "policy": texts}]
+    rows.append({"id": "2", "prompt": "b", "sft": texts, "policy": better})
+    write_rows(tracked.evaluation / "samples.jsonl", rows)
     for file in (tracked.plots("evaluate") / "scores.png", tracked.evaluation / "completions.html"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"x")
     (tracked.evaluation / "weights.bin").write_bytes(b"x")
-    with tracking.stage("evaluate", tracked, tracked_params) as run:
-        pass
-    plots = {Path(file.path).name for file in client.list_artifacts(run.run_id, "plots")}
-    assert plots == {"scores.png", "completions.html"}
-    table = json.loads(Path(client.download_artifacts(run.run_id, "tables/completions.json")).read_text())
-    assert table == {"columns": ["prompt", "references", "n"], "data": [["a", '["b", "c"]', 1]]}
+    with tracking.night(tracked, tracked_params, "flow") as night_id:
+        if cached:
+            tracking.record_skipped(tracked, "evaluate", "cached", {})
+        else:
+            with tracking.stage("evaluate", tracked, tracked_params) as run:
+                pass
+
+    def kept(run_id: str, folder: str) -> set[str]:
+        return {Path(file.path).name for file in client.list_artifacts(run_id, folder)}
+
+    def table(run_id: str, name: str) -> Any:
+        return json.loads(Path(client.download_artifacts(run_id, f"tables/{name}.json")).read_text())
+
+    expected = {"columns": ["prompt", "references", "n"], "data": [["a", '["b", "c"]', 1]]}
+    assert kept(night_id, "plots/evaluate") == {"scores.png"}
+    assert table(night_id, "completions") == expected
+    figures = client.get_run(night_id).data.metrics
+    assert (figures["evaluate.policy.gold_low"], figures["evaluate.policy.gold_high"]) == (0.5, 1.5)
+    assert (figures["evaluate.sft.gold_low"], figures["evaluate.sft.gold_high"]) == (0.5, 0.5)
+    if not cached:
+        assert kept(run.run_id, "plots") == {"scores.png", "completions.html"}
+        assert kept(run.run_id, "evaluation") == {"completions.jsonl", "samples.jsonl"}
+        assert table(run.run_id, "completions") == expected
+        samples = table(run.run_id, "samples")
+        assert samples["columns"] == ["id", "prompt", "model", "text", "gold"]
+        assert samples["data"][-2:] == [["2", "b", "policy", "v", 1.0], ["2", "b", "policy", "w", 2.0]]
+        assert client.get_run(run.run_id).data.metrics["policy.gold_high"] == 1.5
+
+
+def test_a_night_says_how_it_ended(tracked: Paths, tracked_params: Params, client: Any) -> None:
+    """In tags, and in words on its page; the champion is named as far as there is one."""
+    write_json(tracked.metrics("evaluate"), {"sft.rougeL": 0.5, "policy.rougeL": 0.75})
+    now = datetime(2026, 11, 21, 2, tzinfo=UTC)
+    for version in (None, 1):
+        with tracking.night(tracked, tracked_params, "flow", name="night-x") as night_id:
+            pass
+        if version:
+            client.create_registered_model("nightjar-policy")
+            client.create_model_version("nightjar-policy", "file:///nowhere")
+            client.set_registered_model_alias("nightjar-policy", "champion", "1")
+        ended = Night(name="night-x", started=now, ended=now, outcome="promoted", why="it is better",
+                      policy_version=version, run_id=night_id)  # fmt: skip
+        tracking.conclude(tracked, tracked_params, ended)
+        tags = client.get_run(night_id).data.tags
+        assert (tags["outcome"], tags["why"]) == ("promoted", "it is better")
+        assert tags["champion"] == ("v1" if version else "none yet")
+        assert tags.get("policy_version") == ("v1" if version else None)
+        assert tags["mlflow.note.content"].startswith("**promoted**: it is better\n")
+        assert ("| policy | 0.7500 |" in tags["mlflow.note.content"]) is bool(version)
+
+
+def test_the_machine_is_watched_while_a_stage_works(
+    tracked: Paths, tracked_params: Params, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's own figures of processor and memory arrive in the stage's run, and the thread ends with it."""
+    monkeypatch.setattr(mlflow_store, "SYSTEM_METRICS_EVERY_S", 0.01)
+
+    def points(run_id: str) -> int:
+        return len(client.get_metric_history(run_id, "system/cpu_utilization_percentage"))
+
+    with tracking.stage("sft", tracked, tracked_params) as run:
+        while points(run.run_id) < 2:
+            time.sleep(0.02)
+    assert "system/system_memory_usage_megabytes" in client.get_run(run.run_id).data.metrics
+    assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    with tracking.stage("sft", tracked, tracked_params) as run:
+        assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+
+
+def test_without_psutil_a_stage_runs_unwatched(
+    tracked: Paths, tracked_params: Params, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads what MLflow writes down, and comes with other libraries only."""
+    monkeypatch.setattr(mlflow_store, "find_spec", lambda name: None)
+    with tracking.stage("sft", tracked, tracked_params) as run:
+        assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+    assert client.get_run(run.run_id).info.status == "FINISHED"
 
 
 def test_rollouts_become_a_table_of_completions(tracked: Paths, tracked_params: Params, client: Any) -> None:

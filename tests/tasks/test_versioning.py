@@ -148,6 +148,31 @@ def test_stale_names_what_a_night_would_run(toy: Path, ingest: Callable[[], vers
     assert versioning.stale(toy) == list(VERSIONED)[1:]
 
 
+def test_what_a_team_added_with_dvc_add_is_no_stage(toy: Path) -> None:
+    """A pointer below data/source is an input; only stages are told, brought up to date and recorded."""
+    (toy / "data/source/demos.jsonl").write_text("{}\n")
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data/source/demos.jsonl"], cwd=toy, check=True)
+    assert versioning.stale(toy) == list(VERSIONED)
+    assert list(versioning.recorded(toy)) == list(VERSIONED)
+
+
+def test_what_the_cache_holds_of_a_folder_is_found_by_its_digest(
+    toy: Path, ingest: Callable[[], versioning.Outcome]
+) -> None:
+    """Every file by name, with its content; None for a digest or a file that is not there; a remote may have it."""
+    digest = ingest().outputs["data/raw"]
+    assert versioning.recorded(toy)["ingest"].outputs["data/raw"] == digest
+    found = versioning.cached_folder(toy, digest)
+    assert found is not None
+    assert {name: file.read_text() for name, file in found.items()} == {
+        path.name: path.read_text() for path in (toy / "data/raw").iterdir()
+    }
+    assert versioning.cached_folder(toy, "0" * 32 + ".dir") is None
+    found["rows.jsonl"].unlink()
+    assert versioning.cached_folder(toy, digest) is None
+    assert not versioning.fetch(toy, "data/raw", "HEAD")
+
+
 def test_git_sees_the_figures_and_no_data(toy: Path, ingest: Callable[[], versioning.Outcome]) -> None:
     """Metrics and dvc.lock can be committed; data stay out and no ignore file changes, also afterwards."""
     ingest()

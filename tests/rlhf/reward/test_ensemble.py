@@ -136,7 +136,7 @@ def test_figures_of_an_ensemble_are_those_of_its_members(members: list[RewardMod
     """Counted pair by pair: each member's accuracy, the ensemble's, the mean spread, and calibration of raw scores."""
     ensemble = Ensemble(members, 1.0)
     ensemble.normalise(PROMPTS, COMPLETIONS)
-    figures = evaluate_pairs(ensemble, pairs)
+    figures = evaluate_pairs(ensemble, pairs).figures
     assessed = [ensemble.assess([pair.prompt] * 2, [pair.chosen, pair.rejected]) for pair in pairs]
     assert figures["accuracy"] == statistics.fmean(float(found.scores[0] > found.scores[1]) for found in assessed)
     assert figures["spread_mean"] == pytest.approx(statistics.fmean(float(found.spread.mean()) for found in assessed))
@@ -156,4 +156,4 @@ def test_figures_of_an_ensemble_are_those_of_its_members(members: list[RewardMod
 
 def test_a_single_network_has_no_figures_of_an_ensemble(members: list[RewardModel], pairs: list[Pair]) -> None:
     """No spread and no members."""
-    assert not [key for key in evaluate_pairs(members[0], pairs) if "spread" in key or "member" in key]
+    assert not [key for key in evaluate_pairs(members[0], pairs).figures if "spread" in key or "member" in key]

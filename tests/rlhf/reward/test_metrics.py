@@ -11,6 +11,7 @@ from rlhf.reward.metrics import (
     accuracy,
     accuracy_by_margin,
     auc,
+    calibration,
     correlations,
     expected_calibration_error,
     spread_auc,
@@ -54,21 +55,24 @@ def test_correlations_of_a_model_with_every_sign_wrong_are_minus_one() -> None:
     assert correlations(np.zeros(3), margins, margins) == pytest.approx((-1.0, -1.0))
 
 
-def test_calibration_error_by_hand() -> None:
+def test_calibration_by_hand() -> None:
     """Differences of log 3 (confidence ¾) right, right, wrong and log 19 (.95) right, in ten bins.
 
+    Two bins have pairs: three of ¾, of which ⅔ are right, and one of .95 that is. The error is
     |⅔ - ¾|·¾ + |1 - .95|·¼ = .0625 + .0125.
     """
     difference = np.array([math.log(3), math.log(3), -math.log(3), math.log(19)])
-    assert expected_calibration_error(difference, np.zeros(4)) == pytest.approx(0.075)
+    bins = calibration(difference, np.zeros(4))
+    assert bins == [pytest.approx((0.75, 2 / 3, 3)), pytest.approx((0.95, 1.0, 1))]
+    assert expected_calibration_error(bins) == pytest.approx(0.075)
 
 
 def test_calibration_error_at_the_ends() -> None:
     """Always sure and right: 0; always sure and wrong: 1; never sure, by equal scores: 0."""
     sure = np.full(3, 50.0)
-    assert expected_calibration_error(sure, -sure) == pytest.approx(0.0)
-    assert expected_calibration_error(-sure, sure) == pytest.approx(1.0)
-    assert expected_calibration_error(sure, sure) == pytest.approx(0.0)
+    assert expected_calibration_error(calibration(sure, -sure)) == pytest.approx(0.0)
+    assert expected_calibration_error(calibration(-sure, sure)) == pytest.approx(1.0)
+    assert expected_calibration_error(calibration(sure, sure)) == pytest.approx(0.0)
 
 
 def test_accuracy_by_margin_by_hand() -> None:

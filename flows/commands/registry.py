@@ -1,0 +1,88 @@
+"""What is registered: where a version came from, going back to an earlier champion, and talking to one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.commands import Add, seed
+from tasks.params import read_params
+from tasks.paths import Paths
+
+VERSION = "a policy version (3 or v3), champion or challenger"
+
+
+def add_commands(add: Add) -> None:
+    """Adds lineage, rollback and chat."""
+    lineage = add("lineage", _lineage, "tell what a registered policy was made of, from the registry alone")
+    lineage.add_argument(
+        "version", nargs="?", default="champion", metavar="VERSION", help=f"{VERSION} (default: champion)"
+    )
+    rollback = add("rollback", _rollback, "make an earlier policy champion again, with its reward model")
+    rollback.add_argument("--to", metavar="VERSION", help="which one (default: the champion before this one)")
+    rollback.add_argument("--why", default="no reason given", metavar="TEXT", help="is kept with the decision")
+    chat = add("chat", _chat, "talk to a registered policy; Ctrl-D ends")
+    chat.add_argument("--model", default="champion", metavar="VERSION", help=f"{VERSION} (default: champion)")
+    chat.add_argument("--seed", type=seed, default=0, help="of the first answer (default: 0)")
+    for name, kind, text in (
+        ("temperature", float, "0 takes the likeliest token each time (default: 1)"),
+        ("top-p", float, "keep the likeliest tokens that together hold P (default: 1)"),
+        ("max-new-tokens", int, "an answer ends here at the latest (default: 64)"),
+    ):
+        chat.add_argument(f"--{name}", type=kind, metavar="X", default=argparse.SUPPRESS, help=text)
+
+
+def _lineage(options: argparse.Namespace, root: Path) -> None:
+    from tasks import lineage, registry
+
+    name, client = read_params(root / "params.yaml").register_.name, registry.open_existing(Paths(root))
+    print(lineage.render(lineage.trace(client, registry.get_policy(client, name, options.version))))
+
+
+def _rollback(options: argparse.Namespace, root: Path) -> None:
+    from tasks import rollback
+
+    name = read_params(root / "params.yaml").register_.name
+    done = rollback.roll_back(Paths(root), name, options.to, options.why)
+    print(f"{name}-policy version {done.version} is champion now; version {done.champion_before} was: {done.reason}")
+
+
+def _chat(options: argparse.Namespace, root: Path) -> None:
+    from rlhf.records import Sampling
+    from tasks import files
+
+    given = {name: value for name, value in vars(options).items() if name in Sampling.model_fields}
+    sampling = files.as_record(given, Sampling, "controls")
+    params = read_params(root / "params.yaml")
+
+    from rlhf.models import load_policy
+    from tasks import mlflow_store, registry
+    from tasks.chat import Chat
+
+    paths = Paths(root)
+    version = registry.get_policy(registry.open_existing(paths), params.register_.name, options.model)
+    chat = Chat(load_policy(mlflow_store.checkpoint_of(paths, version), params.model), sampling, options.seed)
+    live = sys.stdin.isatty()
+    if live:
+        print(f"{version.name} version {version.version}; Ctrl-D ends")
+    for line in _lines("> " if live else ""):
+        try:
+            print(chat.answer(line), flush=True)
+        except ValueError as error:
+            if not live:
+                raise
+            print(error, file=sys.stderr)
+
+
+def _lines(mark: str) -> Iterator[str]:
+    """What is typed or piped in, but blank lines."""
+    while True:
+        try:
+            line = input(mark).strip()
+        except (EOFError, KeyboardInterrupt):
+            print(end="\n" if mark else "")
+            return
+        if line:
+            yield line

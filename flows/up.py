@@ -1,0 +1,219 @@
+"""Prefect's UI, MLflow's UI and the schedule together, on this machine alone, as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks import environment
+from tasks.paths import Paths
+
+HOST = "127.0.0.1"
+START_S = 180.0
+"""How long a service may take to answer; a slow machine's first Prefect database takes most of a minute."""
+END_S = 30.0
+SCHEDULED = "next night: "
+"""What the schedule says once it waits for nights."""
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Service:
+    """A process that was started, and what it says.
+
+    Attributes:
+        address: where people find it.
+        answers: whether it is up.
+    """
+
+    title: str
+    address: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    answers: Callable[[], bool]
+
+    def wait(self) -> bool:
+        """Waits until it answers; False when it ended before, or never does."""
+        until = time.monotonic() + START_S
+        while time.monotonic() < until and self.process.poll() is None:
+            if self.answers():
+                return True
+            time.sleep(0.2)
+        return False
+
+    def end(self) -> None:
+        """Ends it and the processes that it started."""
+        for sign, patience_s in ((signal.SIGTERM, END_S), (signal.SIGKILL, None)):
+            try:
+                os.killpg(self.process.pid, sign)
+                self.process.wait(patience_s)
+            except ProcessLookupError:
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+    def found(self) -> str:
+        """A line that says where it is, and what it last said where it has no address."""
+        return f"{self.title:<11} {self.address or self.said()[-1].removeprefix(SCHEDULED)}"
+
+    def end_said(self) -> str:
+        """That it ended, and the last that it said, for people to see why."""
+        lines = "\n".join(f"    {line}" for line in self.said()[-8:])
+        return f"{self.title} has ended with {self.process.poll()}; the last of {self.log}:\n{lines}"
+
+    def said(self) -> list[str]:
+        """The lines that it has said."""
+        return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def up(paths: Paths, say: Say) -> int:
+    """Starts all, says where they are, tells when one ends by itself, and ends them with itself.
+
+    Returns:
+        0 when it was interrupted, 1 when nothing was left to wait for.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    services: list[Service] = []
+    try:
+        _start_all(paths, services, say)
+        say(f"what they say: {logs(paths).relative_to(paths.root)}/; all end with Ctrl-C")
+        while services:
+            for service in [service for service in services if service.process.poll() is not None]:
+                services.remove(service)
+                say(service.end_said())
+            time.sleep(0.5)
+        return 1
+    except KeyboardInterrupt:
+        say("ending")
+        return 0
+    finally:
+        _end(services)
+
+
+@contextmanager
+def prefect_server(paths: Paths, say: Say) -> Iterator[None]:
+    """While open, a Prefect server is there and PREFECT_API_URL names it: the user's, or else one of our own.
+
+    Prefect's embedded server would not do: it runs flows, but starts none by itself.
+
+    Raises:
+        ConnectionError: our own does not start.
+    """
+    if "PREFECT_API_URL" in os.environ:
+        yield
+        return
+    service = _start_prefect(paths)
+    try:
+        if not service.wait():
+            raise ConnectionError(service.end_said())
+        say(service.found())
+        os.environ["PREFECT_API_URL"] = f"{service.address}/api"
+        yield
+    finally:
+        _end([service])
+
+
+def _start_all(paths: Paths, services: list[Service], say: Say) -> None:
+    """Starts one after the other, since the schedule needs Prefect's server."""
+    environ = {}
+    if "PREFECT_API_URL" not in os.environ:
+        services.append(_start_prefect(paths))
+        environ = {"PREFECT_API_URL": f"{services[0].address}/api"}
+    address = f"http://{HOST}:{free_port(5000)}"
+    paths.mlruns.mkdir(parents=True, exist_ok=True)
+    store = f"sqlite:///{(paths.mlruns / 'mlflow.db').resolve().as_posix()}"
+    command = ["mlflow", "ui", "--backend-store-uri", store, "--host", HOST, "--port", address.rpartition(":")[2]]
+    services.append(_start(paths, "MLflow UI", address, [*command, "--workers", "1"], f"{address}/health"))
+    _wait(services, say)
+    services.append(_start(paths, "schedule", "", ["flows", "serve"], None, environ))
+    _wait(services[-1:], say)
+
+
+def _start_prefect(paths: Paths) -> Service:
+    environment.house_prefect(paths.nights / "prefect")
+    address = f"http://{HOST}:{free_port(4200)}"
+    command = ["prefect", "server", "start", "--host", HOST, "--port", address.rpartition(":")[2]]
+    environ = {"PREFECT_API_URL": f"{address}/api"}
+    return _start(paths, "Prefect UI", address, command, f"{address}/api/health", environ)
+
+
+def _start(
+    paths: Paths,
+    title: str,
+    address: str,
+    module: Sequence[str],
+    health: str | None,
+    environ: dict[str, str] | None = None,
+) -> Service:
+    log = logs(paths) / f"{title.split()[0].lower()}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *module],
+            cwd=paths.root,
+            env={**os.environ, **(environ or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for this process, which ends the others in order
+        )
+
+    def answers() -> bool:
+        return responds(health) if health else SCHEDULED in log.read_text(encoding="utf-8", errors="replace")
+
+    return Service(title, address, process, log, answers)
+
+
+def _wait(services: Sequence[Service], say: Say) -> None:
+    for service in services:
+        if service.wait():
+            say(service.found())
+        elif service.process.poll() is None:
+            say(f"{service.title:<11} {service.address} does not answer yet")
+
+
+def _end(services: Sequence[Service]) -> None:
+    """Ends all, the last first: the schedule tells Prefect's server that it pauses."""
+    before = {sign: signal.signal(sign, signal.SIG_IGN) for sign in (signal.SIGINT, signal.SIGTERM)}
+    for service in reversed(services):
+        service.end()
+    for sign, handler in before.items():
+        signal.signal(sign, handler)
+
+
+def logs(paths: Paths) -> Path:
+    """Where each process writes what it says."""
+    return paths.nights / "logs"
+
+
+def free_port(usual: int) -> int:
+    """The usual port, or another where that is taken."""
+    for port in (usual, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError(f"no port is free on {HOST}")
+
+
+def responds(url: str) -> bool:
+    """Whether there is an answer at this address."""
+    try:
+        with urllib.request.urlopen(url, timeout=2.0) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False

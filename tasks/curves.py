@@ -1,0 +1,37 @@
+"""Tables that `dvc plots` draws of an evaluation: how long completions are, how much of the references they hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tasks.files import write_curve, write_text
+
+ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+
+
+def write_lengths(path: Path, completions: Mapping[str, Sequence[Sequence[str]]]) -> None:
+    """Writes, for every number of words from none to the most found, the share of each model's completions.
+
+    Args:
+        path: the CSV, with the columns `words` and one per model.
+        completions: model -> the sampled texts of each prompt.
+    """
+    counts = {
+        model: Counter(len(text.split()) for texts in rows for text in texts) for model, rows in completions.items()
+    }
+    longest = max(max(found) for found in counts.values())
+    write_curve(
+        path,
+        [
+            {"words": words, **{model: found[words] / found.total() for model, found in counts.items()}}
+            for words in range(longest + 1)
+        ],
+    )
+
+
+def write_rouge(path: Path, metrics: Mapping[str, float], models: Sequence[str]) -> None:
+    """Writes a row per ROUGE and model, the form that bars are drawn from."""
+    rows = [f"{title} {model},{metrics[f'{model}.{name}']:.6g}\n" for name, title in ROUGE.items() for model in models]
+    write_text(path, "".join(["score,F1\n", *rows]))

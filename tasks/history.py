@@ -1,0 +1,59 @@
+"""The nights that were, one line each in nights/history.jsonl: when, how it ended and why; imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.files import read_records
+from tasks.params import NightOutcome
+from tasks.paths import Paths
+
+
+class Night(BaseModel):
+    """One night, once it is over.
+
+    Attributes:
+        name: `night-2026-11-21-0200`, in the schedule's time zone.
+        policy_version: the registered policy that came of it.
+        experiment: the DVC experiment that brings it back.
+        run_id: its MLflow run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    started: datetime
+    ended: datetime
+    outcome: NightOutcome
+    why: str
+    policy_version: int | None = None
+    experiment: str | None = None
+    run_id: str | None = None
+
+    @classmethod
+    def failed(cls, name: str, started: datetime, why: str) -> Night:
+        """A night that failed before it could open its entry."""
+        return cls(name=name, started=started, ended=datetime.now().astimezone(), outcome="failed", why=why)
+
+
+def append(paths: Paths, night: Night) -> None:
+    """Adds a night: one write of one line, so that a crash leaves it whole or absent."""
+    path = paths.nights / "history.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = night.model_dump_json() + "\n"
+    with path.open("ab", buffering=0) as stream:
+        stream.write(line.encode())
+        os.fsync(stream.fileno())
+
+
+def read(paths: Paths) -> list[Night]:
+    """All nights, oldest first; none where no night ever ran.
+
+    Raises:
+        ValueError: a line is no night; it names the file and the line.
+    """
+    path = paths.nights / "history.jsonl"
+    return read_records(path, Night) if path.is_file() else []

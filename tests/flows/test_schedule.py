@@ -1,0 +1,154 @@
+"""The schedule: on a real Prefect server, in a process of its own, as `nightjar serve` runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import urllib.request
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tasks import history, lock
+from tasks.history import Night
+from tasks.params import read_params
+from tasks.paths import Paths
+
+SOON = (
+    "import sys\n"
+    "from prefect.schedules import Interval\n"
+    "from flows import cli, schedule\n"
+    "schedule.Cron = lambda cron, timezone: Interval(4, timezone=timezone)\n"
+    "sys.exit(cli.main(['serve']))\n"
+)
+"""`nightjar serve` with a night due every four seconds, as cron cannot say."""
+
+
+def ask(api: str, path: str, **body: Any) -> Any:
+    """What Prefect's server answers."""
+    request = urllib.request.Request(
+        f"{api}/{path}",
+        data=json.dumps(body).encode() if body else None,
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return json.loads(response.read() or "null")
+
+
+def a_night(paths: Paths, ended: datetime, **more: Any) -> Night:
+    """Writes a night into the history."""
+    night = Night(name="night-x", started=ended, ended=ended, outcome="promoted", why="it won", **more)
+    history.append(paths, night)
+    return night
+
+
+def test_a_deployment_fires_and_the_night_runs(toy: Path, server: str, processes: Any) -> None:
+    """Within a minute of `serve` a night has run whole and is in the history; those after it had nothing to do.
+
+    No two overlap. Ended, the schedule is paused, and started again it is not.
+    """
+    paths = Paths(toy)
+    schedule = processes.start(toy, "-c", SOON)
+    processes.until(lambda: len(history.read(paths)) >= 2 or schedule.poll() is not None)
+    assert schedule.poll() is None, processes.said(schedule)
+    first, second = history.read(paths)[:2]
+    assert (first.outcome, first.why, first.policy_version) == ("not promoted", "not promoted: it is a toy", 3)
+    assert first.run_id is not None
+    assert (second.outcome, second.why) == ("nothing new", f"nothing new since {first.name}: nothing to do")
+    assert second.started >= first.ended
+    assert "next night: 20" in processes.said(schedule)
+
+    deployment = ask(server, "deployments/name/night/workspace")
+    assert deployment["paused"] is False
+    assert deployment["global_concurrency_limit"]["limit"] == 1
+    assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+    schedule.send_signal(signal.SIGTERM)
+    assert schedule.wait(60) == 0
+    assert ask(server, "deployments/name/night/workspace")["paused"] is True
+    runs = ask(server, "flow_runs/filter", deployments={"id": {"any_": [deployment["id"]]}})
+    names = {run["state_name"] for run in runs if run["state_type"] == "COMPLETED"}
+    assert names == {"Not promoted", "Nothing new"}
+
+
+def test_nights_that_were_missed_are_caught_up_with_once(toy: Path, alone: Any) -> None:
+    """Three days after the last night, `serve` with a Prefect server of its own starts one at once.
+
+    Killed outright before that one is over and started again, it notes nothing twice and brings the night to its end.
+    """
+    paths = Paths(toy)
+    a_night(paths, datetime.now().astimezone() - timedelta(days=3))
+
+    def until_killed(done: Callable[[], bool]) -> None:
+        schedule = alone.start(toy, "-m", "flows", "serve")
+        alone.until(lambda: done() or schedule.poll() is not None)
+        assert schedule.poll() is None, alone.said(schedule)
+        alone.kill(schedule)
+
+    until_killed((toy / "data/metrics/ingest.json").is_file)
+    until_killed(lambda: len(history.read(paths)) >= 3)
+    _, noted, late = history.read(paths)
+    assert noted.outcome == "missed"
+    assert "one starts late (night.missed: catch_up)" in noted.why
+    assert late.outcome == "not promoted"
+
+
+def test_a_night_that_is_held_up_is_skipped_as_params_say(
+    toy: Path, prefect: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started an hour after its time by a deployment, with night.missed: skip; it does no work and says why.
+
+    So does one that comes while another is at work.
+    """
+    from flows import night as flow
+
+    (toy / "params.yaml").write_text((toy / "params.yaml").read_text() + "night: {missed: skip}\n")
+    planned = datetime.now().astimezone() - timedelta(hours=1)
+    monkeypatch.setattr(flow, "deployment", SimpleNamespace(id="a deployment"))
+    monkeypatch.setattr(flow, "flow_run", SimpleNamespace(scheduled_start_time=planned))
+    state = flow.night(str(toy), return_state=True)
+    assert (state.name, state.result()) == ("Missed", {})
+    assert "and night.missed is skip" in state.message
+
+    def refuse(paths: Paths) -> None:
+        raise lock.AnotherNightError("another night is at work (process 7, since 02:00)")
+
+    monkeypatch.setattr("flows.night.lock.held", refuse)
+    assert "process 7" in flow.night(str(toy), return_state=True).message
+    assert [night.outcome for night in history.read(Paths(toy))] == ["missed", "missed"]
+
+
+def test_a_work_pool_runs_the_night_as_prefect_yaml_deploys_it(
+    repository: Path, toy: Path, server: str, processes: Any
+) -> None:
+    """`prefect deploy` and a worker of the process type, for real: it works in the checkout it was deployed from.
+
+    The schedule is that of params.yaml, and one night at a time is the rule there too.
+    """
+    shutil.copyfile(repository / "prefect.yaml", toy / "prefect.yaml")
+    (toy / "params.yaml").write_text((toy / "params.yaml").read_text() + "night: {deadline_minutes: 1.0e-6}\n")
+    # The worker imports the night from the checkout, where the toy has stages without code.
+    (toy / "tasks/__init__.py").write_text(f"__path__ = [{str(repository / 'tasks')!r}]\n")
+
+    def prefect(*command: str) -> None:
+        process = processes.start(toy, "-m", "prefect", "--no-prompt", *command, PWD=str(toy))
+        assert process.wait(120) == 0, processes.said(process)
+
+    prefect("work-pool", "create", "nightjar", "--type", "process")
+    prefect("deploy", "--name", "process")
+    deployment = ask(server, "deployments/name/night/process")
+    night = read_params(repository / "params.yaml").night
+    assert [each["schedule"]["cron"] for each in deployment["schedules"]] == [night.cron]
+    assert [each["schedule"]["timezone"] for each in deployment["schedules"]] == [night.timezone]
+    assert deployment["global_concurrency_limit"]["limit"] == 1
+    assert deployment["parameters"] == {"root": str(toy)}
+
+    prefect("deployment", "run", "night/process")
+    prefect("worker", "start", "--pool", "nightjar", "--run-once")
+    processes.until(lambda: history.read(Paths(toy)))
+    [ended] = history.read(Paths(toy))
+    assert (ended.outcome, ended.why.split(";")[0]) == ("deadline", "night.deadline_minutes is over before ingest")
