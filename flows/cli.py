@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is done, 1 an error of the user's, 2 misuse (from argparse), 130 an interruption.
     """
     options = parser().parse_args(arguments)
+    # Whoever ends a command by its process gets the same orderly end as by Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if options.heavy:
             environment.restart_tuned()

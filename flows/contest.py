@@ -62,7 +62,7 @@ def _hold(paths: Paths, params: Params, night_id: str, say: Say) -> Contest:
         say(f"{line['candidate']:<24} {line['held-out score']:<18} {line['']}")
     for row in rivals:
         if row.name != decided.winner and row.name not in errors:
-            experiments.record(candidates.workspace(paths, row), row.params, night_id, row.name)
+            experiments.record(candidates.place_of(paths, row.name), row.params, night_id, row.name)
     return decided
 
 

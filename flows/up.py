@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import environment
+from tasks import environment, mlflow_store
 from tasks.paths import Paths
 
 HOST = "127.0.0.1"
@@ -83,7 +83,6 @@ def up(paths: Paths, say: Say) -> int:
     Returns:
         0 when it was interrupted, 1 when nothing was left to wait for.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     services: list[Service] = []
     try:
         _start_all(paths, services, say)
@@ -132,7 +131,7 @@ def _start_all(paths: Paths, services: list[Service], say: Say) -> None:
         environ = {"PREFECT_API_URL": f"{services[0].address}/api"}
     address = f"http://{HOST}:{free_port(5000)}"
     paths.mlruns.mkdir(parents=True, exist_ok=True)
-    store = f"sqlite:///{(paths.mlruns / 'mlflow.db').resolve().as_posix()}"
+    store = mlflow_store.database_uri(paths)
     command = ["mlflow", "ui", "--backend-store-uri", store, "--host", HOST, "--port", address.rpartition(":")[2]]
     services.append(_start(paths, "MLflow UI", address, [*command, "--workers", "1"], f"{address}/health"))
     _wait(services, say)

@@ -38,6 +38,10 @@ class Samples(NamedTuple):
     finished: Bool[Tensor, " B"]
     logprobs: Float[Tensor, "B T"]
 
+    def responses(self) -> list[list[int]]:
+        """The tokens that count, row by row."""
+        return [row[:length].tolist() for row, length in zip(self.tokens, self.lengths, strict=True)]
+
 
 class Controls(NamedTuple):
     """The settings of every row as columns, so that rows with different settings share one step."""
@@ -266,9 +270,9 @@ def beam_search(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sequ
     finished = (tokens == policy.eos_id).any(1)
     limits = torch.full_like(tokens[:, 0], tokens.shape[1])
     lengths = _lengths(tokens, finished, limits, policy.eos_id)
-    responses = [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
-    logprobs = response_logprobs(policy.model, make_batch(prompts, responses, policy.device))
-    return Samples(tokens, lengths, finished, logprobs)
+    unscored = Samples(tokens, lengths, finished, torch.zeros(tokens.shape))
+    batch = make_batch(prompts, unscored.responses(), policy.device)
+    return unscored._replace(logprobs=response_logprobs(policy.model, batch))
 
 
 def _keep_top_k(logits: Float[Tensor, "B V"], top_k: Int[Tensor, "B 1"]) -> Float[Tensor, "B V"]:

@@ -88,9 +88,9 @@ class Seeds(NamedTuple):
     lows: tuple[float, ...]
 
 
-def workspace(paths: Paths, candidate: Candidate) -> Paths:
-    """Where a candidate works."""
-    return paths if candidate.name == AS_THEY_ARE else paths.workspace_of(candidate.name)
+def place_of(paths: Paths, name: str) -> Paths:
+    """The workspace of the candidate of this name."""
+    return paths if name == AS_THEY_ARE else paths.workspace_of(name)
 
 
 def prepare(paths: Paths, candidate: Candidate) -> Paths:
@@ -98,7 +98,7 @@ def prepare(paths: Paths, candidate: Candidate) -> Paths:
 
     What it trained before stays, so that a night that was cut off goes on from there.
     """
-    place = workspace(paths, candidate)
+    place = place_of(paths, candidate.name)
     place.root.mkdir(parents=True, exist_ok=True)
     for old in place.root.iterdir():
         if old.name not in KEPT:
@@ -125,7 +125,7 @@ def tidy(paths: Paths, candidates: list[Candidate]) -> None:
 
 def _files(root: Path) -> Iterator[str]:
     """What a workspace is made of beside its data: in git all that it does not ignore, else what the stages are."""
-    if versioning.in_git(root):
+    if git.is_checkout(root):
         listed = git.run(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
         names = {name for name in listed if name and not name.startswith("data/")} | {"data/.gitignore"}
     else:
@@ -176,11 +176,6 @@ def settled(paths: Paths, params: Params) -> Contest | None:
 def has_several(params: Params) -> bool:
     """Whether a night of these params has more than one candidate."""
     return bool(params.night.seeds or params.night.variants)
-
-
-def place_of(paths: Paths, name: str) -> Paths:
-    """The workspace of the candidate of this name."""
-    return paths if name == AS_THEY_ARE else paths.workspace_of(name)
 
 
 def chosen(paths: Paths, params: Params) -> tuple[Paths, Params]:

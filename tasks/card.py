@@ -27,6 +27,7 @@ COUNTS = {
     "rollouts": ("completions",),
     "pairs": ("pairs",),
 }
+OVER = "95 % over prompts"
 REWARD_FIGURES = ("accuracy", "auc", "spearman", "pearson", "ece", "accuracy_by_length")
 
 
@@ -129,9 +130,9 @@ def _what(kind: str, lineage: Lineage) -> str:
 def _metrics(facts: Facts) -> str:
     figures = facts.evaluation
     header, *rows = summary.table(dict(figures))
-    lines = [f"Win rate over SFT, judged by {facts.referee}: {_interval(figures, 'win_rate')}"]
+    lines = [f"Win rate over SFT, judged by {facts.referee}: {summary.interval(figures, 'win_rate')}, {OVER}"]
     if "champion.win_rate" in figures:
-        lines.append(f"Win rate over the champion before it: {_interval(figures, 'champion.win_rate')}")
+        lines.append(f"Win rate over the champion before it: {summary.interval(figures, 'champion.win_rate')}, {OVER}")
     if "ppo_forgetting" in figures:
         lines.append(f"Loss on other tasks: {figures['ppo_forgetting']:+.3f} nats per token to SFT's")
     return "\n\n".join([_table(header, rows), *lines])
@@ -142,10 +143,6 @@ def _reward_metrics(facts: Facts) -> str:
     figures = {f"{name}, on test pairs": measured[name] for name in REWARD_FIGURES if name in measured}
     figures |= {name: value for name, value in facts.evaluation.items() if name.startswith("reward.")}
     return _table(["figure", "value"], [(name, f"{value:.4f}") for name, value in figures.items()])
-
-
-def _interval(figures: Mapping[str, float], name: str) -> str:
-    return f"{figures[name]:.3f} [{figures[f'{name}_low']:.3f}, {figures[f'{name}_high']:.3f}], 95 % over prompts"
 
 
 def _gates(findings: Sequence[Finding]) -> str:

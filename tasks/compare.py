@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from rlhf.evaluation.intervals import Interval, difference_interval, mean_interval
+from tasks.curves import ROUGE
 from tasks.results import Result
 
 PROXY = "reward"
 """The scorer that PPO optimised, so it proves nothing by itself."""
 MODELS = {"sft": "SFT", "policy": "policy"}
-ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 PLAIN = {
     "evaluate.policy.bleu": "BLEU",
     "evaluate.policy.kl": "KL (nats)",
@@ -175,7 +175,7 @@ def _wins(first: Result, second: Result, referee: str, shared: Sequence[tuple[st
 
     ours, theirs = _by_prompt(second.samples), _by_prompt(first.samples)
     grids = [_grid([rows[key] for key in shared], "policy", referee) for rows in (ours, theirs)]
-    return Interval(*win_rate(grids[0], grids[1]))
+    return win_rate(grids[0], grids[1])
 
 
 def _win_shares(side: Result, referee: str) -> Values:

@@ -26,6 +26,7 @@ from tasks import (
     monitor,
     provenance,
     runner,
+    summary,
     tracking,
     versioning,
 )
@@ -79,7 +80,7 @@ def decide(paths: Paths, field: Sequence[Candidate], errors: Mapping[str, str], 
         errors: by name, why a candidate was not trained to the end.
         night_id: the night's MLflow run.
     """
-    trained = {row.name: candidates.workspace(paths, row) for row in field if row.name not in errors}
+    trained = {row.name: candidates.place_of(paths, row.name) for row in field if row.name not in errors}
     found = score(paths, field[0].params, trained)
     standings = [
         _standing(paths, row, found.scores.get(row.name)).model_copy(
@@ -155,7 +156,7 @@ def score(paths: Paths, params: Params, places: Mapping[str, Paths]) -> HeldOut:
 
 
 def _standing(paths: Paths, candidate: Candidate, scores: list[float] | None) -> Standing:
-    place = candidates.workspace(paths, candidate)
+    place = candidates.place_of(paths, candidate.name)
     folder = place.root.relative_to(paths.root).as_posix()
     row = Standing(name=candidate.name, variant=candidate.variant, seed=candidate.seed, folder=folder)
     if scores is None:
@@ -176,21 +177,13 @@ def rows(contest: Contest) -> list[dict[str, str]]:
         {
             "candidate": row.name,
             "held-out score": "" if row.score is None else f"{row.score:.4f} ± {row.standard_error:.4f}",
-            "win rate over SFT": _interval(row.figures),
+            "win rate over SFT": summary.interval(row.figures, "win_rate") if "win_rate" in row.figures else "",
             "KL": f"{row.figures['policy.kl']:.2f}" if "policy.kl" in row.figures else "",
             "ROUGE-L": f"{row.figures['policy.rougeL']:.4f}" if "policy.rougeL" in row.figures else "",
             "": "goes on" if row.name == contest.winner else row.error or "",
         }
         for row in ranked
     ]
-
-
-def _interval(figures: Mapping[str, float]) -> str:
-    names = ("win_rate", "win_rate_low", "win_rate_high")
-    if any(name not in figures for name in names):
-        return ""
-    rate, low, high = (figures[name] for name in names)
-    return f"{rate:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main(arguments: list[str]) -> int:

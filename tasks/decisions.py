@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from tasks.files import append_record, read_records
 from tasks.paths import Paths
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(BaseModel):
     """One decision on the champion.
 
     Attributes:
@@ -26,6 +25,8 @@ class Decision:
         champion_before: the policy version that was champion, None where none was.
         champion_after: the one that is champion now.
     """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
     when: str
     version: int
@@ -43,22 +44,16 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def file_of(paths: Paths) -> Path:
-    """Where decisions are written."""
-    return paths.nights / "decisions.jsonl"
-
-
 def append(paths: Paths, decision: Decision) -> None:
-    """Adds a line to the decisions."""
-    file = file_of(paths)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(asdict(decision), ensure_ascii=False) + "\n")
+    """Adds a decision."""
+    append_record(paths.nights / "decisions.jsonl", decision)
 
 
 def read(paths: Paths) -> list[Decision]:
-    """All decisions, the oldest first; none where nothing was decided yet."""
-    file = file_of(paths)
-    if not file.is_file():
-        return []
-    return [Decision(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """All decisions, the oldest first; none where nothing was decided yet.
+
+    Raises:
+        ValueError: a line is no decision; it names the file and the line.
+    """
+    path = paths.nights / "decisions.jsonl"
+    return read_records(path, Decision) if path.is_file() else []

@@ -63,7 +63,7 @@ def run(paths: Paths, params: EvaluateParams, model: ModelSettings) -> dict[str,
     referee = "gold" if judge is None else "judge"
     ours, theirs = (np.array(bench.entries[name].scores[referee]) for name in ("policy", "sft"))
     verdict = win_rate(ours, theirs, params.bootstrap, seed=params.seed)
-    metrics |= {"win_rate": verdict.rate, "win_rate_low": verdict.low, "win_rate_high": verdict.high}
+    metrics |= {"win_rate": verdict.value, "win_rate_low": verdict.low, "win_rate_high": verdict.high}
     metrics |= {"prompts": float(len(unseen)), "prompts_seen_by_reward": float(len(seen))}
     _write(bench, metrics, referee)
     return metrics

@@ -131,7 +131,7 @@ def _version(client: Any, policy: str, night_run_id: str) -> int | None:
 
 def _checkout(paths: Paths) -> Path:
     home = paths.home or paths.root
-    if not versioning.in_git(home):
+    if not git.is_checkout(home):
         raise ValueError(f"{home} is no git checkout; make it one with: git init && git add -A && git commit -m start")
     return home
 

@@ -121,8 +121,7 @@ def explain(paths: Paths, question: Question, model: ModelSettings) -> Explanati
     prompts = {name: policy.encode_prompt(question.prompt) for name, policy in policies.items()}
     for name, policy in policies.items():
         check_context(policy, [prompts[name]], [settings])
-    drawn = sample(writer, [prompts[question.follow]], [settings], [question.seed])
-    tokens = drawn.tokens[0, : int(drawn.lengths[0])].tolist()
+    [tokens] = sample(writer, [prompts[question.follow]], [settings], [question.seed]).responses()
     traces = {name: trace(policy, prompts[name], tokens, settings) for name, policy in policies.items()}
     shown = [readable_token(writer, token) for token in tokens]
     steps = [

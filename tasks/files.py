@@ -78,6 +78,15 @@ def write_records(path: Path, records: Iterable[BaseModel]) -> int:
     return write_rows(path, (record.model_dump(mode="json", exclude_none=True) for record in records))
 
 
+def append_record(path: Path, record: BaseModel) -> None:
+    """Adds a record to a JSONL file: one write of one line, so that a crash leaves it whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = record.model_dump_json() + "\n"
+    with path.open("ab", buffering=0) as stream:
+        stream.write(line.encode())
+        os.fsync(stream.fileno())
+
+
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Writes objects as JSONL and returns their number; a failure leaves the old file as it was."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

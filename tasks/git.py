@@ -30,6 +30,26 @@ def run(root: Path, *arguments: str, environment: Mapping[str, str] | None = Non
     return done.stdout.strip()
 
 
+def is_checkout(root: Path) -> bool:
+    """Whether a folder is a git checkout of its own (a worktree's `.git` is a file)."""
+    return (root / ".git").exists()
+
+
+def state(root: Path) -> dict[str, str]:
+    """`{"commit", "dirty"}` of the checkout at `root`, or `{}` where there is no git or no commit.
+
+    Dirty means that tracked code or params differ from the commit; dvc.lock and data/ do not count, for the
+    night itself rewrites them.
+    """
+    left_out = (":(exclude)dvc.lock", ":(exclude)data")
+    try:
+        commit = head(root)
+        changes = run(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *left_out)
+    except ValueError:
+        return {}
+    return {"commit": commit, "dirty": "yes" if changes else "no"}
+
+
 def head(root: Path) -> str:
     """The commit that is checked out; raises ValueError where there is none."""
     try:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.files import read_records
+from tasks.files import append_record, read_records
 from tasks.params import NightOutcome
 from tasks.paths import Paths
 
@@ -40,13 +39,8 @@ class Night(BaseModel):
 
 
 def append(paths: Paths, night: Night) -> None:
-    """Adds a night: one write of one line, so that a crash leaves it whole or absent."""
-    path = paths.nights / "history.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = night.model_dump_json() + "\n"
-    with path.open("ab", buffering=0) as stream:
-        stream.write(line.encode())
-        os.fsync(stream.fileno())
+    """Adds a night."""
+    append_record(paths.nights / "history.jsonl", night)
 
 
 def read(paths: Paths) -> list[Night]:

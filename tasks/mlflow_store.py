@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +95,9 @@ def find_artifact(client: Any, run_id: str, name: str) -> Path | None:
 def watching_system(paths: Paths, run_id: str) -> Iterator[None]:
     """Meanwhile writes to a run what the processor, the memory, the disk, the network and the GPU do.
 
-    Without psutil, which reads them, and with MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false it writes nothing.
+    With MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false it writes nothing.
     """
-    wanted = os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() not in ("false", "0")
-    if not wanted or find_spec("psutil") is None:
+    if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() in ("false", "0"):
         yield
         return
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor

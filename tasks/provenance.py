@@ -1,4 +1,4 @@
-"""Where a result came from: the commit, the versions, the params and the digests of data.
+"""Where a result came from: the versions, the params and the digests of data (the commit: tasks/git.py).
 
 Importing it costs nothing, and it knows no tracker: the tracker and the registry write down what it finds.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Collection, Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -24,37 +23,6 @@ NOTE = "README.md"
 EMPTY = "d751713988987e9331980363e24189ce.dir"
 """The digest of a folder without files."""
 _CHUNK_BYTES = 1 << 20
-
-
-def git_state(root: Path) -> dict[str, str]:
-    """`{"commit", "dirty"}` of the checkout at `root`, or `{}` where there is no git or no commit.
-
-    Dirty means that tracked code or params differ from the commit; dvc.lock and data/ do not count, for the
-    night itself rewrites them.
-    """
-    commit = _git(root, "rev-parse", "HEAD")
-    changes = _git(
-        root,
-        "status",
-        "--porcelain",
-        "--untracked-files=no",
-        "--",
-        ".",
-        ":(exclude)dvc.lock",
-        ":(exclude)data",
-    )
-    if commit is None or changes is None:
-        return {}
-    return {"commit": commit, "dirty": "yes" if changes else "no"}
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """What `git` says, or None where it says an error or is not installed."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def versions() -> dict[str, str]:

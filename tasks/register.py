@@ -15,7 +15,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf.settings import ModelSettings
-from tasks import candidates, card, decisions, gates, lineage, mlflow_store, provenance, registry, rematch, tracking
+from tasks import (
+    candidates,
+    card,
+    decisions,
+    gates,
+    git,
+    lineage,
+    mlflow_store,
+    provenance,
+    registry,
+    rematch,
+    tracking,
+)
 from tasks.decisions import Decision
 from tasks.files import read_rows, write_json
 from tasks.gates import Finding, Rematch
@@ -31,7 +43,6 @@ FIGURES = (
     *("policy.kl", "ppo_forgetting"),
 )
 """What a decision is recorded with, as far as it was measured."""
-CHAMPION_FIGURES = {"win_rate": "rate", "win_rate_low": "low", "win_rate_high": "high"}
 CARDS = {"policy": "model_card.md", "reward": "reward_card.md"}
 
 
@@ -160,11 +171,12 @@ def _lineage(paths: Paths, stage: StageRun) -> dict[str, str]:
         stage.client.log_artifact(stage.run_id, str(params))
     ranked = Counter(str(row["annotator"]) for _, row in read_rows(paths.rankings))
     tags["annotators"] = json.dumps(dict(ranked.most_common()))
-    tags |= {f"git.{name}": value for name, value in provenance.git_state(paths.root).items()}
+    tags |= {f"git.{name}": value for name, value in git.state(paths.root).items()}
     return tags | {f"version.{name}": found for name, found in provenance.versions().items()}
 
 
 def _figures(played: Rematch | None) -> dict[str, float]:
     if played is None:
         return {}
-    return {f"champion.{name}": getattr(played, field) for name, field in CHAMPION_FIGURES.items()}
+    figures = {"win_rate": played.rate, "win_rate_low": played.low, "win_rate_high": played.high}
+    return {f"champion.{name}": value for name, value in figures.items()}

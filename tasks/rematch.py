@@ -62,7 +62,7 @@ def play(paths: Paths, champion: Any, model: ModelSettings) -> Rematch:
     scorers = {} if referee == "gold" else {referee: load_reward_model(paths.models / referee, model)}
     theirs = score_samples(game.prompts, texts, scorers, gold=not scorers)[referee]
     verdict = win_rate(np.array(game.scores), np.array(theirs), game.settings["bootstrap"], seed=seed)
-    return Rematch(int(champion.version), verdict.rate, verdict.low, verdict.high)
+    return Rematch(int(champion.version), *verdict)
 
 
 def read_game(paths: Paths) -> Game:

@@ -97,7 +97,7 @@ def plot_win_rate(
 
     Args:
         path: the PNG to write.
-        rates: name -> (rate, low, high), 0 to 1, such as a `WinRate`.
+        rates: name -> (rate, low, high), 0 to 1, such as an `Interval`.
         title: stands above the picture.
     """
     _need(bool(rates), path, "no win rate", "name -> (rate, low, high)")

@@ -26,8 +26,6 @@ from tasks.paths import Paths
 from tasks.progress import say
 from tasks.versioning import Digests, Outcome
 
-EMPTY = "d751713988987e9331980363e24189ce.dir"
-"""The digest of a folder without files."""
 OWN_SETTINGS = "[core]\n    site_cache_dir = {cache}\n[cache]\n    dir = {cache}\n"
 
 
@@ -166,8 +164,8 @@ def _bring_sources(paths: Paths, experiment: Experiment, folder: Path, recorded:
     for name, file in cached.items():
         if name.startswith("received/"):
             _copy(file, there.data / name.removeprefix("received/"))
-    champion = recorded["sft"].inputs.get("data/champion", EMPTY) if "sft" in recorded else EMPTY
-    if champion != EMPTY:
+    champion = recorded["sft"].inputs.get("data/champion", provenance.EMPTY) if "sft" in recorded else provenance.EMPTY
+    if champion != provenance.EMPTY:
         _bring_champion(paths, champion, there)
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -80,18 +81,22 @@ def _cell(metrics: dict[str, float], model: str, figure: str) -> str:
     return format(value, FIGURES[figure][1])
 
 
+def interval(metrics: Mapping[str, float], name: str) -> str:
+    """A figure with the ends of its interval: `0.833 [0.811, 0.855]`."""
+    return f"{metrics[name]:.3f} [{metrics[f'{name}_low']:.3f}, {metrics[f'{name}_high']:.3f}]"
+
+
 def _sentences(paths: Paths, metrics: dict[str, float]) -> list[str]:
     """The win rates with their intervals, and what was registered."""
     lines = []
     if "win_rate" in metrics:
-        low, high = metrics["win_rate_low"], metrics["win_rate_high"]
-        lines.append(f"win rate over SFT {metrics['win_rate']:.3f} [{low:.3f}, {high:.3f}]")
+        lines.append(f"win rate over SFT {interval(metrics, 'win_rate')}")
     if not paths.registered.is_file():
         return [*lines, "nothing registered yet: python -m tasks register"]
     report = json.loads(paths.registered.read_text(encoding="utf-8"))
     if played := report.get("champion"):
-        interval = f"{played['rate']:.3f} [{played['low']:.3f}, {played['high']:.3f}]"
-        lines.append(f"win rate over the champion, version {played['version']}, {interval}")
+        figures = {"rate": played["rate"], "rate_low": played["low"], "rate_high": played["high"]}
+        lines.append(f"win rate over the champion, version {played['version']}, {interval(figures, 'rate')}")
     return [*lines, *[_registered(report[kind]) for kind in ("policy", "reward")], report["reason"]]
 
 

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from tasks import candidates, mlflow_store, provenance, registry, samples, summary
+from tasks import candidates, git, mlflow_store, provenance, registry, samples, summary
 from tasks.deadline import DeadlineError
 from tasks.history import Night
 from tasks.metric_buffer import MetricBuffer, Point
@@ -241,13 +241,13 @@ def _of_stage(name: str, metrics: Mapping[str, float]) -> list[Point]:
 
 def _origin(paths: Paths, door: str) -> dict[str, str]:
     """The tags that say from what code a run came."""
-    git = provenance.git_state(paths.root)
+    checkout = git.state(paths.root)
     tags = {"door": door, "mlflow.source.name": "nightjar"}
     tags |= {f"version.{name}": found for name, found in provenance.versions().items()}
     if experiment := os.environ.get("DVC_EXP_NAME"):
         tags["experiment"] = experiment
-    if git:
-        tags |= {"mlflow.source.git.commit": git["commit"], "git.dirty": git["dirty"]}
+    if checkout:
+        tags |= {"mlflow.source.git.commit": checkout["commit"], "git.dirty": checkout["dirty"]}
     return tags
 
 

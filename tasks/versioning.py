@@ -20,6 +20,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tasks import git
+
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
@@ -157,15 +159,10 @@ def _opened(root: Path) -> Iterator[Repo]:
 
     # DVC's warnings (an empty folder, a lock taken over) are for its own command's users.
     logging.getLogger("dvc").setLevel(logging.ERROR)
-    config = {} if in_git(root) else {"core": {"no_scm": True}}
+    config = {} if git.is_checkout(root) else {"core": {"no_scm": True}}
     # DVC resolves some of its paths from the working directory, wherever its root is.
     with chdir(root), Repo(str(root), config=config) as repo:
         yield repo
-
-
-def in_git(root: Path) -> bool:
-    """Whether the workspace is a git checkout of its own (a worktree's `.git` is a file)."""
-    return (root / ".git").exists()
 
 
 @contextmanager

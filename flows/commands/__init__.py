@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rlhf.records import Sampling
 
 
 class Add(Protocol):
@@ -26,15 +29,40 @@ def say(lines: Iterable[str]) -> None:
         print(line, flush=True)
 
 
-def seed(text: str) -> int:
-    """An argument that seeds something."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no seed; give a whole number from 0 on")
-    return int(text)
+def whole(least: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is no whole number from {least} on")
+        return int(text)
+
+    return read
 
 
-def count(text: str) -> int:
-    """An argument that counts something."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number; give a whole number from 1 on")
-    return int(text)
+CONTROLS: dict[str, tuple[Callable[[str], float], str]] = {
+    "temperature": (float, "0 takes the likeliest token each time (default: 1)"),
+    "top-k": (int, "keep the K likeliest tokens"),
+    "top-p": (float, "keep the likeliest tokens that together hold P"),
+    "min-p": (float, "keep tokens at least this share as likely as the likeliest"),
+    "repetition-penalty": (float, "above 1, tokens of the text so far become less likely"),
+    "min-new-tokens": (int, "no end of text before so many"),
+    "max-new-tokens": (int, "an answer ends here at the latest (default: 64)"),
+}
+
+
+def add_controls(parser: argparse.ArgumentParser, *without: str) -> None:
+    """Adds the sampler's controls, and the seed of what is sampled."""
+    parser.add_argument("--seed", type=whole(0), default=0, help="of what is sampled (default: 0)")
+    for name, (kind, text) in CONTROLS.items():
+        if name not in without:
+            parser.add_argument(f"--{name}", type=kind, metavar="X", default=argparse.SUPPRESS, help=text)
+
+
+def controls_of(options: argparse.Namespace, **others: int) -> Sampling:
+    """The controls that were given, as checked; raises ValueError for one that is out of range."""
+    from rlhf.records import Sampling
+    from tasks.files import as_record
+
+    given = {name: value for name, value in vars(options).items() if name in Sampling.model_fields}
+    return as_record({**given, **others}, Sampling, "controls")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flows.commands import Add
+from flows.commands import Add, whole
 from tasks.params import read_params
 from tasks.paths import Paths
 
@@ -17,14 +17,8 @@ def add_commands(add: Add) -> None:
     compare = add("compare", _compare, "set two nights side by side: params, figures with intervals, completions")
     compare.add_argument("first", metavar="A", help=NIGHT)
     compare.add_argument("second", metavar="B", help="the same; differences are B's figure less A's")
-    compare.add_argument("--rows", type=_rows, default=5, metavar="N", help="prompts to show (default: 5; 0 for none)")
+    compare.add_argument("--rows", type=whole(0), default=5, metavar="N", help="prompts to show (default: 5)")
     compare.add_argument("--html", type=Path, metavar="FILE", help="also write a page, with all prompts")
-
-
-def _rows(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no number; give a whole number from 0 on")
-    return int(text)
 
 
 def _compare(options: argparse.Namespace, root: Path) -> None:

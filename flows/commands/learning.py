@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flows.commands import Add, count, seed
+from flows.commands import Add, add_controls, controls_of, whole
 from tasks import presets
 from tasks.params import AS_THEY_ARE, read_params, read_variants
 from tasks.paths import Paths
@@ -17,7 +17,7 @@ def add_commands(add: Add) -> None:
     score.add_argument("file", type=Path, metavar="FILE", help="JSONL with references, and output or outputs")
     _explain_options(add("explain", _explain, "show how a prompt is continued: what is likely next, and each control"))
     seeds = add("seeds", _seeds, "train the whole night for several seeds, aside, and compare", heavy=True)
-    seeds.add_argument("seeds", type=seed, nargs="+", metavar="SEED")
+    seeds.add_argument("seeds", type=whole(0), nargs="+", metavar="SEED")
     seeds.add_argument(
         "--variants", metavar="FILE", type=Path, help="YAML: variants by name, with the params they change"
     )
@@ -35,17 +35,8 @@ def _explain_options(explain: argparse.ArgumentParser) -> None:
         "--follow", metavar="NAME", help="the model whose continuation is followed (default: the last)"
     )
     explain.add_argument("--steps", type=int, default=8, metavar="N", help="tokens to write at most (default: 8)")
-    explain.add_argument("--seed", type=seed, default=0, help="of the continuation (default: 0)")
-    explain.add_argument("--top", type=count, default=8, metavar="N", help="tokens shown a step (default: 8)")
-    for name, kind, text in (
-        ("temperature", float, "0 takes the likeliest token each time"),
-        ("top-k", int, "keep the K likeliest tokens"),
-        ("top-p", float, "keep the likeliest tokens that together hold P"),
-        ("min-p", float, "keep tokens at least this share as likely as the likeliest"),
-        ("repetition-penalty", float, "above 1, tokens of the text so far become less likely"),
-        ("min-new-tokens", int, "no end of text before so many"),
-    ):
-        explain.add_argument(f"--{name}", type=kind, metavar="X", default=argparse.SUPPRESS, help=text)
+    explain.add_argument("--top", type=whole(1), default=8, metavar="N", help="tokens shown a step (default: 8)")
+    add_controls(explain, "max-new-tokens")  # here those are the steps
     explain.add_argument("--html", type=Path, metavar="FILE", help="also write a page")
     explain.add_argument("--png", type=Path, metavar="FILE", help="also draw a picture")
 
@@ -59,11 +50,9 @@ def _score(options: argparse.Namespace, root: Path) -> None:
 def _explain(options: argparse.Namespace, root: Path) -> None:
     from rich.console import Console
 
-    from rlhf.records import Sampling
-    from tasks import explain, explain_text, files
+    from tasks import explain, explain_text
 
-    given = {name: value for name, value in vars(options).items() if name in Sampling.model_fields}
-    sampling = files.as_record({**given, "max_new_tokens": options.steps}, Sampling, "controls")
+    sampling = controls_of(options, max_new_tokens=options.steps)
     models = tuple(dict.fromkeys(options.model or ("sft", "policy")))
     question = explain.Question(
         options.prompt, models, options.follow or models[-1], sampling, options.seed, options.top

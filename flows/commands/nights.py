@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tasks.paths import Paths
 
 
 def add_commands(add: Add) -> None:
-    """Adds run, stage and status."""
+    """Adds run, stage, serve, up and status."""
     run = add("run", _run, "run the whole night; what is up to date is not run again", heavy=True)
     run.add_argument("--preset", metavar="NAME", help="first make this preset the params (see: nightjar preset)")
     run.add_argument("--data", metavar="FOLDER", type=Path, help="first copy what the params name from here")
@@ -35,7 +34,6 @@ def _run(options: argparse.Namespace, root: Path) -> None:
         say([f"copied {name}" for name in copied] or [f"{options.data}: nothing new"])
     presets.check_needed(paths, params)
     stages.check_sections(params)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with lock.held(paths):
         done = _night(paths, params)
     if "register" in done:
@@ -75,7 +73,6 @@ def _serve(options: argparse.Namespace, root: Path) -> None:
     stages.check_sections(params)
     from flows import up
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with up.prefect_server(paths, lambda line: say([line])):
         from flows import schedule
 

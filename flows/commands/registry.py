@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows.commands import Add, seed
+from flows.commands import Add, add_controls, controls_of
 from tasks.params import read_params
 from tasks.paths import Paths
 
@@ -25,13 +25,7 @@ def add_commands(add: Add) -> None:
     rollback.add_argument("--why", default="no reason given", metavar="TEXT", help="is kept with the decision")
     chat = add("chat", _chat, "talk to a registered policy; Ctrl-D ends")
     chat.add_argument("--model", default="champion", metavar="VERSION", help=f"{VERSION} (default: champion)")
-    chat.add_argument("--seed", type=seed, default=0, help="of the first answer (default: 0)")
-    for name, kind, text in (
-        ("temperature", float, "0 takes the likeliest token each time (default: 1)"),
-        ("top-p", float, "keep the likeliest tokens that together hold P (default: 1)"),
-        ("max-new-tokens", int, "an answer ends here at the latest (default: 64)"),
-    ):
-        chat.add_argument(f"--{name}", type=kind, metavar="X", default=argparse.SUPPRESS, help=text)
+    add_controls(chat)
 
 
 def _lineage(options: argparse.Namespace, root: Path) -> None:
@@ -50,12 +44,7 @@ def _rollback(options: argparse.Namespace, root: Path) -> None:
 
 
 def _chat(options: argparse.Namespace, root: Path) -> None:
-    from rlhf.records import Sampling
-    from tasks import files
-
-    given = {name: value for name, value in vars(options).items() if name in Sampling.model_fields}
-    sampling = files.as_record(given, Sampling, "controls")
-    params = read_params(root / "params.yaml")
+    sampling, params = controls_of(options), read_params(root / "params.yaml")
 
     from rlhf.models import load_policy
     from tasks import mlflow_store, registry

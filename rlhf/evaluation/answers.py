@@ -51,7 +51,7 @@ def sequence_kl(
         part = encoded[start : start + batch_size]
         settings = [Sampling(max_new_tokens=max_new_tokens)] * len(part)
         drawn = sample(policy, part, settings, [seed + start + row for row in range(len(part))])
-        responses = [row[:length].tolist() for row, length in zip(drawn.tokens, drawn.lengths, strict=True)]
+        responses = drawn.responses()
         batch = make_batch(part, responses, policy.device)
         log_ratio = response_logprobs(policy.model, batch) - response_logprobs(reference.model, batch)
         total += float(log_ratio.sum())

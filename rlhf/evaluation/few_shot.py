@@ -82,11 +82,12 @@ def greedy_continuations(
     policy: Policy, contexts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int
 ) -> list[str]:
     """The likeliest answer to each encoded context, token by token."""
-    settings, texts = Sampling(temperature=0.0, max_new_tokens=max_new_tokens), []
+    settings = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
+    texts: list[str] = []
     for start in range(0, len(contexts), batch_size):
         part = contexts[start : start + batch_size]
         drawn = sample(policy, part, [settings] * len(part), [0] * len(part))
-        texts += [policy.decode(row[:length].tolist()) for row, length in zip(drawn.tokens, drawn.lengths, strict=True)]
+        texts += map(policy.decode, drawn.responses())
     return texts
 
 

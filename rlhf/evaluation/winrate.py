@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf.evaluation.intervals import mean_interval
+from rlhf.evaluation.intervals import Interval, mean_interval
 from rlhf.evaluation.matrix import score_matrix
 
 Scores = Float[np.ndarray, "N S"] | Float[Tensor, "N S"]
 BaselineScores = Float[np.ndarray, "N R"] | Float[Tensor, "N R"]
-
-
-class WinRate(NamedTuple):
-    """A share of wins, 0 to 1, and the ends of its interval."""
-
-    rate: float
-    low: float
-    high: float
 
 
 def win_shares(policy_scores: Scores, baseline_scores: BaselineScores) -> Float[np.ndarray, " N"]:
@@ -59,10 +49,10 @@ def win_rate(
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
-) -> WinRate:
+) -> Interval:
     """The share of wins, ties half, with a percentile bootstrap interval over prompts.
 
-    rate = mean over i of wᵢ (`win_shares`). Prompts are resampled with replacement, each with all its
+    value = mean over i of wᵢ (`win_shares`). Prompts are resampled with replacement, each with all its
     samples: samples of one prompt are alike, and drawing them one by one would make the interval too narrow.
 
     Source: Efron 1979, Bootstrap Methods: Another Look at the Jackknife; the percentile interval: Efron
@@ -79,4 +69,4 @@ def win_rate(
     Raises:
         ValueError: as `win_shares`, or resamples or confidence is out of range.
     """
-    return WinRate(*mean_interval(win_shares(policy_scores, baseline_scores), resamples, confidence, seed))
+    return mean_interval(win_shares(policy_scores, baseline_scores), resamples, confidence, seed)

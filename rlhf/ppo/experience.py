@@ -24,10 +24,8 @@ from rlhf.ppo.advantages import (
 )
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.rewards import final_scores, length_penalty, token_rewards
-from rlhf.records import Message, Sampling
+from rlhf.records import PromptText, Sampling
 from rlhf.settings import PpoSettings
-
-PromptText = str | Sequence[Message]
 
 
 @runtime_checkable
@@ -125,7 +123,7 @@ def sample_experience(
     seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
     sampling = Sampling(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
     samples = sample(policy, encoded, [sampling] * len(prompts), seeds)
-    responses = [row[:length].tolist() for row, length in zip(samples.tokens, samples.lengths, strict=True)]
+    responses = samples.responses()
     batch = make_batch(encoded, responses, policy.device)
     raw = scorer.score(prompts, [policy.decode(response) for response in responses]).to(policy.device)
     scores = final_scores(raw, samples.finished, settings.unfinished_score, settings.unfinished == "replace")

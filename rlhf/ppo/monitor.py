@@ -14,9 +14,9 @@ from rlhf.evaluation.hacking import Reading, gain, verdict
 from rlhf.evaluation.text import distinct_n, repeated_ngram_share
 from rlhf.generation import sample
 from rlhf.models import Policy
-from rlhf.ppo.experience import PromptText, Scorer
+from rlhf.ppo.experience import Scorer
 from rlhf.ppo.trainer import Check, LogRatio
-from rlhf.records import Sampling
+from rlhf.records import PromptText, Sampling
 from rlhf.settings import MonitorSettings
 
 BATCH = 64
@@ -77,7 +77,7 @@ class Monitor:
             encoded = [policy.encode_prompt(prompt) for prompt in self.prompts[start : start + BATCH]]
             seeds = [self.seed + start + row for row in range(len(encoded))]
             drawn = sample(policy, encoded, [self.sampling] * len(encoded), seeds)
-            responses = [row[:length].tolist() for row, length in zip(drawn.tokens, drawn.lengths, strict=True)]
+            responses = drawn.responses()
             kl += float(log_ratio(make_batch(encoded, responses, policy.device)).sum())
             tokens += int(drawn.lengths.sum())
             texts += [policy.decode(response) for response in responses]

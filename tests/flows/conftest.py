@@ -187,19 +187,34 @@ def processes_at() -> Iterator[Callable[[Path], Processes]]:
         started.end()
 
 
+GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org")
+
+
 @pytest.fixture(scope="session")
-def two_nights(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clean_clone(repository: Path) -> Callable[[Path, str], Path]:
+    """Makes a clean clone of what the checkout holds now, but for its tests, with other params."""
+
+    def clone(root: Path, params: str) -> Path:
+        listed = subprocess.run(
+            [*GIT, "ls-files", "-co", "--exclude-standard"], cwd=repository, capture_output=True, text=True, check=True
+        )
+        for name in listed.stdout.split():
+            source, target = repository / name, root / name
+            if source.is_file() and not name.startswith(("tests/", "data/metrics", "data/plots", "dvc.lock")):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+        (root / "params.yaml").write_text(params, encoding="utf-8")
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+            subprocess.run([*GIT, *command], cwd=root, check=True)
+        return root
+
+    return clone
+
+
+@pytest.fixture(scope="session")
+def two_nights(clean_clone: Callable[[Path, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in which two small nights ran for real: the first is committed, the second changed PPO's penalty."""
-    root = tmp_path_factory.mktemp("two") / "workspace"
-    git = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org")
-    listed = subprocess.run(
-        [*git, "ls-files", "-co", "--exclude-standard"], cwd=repository, capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.split():
-        if (repository / name).is_file() and not name.startswith(("tests/", "data/metrics", "data/plots", "dvc.lock")):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(repository / name, root / name)
-    subprocess.run([*git, "init", "-q"], cwd=root, check=True)
+    root = clean_clone(tmp_path_factory.mktemp("two") / "workspace", SMALL)
     for night, penalty in ((TWO_NIGHTS[0], 0.05), (TWO_NIGHTS[1], 0.5)):
         (root / "params.yaml").write_text(f"{SMALL}  kl: {{coefficient: {penalty}}}\n", encoding="utf-8")
         # In a process of its own: what DVC and MLflow do to a process's logging stays out of the other tests.
@@ -207,7 +222,7 @@ def two_nights(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         assert done.returncode == 0, done.stderr
         if night == TWO_NIGHTS[0]:
             for command in (["add", "-A"], ["commit", "-qm", "the first night"]):
-                subprocess.run([*git, *command], cwd=root, check=True)
+                subprocess.run([*GIT, *command], cwd=root, check=True)
     return root
 
 

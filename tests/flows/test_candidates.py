@@ -260,7 +260,7 @@ def test_a_promotion_alone_makes_nothing_due(
 
 @pytest.fixture(scope="module")
 def whole_night() -> ModuleType:
-    """tests/flows/test_whole_night.py: its small params, a clean clone, the command."""
+    """tests/flows/test_whole_night.py: its small params, and the command."""
     spec = spec_from_file_location("whole_night", Path(__file__).with_name("test_whole_night.py"))
     assert spec is not None
     assert spec.loader is not None
@@ -270,10 +270,10 @@ def whole_night() -> ModuleType:
 
 
 def test_a_real_night_trains_two_seeds_of_two_settings_two_at_a_time(
-    repository: Path, tmp_path: Path, whole_night: ModuleType
+    clean_clone: Callable[[Path, str], Path], tmp_path: Path, whole_night: ModuleType
 ) -> None:
     """The winner is registered under the gate over seeds; what candidates share comes from the cache; DVC agrees."""
-    root = whole_night.copy_project(repository, tmp_path / "workspace")
+    root = clean_clone(tmp_path / "workspace", whole_night.SMALL)
     with (root / "params.yaml").open("a", encoding="utf-8") as file:
         file.write(SEVERAL + "  parallel: 2\n")
     printed = whole_night.nightjar(root, "flows", "run")

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 from datetime import UTC, datetime, timedelta
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,19 @@ def test_the_champion_is_that_of_the_last_decision_with_the_reason_that_made_it(
     assert status.champion(paths) == "none yet"
 
     def decide(when: str, version: int, after: int | None, reason: str) -> None:
-        decisions.append(
-            paths, decisions.Decision(when, version, after == version, "gates", reason, [], {}, None, after)
+        figures = {"policy.kl": nan}  # what is no number is written down as well
+        decision = decisions.Decision(
+            when=when,
+            version=version,
+            promoted=after == version,
+            by="gates",
+            reason=reason,
+            findings=[],
+            figures=figures,
+            champion_before=None,
+            champion_after=after,
         )
+        decisions.append(paths, decision)
 
     decide("day 1", 1, None, "lost")
     assert status.champion(paths) == "none yet"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,27 +58,10 @@ def nightjar(root: Path, *arguments: str, code: int = 0) -> str:
     return done.stdout
 
 
-def copy_project(repository: Path, root: Path) -> Path:
-    """A clean clone of what the checkout holds now, with small params."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=repository, capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.split():
-        source, target = repository / name, root / name
-        if source.is_file() and not name.startswith(("tests/", "data/metrics", "data/plots", "dvc.lock")):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-    (root / "params.yaml").write_text(SMALL, encoding="utf-8")
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    for git in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "start"]):
-        subprocess.run(["git", *git], cwd=root, check=True)
-    return root
-
-
 @pytest.fixture(scope="module")
-def first_night(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def first_night(clean_clone: Callable[[Path, str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A workspace after its first night, and what that printed."""
-    root = copy_project(repository, tmp_path_factory.mktemp("night") / "workspace")
+    root = clean_clone(tmp_path_factory.mktemp("night") / "workspace", SMALL)
     return root, nightjar(root, "flows", "run")
 
 
@@ -171,12 +154,14 @@ def test_the_registered_policy_is_reproduced_bit_for_bit(first_night: tuple[Path
     ]
 
 
-def test_the_other_door_gives_the_same_outputs(first_night: tuple[Path, str], repository: Path, tmp_path: Path) -> None:
+def test_the_other_door_gives_the_same_outputs(
+    first_night: tuple[Path, str], clean_clone: Callable[[Path, str], Path], tmp_path: Path
+) -> None:
     """`dvc repro` in another clean clone writes the same dvc.lock, digest for digest; the flow has nothing to add.
 
     What is left for it is register, which changes the world outside and so is no stage of DVC's.
     """
-    root = copy_project(repository, tmp_path / "other")
+    root = clean_clone(tmp_path / "other", SMALL)
     nightjar(root, "dvc", "repro", "--quiet")
     ours, theirs = ((folder / "dvc.lock").read_text() for folder in (first_night[0], root))
     assert yaml.safe_load(theirs) == yaml.safe_load(ours)

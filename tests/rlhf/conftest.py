@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -126,3 +126,20 @@ def speller(words: Any) -> Policy:
 def clone() -> Callable[[Policy], Policy]:
     """A copy of a policy that may be trained."""
     return lambda policy: Policy(copy.deepcopy(policy.model), policy.tokenizer)
+
+
+class Wordiness:
+    """A scorer of our own: 1 for a text with the word `a`, else -1. It notes what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[object, str]] = []
+
+    def score(self, prompts: Sequence[object], completions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
+        self.shown += zip(prompts, completions, strict=True)
+        return torch.tensor([1.0 if "a" in text.split() else -1.0 for text in completions])
+
+
+@pytest.fixture
+def wordiness() -> Wordiness:
+    """A scorer for PPO that needs no model."""
+    return Wordiness()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rlhf.batches import make_batch, response_logprobs
 from rlhf.generation import sample
 from rlhf.models import Policy, load_policy, save_policy
 from rlhf.ppo.critic import Critic
+from rlhf.ppo.experience import Scorer
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.records import Sampling
 from rlhf.settings import AdapterSettings, ComputeSettings, KlSettings, PpoSettings, RewardSettings, SftSettings
@@ -283,7 +284,7 @@ def test_an_adapted_policy_samples_what_it_scores(llama: Policy, clone: Callable
     disturb(adapted)
     sampling = [Sampling(max_new_tokens=8)] * 2
     drawn = sample(adapted, PROMPTS, sampling, [1, 2])
-    responses = [row[:length].tolist() for row, length in zip(drawn.tokens, drawn.lengths, strict=True)]
+    responses = drawn.responses()
     with torch.no_grad():
         scored = response_logprobs(adapted.model, make_batch(PROMPTS, responses))
     torch.testing.assert_close(drawn.logprobs[:, : scored.shape[1]], scored, atol=1e-5, rtol=0)
@@ -301,14 +302,9 @@ def test_prompt_tuning_is_for_sft_alone() -> None:
         RewardSettings(steps=1, batch_size=1, learning_rate=1e-3, adapter=prompt)
 
 
-class Wordiness:
-    """A scorer of our own: 1 for a text with the word `a`, else -1."""
-
-    def score(self, prompts: Sequence[object], completions: Sequence[str], batch_size: int = 64) -> Tensor:
-        return torch.tensor([1.0 if "a" in text.split() else -1.0 for text in completions])
-
-
-def test_ppo_learns_with_one_copy_of_the_model(speller: Policy, clone: Callable[[Policy], Policy]) -> None:
+def test_ppo_learns_with_one_copy_of_the_model(
+    speller: Policy, clone: Callable[[Policy], Policy], wordiness: Scorer
+) -> None:
     """Without a reference of its own it raises the reward, and its KL is to the start, whose weights never move.
 
     The checkpoint holds the adapter alone, and the merged policy says what the trained one said.
@@ -324,7 +320,7 @@ def test_ppo_learns_with_one_copy_of_the_model(speller: Policy, clone: Callable[
         kl=KlSettings(coefficient=0.02),
     )
     critic = Critic(speller.model.base_model, speller.hidden)
-    trainer = PpoTrainer(adapted, None, critic, Wordiness(), ["a", "b c", "d", "e a b", "c", "b"] * 8, settings)
+    trainer = PpoTrainer(adapted, None, critic, wordiness, ["a", "b c", "d", "e a b", "c", "b"] * 8, settings)
     rows = list(trainer.train())
     assert rows[0]["kl"] == 0.0
     assert rows[-1]["reward_mean"] > rows[0]["reward_mean"] + 1.0

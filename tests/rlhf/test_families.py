@@ -142,7 +142,7 @@ def test_greedy_text_equals_hugging_faces(policy: Policy, settings: dict[str, An
     """Four prompts of unlike lengths, some beyond the window, in one padded batch give what each gives alone."""
     greedy = Sampling(temperature=0.0, max_new_tokens=12, **settings)
     samples = sample(policy, PROMPTS, [greedy] * 4, range(4))
-    ours = [row[:length].tolist() for row, length in zip(samples.tokens, samples.lengths, strict=True)]
+    ours = samples.responses()
     assert ours == [alone(policy, prompt, max_new_tokens=12, **settings) for prompt in PROMPTS]
 
 

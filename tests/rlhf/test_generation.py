@@ -42,7 +42,7 @@ def hugging_face(policy: Policy, prompt: Sequence[int], **settings: Any) -> list
 def responses(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]) -> list[list[int]]:
     """Our tokens, cut to their lengths."""
     samples = sample(policy, prompts, sampling, range(len(prompts)))
-    return [row[:length].tolist() for row, length in zip(samples.tokens, samples.lengths, strict=True)]
+    return samples.responses()
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "speller"])
@@ -243,7 +243,7 @@ def test_recorded_logprobs_equal_those_of_a_fresh_forward(name: str, request: py
     policy: Policy = request.getfixturevalue(name)
     sampling = [Sampling(temperature=0.7, top_k=9, top_p=0.9, repetition_penalty=1.2, max_new_tokens=11)] * 4
     samples = sample(policy, ENCODED, sampling, [1, 2, 3, 4])
-    rows = [row[:length].tolist() for row, length in zip(samples.tokens, samples.lengths, strict=True)]
+    rows = samples.responses()
     with torch.no_grad():
         fresh = response_logprobs(policy.model, make_batch(ENCODED, rows, response_width=11), temperature=0.7)
     width = samples.logprobs.shape[1]
@@ -327,7 +327,7 @@ def test_beam_search_equals_hugging_faces_without_padding(
     """Four prompts of unlike lengths in one batch give what each gives alone: the filler is not penalised."""
     policy: Policy = request.getfixturevalue(name)
     samples = beam_search(policy, ENCODED, [Sampling(max_new_tokens=8, **settings)] * 4)
-    ours = [row[:length].tolist() for row, length in zip(samples.tokens, samples.lengths, strict=True)]
+    ours = samples.responses()
     assert ours == [hugging_face(policy, prompt, max_new_tokens=8, **settings) for prompt in ENCODED]
     with torch.no_grad():
         fresh = response_logprobs(policy.model, make_batch(ENCODED, ours))

@@ -42,7 +42,7 @@ def hugging_face(policy: Policy, prompt: Sequence[int], **settings: Any) -> list
 
 def cut(samples: Any) -> list[list[int]]:
     """Tokens up to each row's length."""
-    return [row[:length].tolist() for row, length in zip(samples.tokens, samples.lengths, strict=True)]
+    return samples.responses()
 
 
 def test_an_encoder_reads_prompts_that_are_padded_on_the_right() -> None:

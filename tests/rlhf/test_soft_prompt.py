@@ -143,7 +143,7 @@ def test_the_sampler_scores_what_it_draws(tuned: Policy) -> None:
     prompts = [tuned.encode_prompt(prompt) for prompt in PROMPTS]
     drawn = sample(tuned, prompts, [Sampling(max_new_tokens=12)] * 2, [1, 2])
     assert int(drawn.tokens.max()) < tuned.soft_ids[0]
-    responses = [row[:length].tolist() for row, length in zip(drawn.tokens, drawn.lengths, strict=True)]
+    responses = drawn.responses()
     with torch.no_grad():
         scored = response_logprobs(tuned.model, make_batch(prompts, responses))
     torch.testing.assert_close(drawn.logprobs[:, : scored.shape[1]], scored, atol=1e-5, rtol=0)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf.evaluation.winrate import WinRate, win_rate, win_shares
+from rlhf.evaluation.intervals import Interval
+from rlhf.evaluation.winrate import win_rate, win_shares
 
 
 def test_every_sample_meets_every_sample_of_its_prompt() -> None:
@@ -17,7 +18,7 @@ def test_every_sample_meets_every_sample_of_its_prompt() -> None:
     policy, baseline = np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([[1.0, 1.0], [1.0, 0.0]])
     # First: 2 beats both, 0 beats none: 2/4. Second: each 1 ties with 1 and beats 0: (½ + 1)·2/4.
     assert win_shares(policy, baseline).tolist() == [0.5, 0.75]
-    assert win_rate(policy, baseline).rate == 0.625
+    assert win_rate(policy, baseline).value == 0.625
 
 
 def test_unequal_numbers_of_samples_and_tensors_are_taken() -> None:
@@ -30,11 +31,11 @@ def test_unequal_numbers_of_samples_and_tensors_are_taken() -> None:
 def test_all_wins_all_losses_and_all_ties_leave_no_doubt() -> None:
     """Without variation the interval is a point."""
     ones, zeros = np.ones((7, 2)), np.zeros((7, 2))
-    assert win_rate(ones, zeros) == WinRate(1.0, 1.0, 1.0)
-    assert win_rate(zeros, ones) == WinRate(0.0, 0.0, 0.0)
-    assert win_rate(ones, ones) == WinRate(0.5, 0.5, 0.5)
+    assert win_rate(ones, zeros) == Interval(1.0, 1.0, 1.0)
+    assert win_rate(zeros, ones) == Interval(0.0, 0.0, 0.0)
+    assert win_rate(ones, ones) == Interval(0.5, 0.5, 0.5)
     infinite = np.full((3, 1), np.inf)
-    assert win_rate(infinite, infinite) == WinRate(0.5, 0.5, 0.5)
+    assert win_rate(infinite, infinite) == Interval(0.5, 0.5, 0.5)
 
 
 def test_swapping_the_models_mirrors_rate_and_interval() -> None:
@@ -42,8 +43,8 @@ def test_swapping_the_models_mirrors_rate_and_interval() -> None:
     draw = np.random.default_rng(0)
     policy, baseline = draw.integers(0, 4, (40, 3)).astype(float), draw.integers(0, 3, (40, 2)).astype(float)
     ours, theirs = win_rate(policy, baseline), win_rate(baseline, policy)
-    assert (theirs.rate, theirs.low, theirs.high) == pytest.approx((1 - ours.rate, 1 - ours.high, 1 - ours.low))
-    assert ours.low < ours.rate < ours.high
+    assert (theirs.value, theirs.low, theirs.high) == pytest.approx((1 - ours.value, 1 - ours.high, 1 - ours.low))
+    assert ours.low < ours.value < ours.high
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
@@ -69,8 +70,8 @@ def test_the_interval_is_as_wide_as_the_standard_error_says() -> None:
     policy, baseline = draw.normal(0.5, 1.0, (800, 2)), draw.normal(0.0, 1.0, (800, 2))
     found = win_rate(policy, baseline, resamples=2000)
     half = 1.96 * win_shares(policy, baseline).std() / math.sqrt(800)
-    assert found.low == pytest.approx(found.rate - half, abs=0.1 * half)
-    assert found.high == pytest.approx(found.rate + half, abs=0.1 * half)
+    assert found.low == pytest.approx(found.value - half, abs=0.1 * half)
+    assert found.high == pytest.approx(found.value + half, abs=0.1 * half)
 
 
 def test_intervals_cover_the_known_truth_about_as_often_as_they_say() -> None:

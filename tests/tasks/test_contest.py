@@ -73,11 +73,11 @@ def test_dev_prompts_choose_and_test_prompts_do_not(tracked: Paths, monkeypatch:
     (tracked.root / "dvc.lock").write_text("as trained")
     on_test = {AS_THEY_ARE: 0.9, "seed-1": 0.6}
     for row in field[:2]:
-        place = candidates.workspace(tracked, row)
+        place = candidates.place_of(tracked, row.name)
         write_json(place.models / "policy" / "config.json", {"who": row.name})
         write_json(place.metrics("evaluate"), {"win_rate": on_test[row.name], "win_rate_low": 0.5})
     taste = Taste({AS_THEY_ARE: 0.2, "seed-1": 0.3})
-    names = {str(candidates.workspace(tracked, row).models / "policy"): row.name for row in field}
+    names = {str(candidates.place_of(tracked, row.name).models / "policy"): row.name for row in field}
     monkeypatch.setattr("rlhf.models.load_policy", lambda folder, model: names[str(folder)])
     monkeypatch.setattr(
         "rlhf.evaluation.answers.sampled_answers",
@@ -86,7 +86,7 @@ def test_dev_prompts_choose_and_test_prompts_do_not(tracked: Paths, monkeypatch:
     monkeypatch.setattr("tasks.monitor.find_held_out", lambda *given: taste)
     with tracking.night(tracked, params, "flow") as night_id:
         for row in field[:2]:
-            with tracking.candidate(candidates.workspace(tracked, row), row.params, row.name):
+            with tracking.candidate(candidates.place_of(tracked, row.name), row.params, row.name):
                 pass
         decided = contest.decide(tracked, field, {"seed-2": "sft made the dev loss no better"}, night_id)
 

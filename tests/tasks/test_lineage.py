@@ -87,7 +87,7 @@ def test_a_policy_is_followed_down_to_its_data(night: tuple[Paths, dict[str, str
     for path in ("data/models/policy", "data/models/reward", "data/pairs", "data/rankings", "data/raw"):
         assert f"{path} {tags[f'data.{path}']}" in told
     assert not [line for line in told if line.startswith("data/feedback")]  # empty: nobody brought any
-    assert f"git commit {provenance.git_state(paths.root)['commit']}" in told
+    assert f"git commit {git.state(paths.root)['commit']}" in told
     assert f"params.yaml {provenance.digest(paths.root / 'params.yaml')}, kept in run {runs['register']}" in told
     assert any(line.startswith("with ") and f"torch {provenance.versions()['torch']}" in line for line in told)
 

@@ -1,8 +1,7 @@
-"""Where a result came from: digests as DVC's, the commit, params as flat names."""
+"""Where a result came from: digests as DVC's, params as flat names."""
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,6 @@ import pytest
 from rlhf.settings import KlSettings, RolloutSettings
 from tasks import provenance
 from tasks.paths import Paths
-
-
-def git(root: Path, *arguments: str) -> None:
-    identity = ["-c", "user.name=toy", "-c", "user.email=toy@example.org"]
-    subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
 
 
 def test_digests_are_those_of_dvc(tmp_path: Path) -> None:
@@ -50,22 +44,3 @@ def test_settings_become_flat_names() -> None:
     assert flat["rollouts.max_prompts"] == "null"
     assert provenance.flatten(KlSettings(), "ppo.kl")["ppo.kl.estimator"] == "k1"
     assert provenance.flatten({"files": []}, "rank") == {"rank.files": "[]"}
-
-
-def test_dirty_means_that_code_or_params_changed(tmp_path: Path) -> None:
-    """What a night itself rewrites, dvc.lock and data/, does not make a checkout dirty."""
-    assert provenance.git_state(tmp_path) == {}
-    git(tmp_path, "init", "-q")
-    (tmp_path / "data").mkdir()
-    for name in ("dvc.lock", "data/metrics.json", "params.yaml"):
-        (tmp_path / name).write_text("1")
-    git(tmp_path, "add", "-A")
-    git(tmp_path, "commit", "-qm", "first")
-    (tmp_path / "dvc.lock").write_text("2")
-    (tmp_path / "data/metrics.json").write_text("2")
-    (tmp_path / "untracked").write_text("2")
-    state = provenance.git_state(tmp_path)
-    assert state["dirty"] == "no"
-    assert len(state["commit"]) == 40
-    (tmp_path / "params.yaml").write_text("2")
-    assert provenance.git_state(tmp_path)["dirty"] == "yes"

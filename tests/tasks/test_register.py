@@ -17,14 +17,6 @@ from tasks.files import read_rows, write_json
 from tasks.params import Params, RegisterParams
 from tasks.paths import Paths
 
-PASSING = {
-    "win_rate": 0.93,
-    "win_rate_low": 0.90,
-    "win_rate_high": 0.96,
-    "policy.rougeL": 0.60,
-    "sft.rougeL": 0.58,
-    "policy.kl": 2.6,
-}
 TOLD = (
     "promoted: win rate over SFT 0.930 [0.900, 0.960] above 0.5; ROUGE-L 0.6000 not below 0.5600 (SFT's 0.5800 less "
     "0.02); KL 2.60 within 10 nats; hacking not watched; one seed: steady over prompts, not known to be over seeds; no "
@@ -152,18 +144,20 @@ def test_a_policy_that_does_not_beat_the_champion_leaves_it_in_place(
     assert "champion_before" not in challenger.tags
 
 
-def test_every_decision_is_a_line_with_its_numbers(evaluated: Paths, tracked_params: Params) -> None:
+def test_every_decision_is_a_line_with_its_numbers(
+    evaluated: Paths, tracked_params: Params, passing: dict[str, float]
+) -> None:
     """When, which version, by whom, what each gate found, and who was champion before and after."""
     night(evaluated, tracked_params)
     retrained(evaluated)
-    write_json(evaluated.metrics("evaluate"), {**PASSING, "policy.kl": 12.1})
+    write_json(evaluated.metrics("evaluate"), {**passing, "policy.kl": 12.1})
     night(evaluated, tracked_params)
     first, second = decisions.read(evaluated)
     assert (first.version, first.promoted, first.champion_before, first.champion_after) == (1, True, None, 1)
     assert (second.version, second.promoted, second.champion_before, second.champion_after) == (2, False, 1, 1)
     assert first.reason == TOLD
     assert second.reason == "not promoted: KL 12.10 above 10 nats"
-    assert first.figures == PASSING
+    assert first.figures == passing
     assert second.figures["champion.win_rate"] == 1.0
     assert {row["name"]: row["passed"] for row in second.findings} == {
         **{"win_rate": True, "rouge": True, "kl": False, "monitor": True, "steady": True, "champion": True}

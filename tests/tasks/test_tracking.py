@@ -251,16 +251,6 @@ def test_the_machine_is_watched_while_a_stage_works(
         assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
 
 
-def test_without_psutil_a_stage_runs_unwatched(
-    tracked: Paths, tracked_params: Params, client: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It reads what MLflow writes down, and comes with other libraries only."""
-    monkeypatch.setattr(mlflow_store, "find_spec", lambda name: None)
-    with tracking.stage("sft", tracked, tracked_params) as run:
-        assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
-    assert client.get_run(run.run_id).info.status == "FINISHED"
-
-
 def test_rollouts_become_a_table_of_completions(tracked: Paths, tracked_params: Params, client: Any) -> None:
     """One row per completion."""
     completion = {

@@ -1,4 +1,4 @@
-"""Rollouts of the eight-word model, ragged and padded on both sides, with what made-up networks said of them."""
+"""The eight-word model as PPO meets it: ragged rollouts with what made-up networks said of them, and a trainer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import torch
 from rlhf.batches import make_batch, response_logprobs
 from rlhf.models import Policy
 from rlhf.ppo.critic import Critic
-from rlhf.ppo.experience import Experience
+from rlhf.ppo.experience import Experience, Scorer
+from rlhf.ppo.trainer import PpoTrainer
 from rlhf.ppo.update import Actors
+from rlhf.settings import PpoSettings
 
 PROMPTS = [[3, 2], [4, 5, 2], [6, 2], [7, 3, 4, 2], [5, 2], [4, 4, 2]]
+QUESTIONS = ["a", "b c", "d", "e a b", "c", "b", "e d", "a a"]
 RESPONSES = [[5, 6, 1], [3, 1], [7, 7, 7, 7, 7], [1], [4, 3, 5, 1], [6, 6]]
 
 
@@ -46,3 +49,37 @@ def experience(learner: Policy, actors: Actors) -> Experience:
         torch.where(batch.response_mask, torch.randn(values.shape, generator=draw), 0.0) for _ in range(2)
     )
     return Experience(batch, logprobs, values, advantages, returns)
+
+
+@pytest.fixture
+def trainer_of(speller: Policy, clone: Callable[[Policy], Policy], wordiness: Scorer) -> Callable[..., PpoTrainer]:
+    """Builds a trainer on the eight-word model; what is not said is small and quick."""
+
+    def build(policy: Policy = speller, **fields: object) -> PpoTrainer:
+        defaults = {
+            "iterations": 2,
+            "prompts_per_iteration": 8,
+            "max_new_tokens": 6,
+            "minibatches": 2,
+            "critic_warmup": 0,
+        }
+        settings = PpoSettings.model_validate(defaults | fields)
+        critic = Critic(None if settings.critic == "head" else policy.model.base_model, policy.hidden)
+        if settings.algorithm != "ppo":
+            critic = None
+        return PpoTrainer(clone(policy), clone(policy), critic, wordiness, QUESTIONS, settings)
+
+    return build
+
+
+@pytest.fixture
+def shake() -> Callable[[Policy], None]:
+    """Moves every weight of a policy by a little noise."""
+
+    def move(policy: Policy) -> None:
+        draw = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for weight in policy.model.parameters():
+                weight.add_(0.2 * torch.randn(weight.shape, generator=draw))
+
+    return move

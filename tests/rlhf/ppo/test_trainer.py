@@ -4,66 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import fmean
 
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from rlhf.batches import response_logprobs
 from rlhf.masking import masked_mean, masked_variance
 from rlhf.models import Policy
 from rlhf.ppo.critic import Critic
-from rlhf.ppo.trainer import Check, PpoTrainer
+from rlhf.ppo.experience import Scorer
+from rlhf.ppo.trainer import PpoTrainer
 from rlhf.settings import PpoSettings
 from rlhf.sft import evaluate_loss
 
 PROMPTS = ["a", "b c", "d", "e a b", "c", "b", "e d", "a a"]
 
 
-class Wordiness:
-    """A scorer of our own: 1 for a text with the word `a`, else -1. It notes what it was shown."""
-
-    def __init__(self) -> None:
-        self.shown: list[tuple[object, str]] = []
-
-    def score(self, prompts: Sequence[object], completions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
-        self.shown += zip(prompts, completions, strict=True)
-        return torch.tensor([1.0 if "a" in text.split() else -1.0 for text in completions])
-
-
-@pytest.fixture
-def trainer_of(speller: Policy, clone: Callable[[Policy], Policy]) -> Callable[..., PpoTrainer]:
-    """Builds a trainer on the eight-word model; what is not said is small and quick."""
-
-    def build(policy: Policy = speller, **fields: object) -> PpoTrainer:
-        defaults = {
-            "iterations": 2,
-            "prompts_per_iteration": 8,
-            "max_new_tokens": 6,
-            "minibatches": 2,
-            "critic_warmup": 0,
-        }
-        settings = PpoSettings.model_validate(defaults | fields)
-        critic = Critic(None if settings.critic == "head" else policy.model.base_model, policy.hidden)
-        if settings.algorithm != "ppo":
-            critic = None
-        return PpoTrainer(clone(policy), clone(policy), critic, Wordiness(), PROMPTS, settings)
-
-    return build
-
-
-def shake(policy: Policy, size: float = 0.2) -> None:
-    """Moves every weight of a policy by a little noise."""
-    draw = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for weight in policy.model.parameters():
-            weight.add_(size * torch.randn(weight.shape, generator=draw))
-
-
 def vector(policy: Policy) -> torch.Tensor:
     """All weights as one vector."""
-    return torch.cat([weight.detach().flatten() for weight in policy.model.parameters()])
+    return parameters_to_vector(policy.model.parameters()).detach()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +65,9 @@ def test_a_stronger_penalty_keeps_the_policy_nearer(trainer_of: Callable[..., Pp
     assert ends[1] < 0.5 * ends[0]
 
 
-def test_the_return_of_the_first_token_is_score_less_the_weighted_kl(trainer_of: Callable[..., PpoTrainer]) -> None:
+def test_the_return_of_the_first_token_is_score_less_the_weighted_kl(
+    trainer_of: Callable[..., PpoTrainer], shake: Callable[[Policy], None]
+) -> None:
     """With γ = λ = 1 every return is the rest of the rewards: at place 0 that is score - β·Σ(logπ - logπ_ref)."""
     trainer = trainer_of(discount=1.0, gae_lambda=1.0, kl={"coefficient": 0.3}, temperature=1.5)
     shake(trainer.reference)
@@ -158,7 +121,7 @@ def test_the_temperature_divides_policy_and_reference_alike(
 
 
 def test_dropout_is_off_though_the_policy_comes_in_training_mode(
-    gpt2: Policy, clone: Callable[[Policy], Policy]
+    gpt2: Policy, clone: Callable[[Policy], Policy], wordiness: Scorer
 ) -> None:
     """GPT-2 has dropout; ratio and KL at the start are exact all the same."""
     policy, reference = clone(gpt2), clone(gpt2)
@@ -168,7 +131,7 @@ def test_dropout_is_off_though_the_policy_comes_in_training_mode(
     settings = PpoSettings(
         iterations=1, prompts_per_iteration=4, max_new_tokens=5, critic_warmup=0, epochs=1, minibatches=1
     )
-    rows = list(PpoTrainer(policy, reference, critic, Wordiness(), ["a", "b", "c", "d"], settings).train())
+    rows = list(PpoTrainer(policy, reference, critic, wordiness, ["a", "b", "c", "d"], settings).train())
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4)
     assert rows[0]["ratio"] == pytest.approx(1.0, abs=1e-4)
 
@@ -182,7 +145,9 @@ def test_the_scorer_is_shown_prompts_and_text(trainer_of: Callable[..., PpoTrain
     assert all("<" not in text for _, text in shown)
 
 
-def test_a_reference_that_is_not_the_start_is_noticed(trainer_of: Callable[..., PpoTrainer]) -> None:
+def test_a_reference_that_is_not_the_start_is_noticed(
+    trainer_of: Callable[..., PpoTrainer], shake: Callable[[Policy], None]
+) -> None:
     """The KL before the first update must be 0; the error says what is likely wrong, and nothing has moved."""
     trainer = trainer_of()
     shake(trainer.reference)
@@ -193,7 +158,7 @@ def test_a_reference_that_is_not_the_start_is_noticed(trainer_of: Callable[..., 
 
 
 def test_a_policy_that_does_not_sample_what_it_scores_is_noticed(
-    trainer_of: Callable[..., PpoTrainer], monkeypatch: pytest.MonkeyPatch
+    trainer_of: Callable[..., PpoTrainer], monkeypatch: pytest.MonkeyPatch, shake: Callable[[Policy], None]
 ) -> None:
     """Weights that change between scoring and the first minibatch make its ratios other than 1."""
     trainer = trainer_of()
@@ -247,27 +212,6 @@ def test_one_step_is_enough_to_have_learnt(trainer_of: Callable[..., PpoTrainer]
     trainer.check_learnt()
 
 
-def test_past_the_kl_ceiling_the_policy_goes_back_within(trainer_of: Callable[..., PpoTrainer]) -> None:
-    """A high rate drives the KL past half a nat soon; what is kept was last measured within, and the reason is told."""
-    trainer = trainer_of(
-        iterations=30, learning_rate=3e-2, update_kl_ceiling=None, kl={"coefficient": 0.0, "ceiling": 0.5}
-    )
-    ends = [vector(trainer.policy)]
-    rows = []
-    for row in trainer.train():
-        rows.append(row["kl"])
-        ends.append(vector(trainer.policy))
-    assert len(rows) < 30
-    assert max(rows) <= 0.5
-    # The last update led past the ceiling, so the policy is the one before it.
-    assert torch.equal(vector(trainer.policy), ends[-2])
-    assert not torch.equal(ends[-1], ends[-2])
-    assert trainer.stopped is not None
-    assert trainer.stopped.startswith("the KL to the reference is ")
-    assert trainer.kept is not None
-    assert trainer.kept.iteration == len(rows) - 1
-
-
 def test_the_coefficient_adapts_from_one_iteration_to_the_next(trainer_of: Callable[..., PpoTrainer]) -> None:
     """The first KL is 0, so β shrinks by .2·8/100; without a target it stands still."""
     adaptive = trainer_of(kl={"coefficient": 0.1, "target": 1.0, "horizon": 100})
@@ -300,105 +244,6 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(trainer_of: Callable[..., 
     assert runs[0][0] == runs[1][0]
     assert torch.equal(runs[0][1], runs[1][1])
     assert runs[0][0] != runs[2][0]
-
-
-class Count:
-    """A watch of our own: best at some iterations, stops at one, and remembers what it was shown."""
-
-    def __init__(self, best: set[int], stop: int | None = None) -> None:
-        self.best, self.stop = best, stop
-        self.shown: dict[int, torch.Tensor] = {}
-
-    def check(self, policy: Policy, log_ratio: object, iteration: int) -> Check:
-        self.shown[iteration] = vector(policy)
-        stop = "seen enough" if iteration == self.stop else None
-        return Check({"watched": float(iteration)}, iteration in self.best, [f"odd at {iteration}"], stop)
-
-    def state_dict(self) -> dict[str, object]:
-        return {"shown": self.shown}
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        self.shown = state["shown"]  # type: ignore[assignment]
-
-
-def test_the_watch_stops_the_run_and_the_best_policy_is_kept(trainer_of: Callable[..., PpoTrainer]) -> None:
-    """It is asked before the first iteration and after each; at its word its best policy is back, bit for bit."""
-    trainer = trainer_of(iterations=6, learning_rate=1e-2)
-    trainer.watch = watch = Count(best={0, 2}, stop=4)
-    rows, warnings = [], []
-    for row in trainer.train():
-        rows.append(row)
-        warnings += trainer.warnings
-    assert warnings == [f"odd at {iteration}" for iteration in (1, 2, 3, 4)]
-    assert [row["watched"] for row in rows] == [1.0, 2.0, 3.0, 4.0]
-    assert sorted(watch.shown) == [0, 1, 2, 3, 4]
-    assert torch.equal(vector(trainer.policy), watch.shown[2])
-    assert (trainer.stopped, trainer.kept.iteration) == ("seen enough", 2)
-
-
-def test_past_the_ceiling_the_watchs_best_is_gone_back_to(trainer_of: Callable[..., PpoTrainer]) -> None:
-    """Where somebody watches, the best that was seen is kept, and not just the last within the ceiling."""
-    trainer = trainer_of(
-        iterations=30, learning_rate=3e-2, update_kl_ceiling=None, kl={"coefficient": 0.0, "ceiling": 0.5}
-    )
-    trainer.watch = watch = Count(best={0})
-    list(trainer.train())
-    assert trainer.stopped is not None
-    assert max(watch.shown) > 0
-    assert torch.equal(vector(trainer.policy), watch.shown[0])
-
-
-def test_a_watch_that_does_not_stop_the_run_leaves_the_last_policy(trainer_of: Callable[..., PpoTrainer]) -> None:
-    """The best is gone back to only when something was wrong."""
-    trainer = trainer_of(iterations=3, learning_rate=1e-2)
-    trainer.watch = watch = Count(best={1})
-    list(trainer.train())
-    assert torch.equal(vector(trainer.policy), watch.shown[3])
-    assert trainer.stopped is None
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"kl": {"coefficient": 0.1, "target": 1.0, "horizon": 100, "ceiling": 50.0}, "critic_warmup": 1},
-        {"critic": "head"},
-        {"algorithm": "grpo", "completions": 2},
-    ],
-)
-def test_a_resumed_run_equals_one_that_never_stopped(
-    trainer_of: Callable[..., PpoTrainer], fields: dict[str, object], tmp_path: Path
-) -> None:
-    """Five iterations at once, or two, a file, and three by another trainer: the same figures and weights."""
-    fields = {"iterations": 5, "learning_rate": 1e-2, "prompts_per_iteration": 3, **fields}
-    whole, first, second = (trainer_of(**fields) for _ in range(3))
-    second.prompts = first.prompts = whole.prompts = PROMPTS
-    for trainer in (whole, first, second):
-        trainer.watch = Count(best={1})
-    rows = list(whole.train())
-    steps = first.train()
-    before = [next(steps) for _ in range(2)]
-    torch.save(first.state_dict(), tmp_path / "state.pt")
-    shake(second.policy)
-    torch.rand(7)
-    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert before + list(second.train()) == rows
-    assert torch.equal(vector(second.policy), vector(whole.policy))
-    assert second.kept is not None
-    for ours, theirs in zip(second.kept.weights, whole.kept.weights, strict=True):
-        assert torch.equal(ours, theirs)
-    if whole.critic is not None:
-        for name, weight in whole.critic.state_dict().items():
-            assert torch.equal(weight, second.critic.state_dict()[name])
-    assert second.watch.shown.keys() == whole.watch.shown.keys()
-
-
-def test_a_checkpoint_of_another_reference_is_refused(trainer_of: Callable[..., PpoTrainer], gpt2: Policy) -> None:
-    """KL to one start and weights from another would not fit together."""
-    state = trainer_of().state_dict()
-    other = trainer_of()
-    shake(other.reference)
-    with pytest.raises(ValueError, match="made with another reference"):
-        other.load_state_dict(state)
 
 
 def test_a_value_head_shares_the_policys_trunk(trainer_of: Callable[..., PpoTrainer]) -> None:
@@ -435,9 +280,11 @@ def test_the_pretraining_term_keeps_general_text_likely(trainer_of: Callable[...
     assert losses[1] < losses[0] - 1.0
 
 
-def test_a_run_without_prompts_is_an_error(speller: Policy, clone: Callable[[Policy], Policy]) -> None:
+def test_a_run_without_prompts_is_an_error(
+    speller: Policy, clone: Callable[[Policy], Policy], wordiness: Scorer
+) -> None:
     """There is nothing to sample for."""
     critic = Critic(speller.model.base_model, speller.hidden)
     settings = PpoSettings(iterations=1, prompts_per_iteration=1)
     with pytest.raises(ValueError, match="found no prompt"):
-        PpoTrainer(clone(speller), clone(speller), critic, Wordiness(), [], settings)
+        PpoTrainer(clone(speller), clone(speller), critic, wordiness, [], settings)
