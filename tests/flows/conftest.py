@@ -13,10 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import prefect.main
 import psutil
 import pytest
 
 from flows.up import free_port, responds
+
+assert prefect.main  # imported before any test runs: it sets logging up anew, and closes what a test is captured by
 
 HERE = Path(__file__).resolve().parent
 TWO_NIGHTS = ("night-2026-11-20-0200", "night-2026-11-21-0200")

@@ -75,7 +75,8 @@ def test_dev_prompts_choose_and_test_prompts_do_not(tracked: Paths, monkeypatch:
     for row in field[:2]:
         place = candidates.place_of(tracked, row.name)
         write_json(place.models / "policy" / "config.json", {"who": row.name})
-        write_json(place.metrics("evaluate"), {"win_rate": on_test[row.name], "win_rate_low": 0.5})
+        figures = {"win_rate": on_test[row.name], "win_rate_low": 0.5, "win_rate_high": 1.0}
+        write_json(place.metrics("evaluate"), figures)
     taste = Taste({AS_THEY_ARE: 0.2, "seed-1": 0.3})
     names = {str(candidates.place_of(tracked, row.name).models / "policy"): row.name for row in field}
     monkeypatch.setattr("rlhf.models.load_policy", lambda folder, model: names[str(folder)])

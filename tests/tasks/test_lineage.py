@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks import lineage, mlflow_store, provenance, register, registry, tracking
+from tasks import git, lineage, mlflow_store, provenance, register, registry, tracking
 from tasks.files import write_text
 from tasks.params import Params
 from tasks.paths import Paths
