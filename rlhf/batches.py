@@ -5,7 +5,7 @@ Dimensions: B batch, P prompt tokens, T response tokens, L = P + T, H hidden, V 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rlhf.logprobs import token_entropy, token_logprobs
+from rlhf.logprobs import TokenStatistics, token_statistics
 from rlhf.masking import length_mask
+from rlhf.packing import can_pack, pack, packed_states
 
 CHUNK_LOGITS = 2**25
 """Logits that are held at once: 128 MiB in float32."""
@@ -85,6 +86,12 @@ def response_states(model: nn.Module, batch: Batch) -> Float[Tensor, "B T H"]:
             use_cache=False,
         ).last_hidden_state
     width = batch.response_ids.shape[1]
+    if can_pack(network):
+        packing = pack(batch.attention_mask)
+        states = packed_states(network.get_decoder(), batch.input_ids, batch.position_ids, packing)
+        before = packing.starts + batch.attention_mask[:, :-width].sum(1) - 1
+        places = before[:, None] + torch.arange(width, device=before.device)
+        return states[places.clamp(max=len(states) - 1)]
     states = network.get_decoder()(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask.long(),
@@ -141,26 +148,13 @@ class _LayersOutput(tuple):
         return None
 
 
-class TokenStatistics(NamedTuple):
-    """What a model says of each response token, in float32; 0 where padded.
-
-    Attributes:
-        logprobs: log π of the token.
-        entropy: of the distribution it was drawn from.
-    """
-
-    logprobs: Float[Tensor, "B T"]
-    entropy: Float[Tensor, "B T"]
-
-
-def token_statistics(
+def response_statistics(
     model: nn.Module,
     states: Float[Tensor, "B T H"],
     batch: Batch,
     temperature: float = 1.0,
-    with_entropy: bool = False,
 ) -> TokenStatistics:
-    """log π and entropy of each response token, without the logits of all of them at once.
+    """log π and entropy of each response token, 0 where padded, without the logits of all of them at once.
 
     The head runs on chunks of the tokens that count. Where there are several chunks, each one's logits are computed
     again in the backward pass, so that those of one alone are held at any time.
@@ -170,35 +164,26 @@ def token_statistics(
         states: from `response_states`.
         batch: prompts and responses.
         temperature: divides the logits.
-        with_entropy: whether gradients flow through the entropy too.
     """
-
-    def measure(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-        logprobs = token_logprobs(logits, tokens, temperature)
-        with torch.set_grad_enabled(with_entropy and torch.is_grad_enabled()):
-            return logprobs, token_entropy(logits, temperature)
-
-    return TokenStatistics(*_in_chunks(model, states, batch, measure))
-
-
-def _in_chunks(
-    model: nn.Module,
-    states: Float[Tensor, "B T H"],
-    batch: Batch,
-    measure: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
-) -> Iterator[Float[Tensor, "B T"]]:
-    """What `measure` makes of the logits and the tokens that count, a chunk at a time; 0 where padded."""
-    mask, network = batch.response_mask, cast("Any", model)
+    counted, network = batch.response_mask.flatten().nonzero()[:, 0], cast("Any", model)
     size = max(1, CHUNK_LOGITS // network.config.get_text_config().vocab_size)
-    chunks = list(zip(states[mask].split(size), batch.response_ids[mask].split(size), strict=True))
 
-    def run(states: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-        return measure(apply_head(model, states[None]), tokens[None])
+    def measure(states: Tensor, tokens: Tensor) -> TokenStatistics:
+        return token_statistics(apply_head(model, states[None])[0], tokens, temperature)
 
+    chunks = list(
+        zip(
+            states.flatten(0, 1).index_select(0, counted).split(size),
+            batch.response_ids.flatten()[counted].split(size),
+            strict=True,
+        )
+    )
     again = len(chunks) > 1 and torch.is_grad_enabled()
-    parts = [checkpoint(run, *chunk, use_reentrant=False) if again else run(*chunk) for chunk in chunks]
-    nothing = torch.zeros(mask.shape, device=states.device)
-    return (nothing.masked_scatter(mask, torch.cat(part, dim=1)) for part in zip(*parts, strict=True))
+    parts = [checkpoint(measure, *chunk, use_reentrant=False) if again else measure(*chunk) for chunk in chunks]
+    nothing = torch.zeros(batch.response_mask.shape, device=states.device)
+    return TokenStatistics(
+        *(nothing.masked_scatter(batch.response_mask, torch.cat(part)) for part in zip(*parts, strict=True))
+    )
 
 
 def response_logits(model: nn.Module, batch: Batch) -> Float[Tensor, "B T V"]:
@@ -208,5 +193,4 @@ def response_logits(model: nn.Module, batch: Batch) -> Float[Tensor, "B T V"]:
 
 def response_logprobs(model: nn.Module, batch: Batch, temperature: float = 1.0) -> Float[Tensor, "B T"]:
     """log π of each response token, 0 where padded."""
-    states = response_states(model, batch)
-    return next(_in_chunks(model, states, batch, lambda logits, tokens: (token_logprobs(logits, tokens, temperature),)))
+    return response_statistics(model, response_states(model, batch), batch, temperature).logprobs

@@ -2,11 +2,70 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 MAX_LOG_RATIO = 20.0
+
+
+class TokenStatistics(NamedTuple):
+    """What a model says of each token, in float32.
+
+    Attributes:
+        logprobs: log π of the token.
+        entropy: of the distribution it was drawn from.
+    """
+
+    logprobs: Float[Tensor, "*shape"]
+    entropy: Float[Tensor, "*shape"]
+
+
+def token_statistics(
+    logits: Float[Tensor, "*shape V"], tokens: Int[Tensor, "*shape"], temperature: float = 1.0
+) -> TokenStatistics:
+    """`token_logprobs` and `token_entropy` with one exponential a logit, and none again in the backward pass.
+
+    With d = (z − max z) / τ, s = Σ e^d and p = e^d / s: log π = d_token − log s, H = log s − Σ p·d. Backwards,
+    ∂log π / ∂z = (1{token} − p) / τ and ∂H / ∂z = −p·(log p + H) / τ.
+    """
+    return TokenStatistics(*_Softmax.apply(logits, tokens, temperature))
+
+
+class _Softmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        shifted = wide - wide.amax(-1, keepdim=True)
+        if temperature != 1.0:
+            shifted /= temperature
+        probabilities = shifted.exp()
+        total = probabilities.sum(-1, keepdim=True)
+        probabilities /= total
+        log_total = total.log_().squeeze(-1)
+        entropy = log_total - torch.linalg.vecdot(probabilities, shifted)
+        logprobs = shifted.gather(-1, tokens[..., None]).squeeze(-1) - log_total
+        ctx.save_for_backward(probabilities, tokens, entropy)
+        ctx.temperature, ctx.dtype = temperature, logits.dtype
+        ctx.set_materialize_grads(False)
+        return logprobs, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+        probabilities, tokens, entropy = ctx.saved_tensors
+        grad = None
+        if grad_logprobs is not None:
+            scale = grad_logprobs[..., None] / ctx.temperature
+            grad = (probabilities * -scale).scatter_add_(-1, tokens[..., None], scale)
+        if grad_entropy is not None:
+            scale = grad_entropy[..., None] / ctx.temperature
+            of_entropy = scale * (torch.special.entr(probabilities) - probabilities * entropy[..., None])
+            grad = of_entropy if grad is None else grad + of_entropy
+        return None if grad is None else grad.to(ctx.dtype), None, None
 
 
 def token_logprobs(

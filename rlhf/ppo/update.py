@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.batches import response_states, token_statistics
+from rlhf.batches import response_states, response_statistics
 from rlhf.logprobs import kl_estimate
 from rlhf.masking import masked_mean
 from rlhf.models import computes_in_float32
@@ -123,11 +123,12 @@ def _losses(
     mask, old_logprobs = rows.batch.response_mask, rows.logprobs
     with torch.set_grad_enabled(move_policy):
         states = response_states(actors.policy, rows.batch)
-        with_gradient = settings.entropy_coefficient > 0
-        logprobs, entropy = token_statistics(actors.policy, states, rows.batch, settings.temperature, with_gradient)
+        logprobs, entropy = response_statistics(actors.policy, states, rows.batch, settings.temperature)
     ratio = probability_ratio(logprobs, old_logprobs)
     policy_loss = policy_losses(ratio, rows.advantages, settings.clip, settings.dual_clip)
-    total = policy_loss - settings.entropy_coefficient * entropy
+    total = policy_loss
+    if settings.entropy_coefficient > 0:
+        total = total - settings.entropy_coefficient * entropy
     averaged = {"policy_loss": policy_loss, "entropy": entropy, "ratio": ratio}
     if actors.critic is not None:
         values = actors.critic(rows.batch, states)

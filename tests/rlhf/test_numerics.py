@@ -14,8 +14,9 @@ from torch.distributions import Categorical
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlhf import batches
-from rlhf.batches import Batch, make_batch, response_logits, response_logprobs, response_states, token_statistics
+from rlhf.batches import Batch, make_batch, response_logits, response_logprobs, response_states, response_statistics
 from rlhf.generation import sample
+from rlhf.logprobs import TokenStatistics
 from rlhf.models import Policy, autocast, build_policy, checkpoint_layers, load_policy, save_policy
 from rlhf.optim import Optimizer
 from rlhf.records import Sampling
@@ -51,9 +52,9 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch, policy: Policy, tokens: int) -
     monkeypatch.setattr(batches, "CHUNK_LOGITS", tokens * policy.model.config.vocab_size)
 
 
-def statistics(policy: Policy, batch: Batch, **settings: Any) -> batches.TokenStatistics:
+def statistics(policy: Policy, batch: Batch, **settings: Any) -> TokenStatistics:
     """Of the policy's own states."""
-    return token_statistics(policy.model, response_states(policy.model, batch), batch, **settings)
+    return response_statistics(policy.model, response_states(policy.model, batch), batch, **settings)
 
 
 @torch.no_grad()
@@ -73,23 +74,15 @@ def test_chunks_change_no_statistic_and_no_gradient(
 ) -> None:
     """14 tokens in chunks of 1, of 5 or all together: the same logprobs, entropies and gradients of both."""
     batch = make_batch(PROMPTS, RESPONSES)
-    whole = statistics(policy, batch, temperature=0.7, with_entropy=True)
+    whole = statistics(policy, batch, temperature=0.7)
     (whole.logprobs + 0.5 * whole.entropy).mean().backward()
     expected = gradients(policy.model)
     small_chunks(monkeypatch, policy, tokens)
-    ours = statistics(policy, batch, temperature=0.7, with_entropy=True)
+    ours = statistics(policy, batch, temperature=0.7)
     (ours.logprobs + 0.5 * ours.entropy).mean().backward()
     torch.testing.assert_close(ours.logprobs, whole.logprobs, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours.entropy, whole.entropy, atol=1e-5, rtol=1e-5)
     assert_same_gradients(gradients(policy.model), expected)
-
-
-def test_no_gradient_flows_through_an_entropy_that_is_only_shown(llama: Policy) -> None:
-    """Unless it is asked for, as for an entropy bonus."""
-    batch = make_batch(PROMPTS, RESPONSES)
-    assert not statistics(llama, batch).entropy.requires_grad
-    assert statistics(llama, batch, with_entropy=True).entropy.requires_grad
-    assert statistics(llama, batch).logprobs.requires_grad
 
 
 def test_micro_batches_change_no_gradient(policy: Policy) -> None:
@@ -117,10 +110,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("with_entropy", [False, True])
-def test_no_tensor_is_larger_than_a_chunk_of_logits(
-    bpe: Any, monkeypatch: pytest.MonkeyPatch, with_entropy: bool
-) -> None:
+def test_no_tensor_is_larger_than_a_chunk_of_logits(bpe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """GPT-2's vocabulary, 96 tokens in chunks of 20: forward and backward hold 20 × 50,257 numbers at most.
 
     And what the forward leaves for the backward is smaller than one chunk altogether, weights apart.
@@ -142,7 +132,7 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(
     with LargestTensor() as largest:
         states = response_states(model, batch)
         with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-            ours = token_statistics(model, states, batch, with_entropy=with_entropy)
+            ours = response_statistics(model, states, batch)
         (ours.logprobs + ours.entropy).sum().backward()
     assert largest.elements == size * vocabulary
     assert sum(saved.values()) < size * vocabulary / 10

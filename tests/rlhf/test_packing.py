@@ -1,0 +1,131 @@
+"""Packed rows: what a model computes without padding is what it computes with it, for every family."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlhf.batches import make_batch, response_logprobs, response_states
+from rlhf.models import Policy, build_policy, checkpoint_layers, load_policy, save_policy
+from rlhf.packing import FAMILIES, GROUP_COST, PACKED, Group, can_pack, group_lengths, pack
+
+PROMPTS = [[3, 4, 5], [6], [7, 3, 3, 5, 6, 4], [5, 7], [8, 9, 4]]
+RESPONSES = [[9, 3], [4, 5, 2, 1, 8, 8, 9, 3], [8], [1, 7, 7], [6, 6]]
+ROTARY = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    name: {"model_type": name, **ROTARY} | ({} if name == "gpt_neox" else {"num_key_value_heads": 2})
+    for name in sorted(FAMILIES - {"gpt2"})
+}
+SHAPES["gpt2"] = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+SHAPES["gemma"]["head_dim"] = SHAPES["qwen3"]["head_dim"] = 8
+SHAPES["mistral, sliding"] = SHAPES["mistral"] | {"sliding_window": 5}
+SHAPES["qwen2, sliding"] = SHAPES["qwen2"] | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+
+
+@pytest.fixture(params=sorted(SHAPES))
+def policy(request: pytest.FixtureRequest, bpe: Any) -> Policy:
+    """A tiny model of each family, with weights large enough that attention is not flat."""
+    built = build_policy(SHAPES[request.param], bpe, seed=0)
+    with torch.no_grad():
+        for weight in built.model.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.1)
+    return built
+
+
+def logprobs_and_gradients(policy: Policy, how: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Of the ragged batch above, with an attention of this name."""
+    policy.model.set_attn_implementation(how)
+    batch = make_batch(PROMPTS, RESPONSES, prompt_width=9)
+    logprobs = response_logprobs(policy.model, batch)
+    (logprobs * torch.linspace(-1, 1, logprobs.numel()).view_as(logprobs)).sum().backward()
+    gradients = {name: weight.grad for name, weight in policy.model.named_parameters() if weight.grad is not None}
+    policy.model.zero_grad(set_to_none=True)
+    return logprobs.detach(), gradients
+
+
+def test_a_packed_batch_gives_the_logprobs_and_gradients_of_the_padded_one(policy: Policy) -> None:
+    """On rows of five lengths, within 1e-5 in float32; and the packed path is taken."""
+    assert can_pack(policy.model)
+    packed, gradients = logprobs_and_gradients(policy, PACKED)
+    padded, expected = logprobs_and_gradients(policy, "eager")
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_layers_that_compute_again_stay_packed(bpe: Any) -> None:
+    """Recomputed activations see the same groups: the gradients are those of layers that keep them."""
+    kept = build_policy(SHAPES["llama"], bpe, seed=0)
+    again = build_policy(SHAPES["llama"], bpe, seed=0)
+    checkpoint_layers(again.model)
+    ours, theirs = logprobs_and_gradients(again, PACKED)[1], logprobs_and_gradients(kept, PACKED)[1]
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, theirs[name], atol=1e-6, rtol=0)
+
+
+def test_the_last_token_of_every_row_has_its_state(bpe: Any) -> None:
+    """Where the batch leaves a place after each response, the state there has read the whole row."""
+    model = build_policy(SHAPES["gpt2"], bpe, seed=0).model
+    batch = make_batch(PROMPTS, RESPONSES, response_width=9)
+    with torch.no_grad():
+        states = response_states(model, batch)
+        for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+            alone = model.transformer(torch.tensor([prompt + response])).last_hidden_state[0]
+            ours = states[row, : len(response) + 1]
+            torch.testing.assert_close(ours, alone[len(prompt) - 1 :], atol=1e-5, rtol=0)
+
+
+def test_another_family_is_left_as_it_is(bpe: Any) -> None:
+    """A model that mixes tokens outside attention would leak from row to row."""
+    fields = {"model_type": "mamba", "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    assert not can_pack(build_policy(fields, bpe, seed=0).model)
+
+
+def test_a_saved_model_knows_nothing_of_packing(bpe: Any, tmp_path: Path) -> None:
+    """The files are those of any model of transformers; loaded again, it packs again."""
+    save_policy(build_policy(SHAPES["gpt2"], bpe, seed=0), tmp_path)
+    assert PACKED not in (tmp_path / "config.json").read_text()
+    assert can_pack(load_policy(tmp_path).model)
+
+
+def test_rows_of_like_length_stand_together() -> None:
+    """Lengths 2, 12, 2, 3 of rows padded on both sides: a group of three rows of 3, and one of a row of 12."""
+    mask = torch.zeros(4, 14, dtype=torch.bool)
+    for row, (first, length) in enumerate([(5, 2), (1, 12), (0, 2), (3, 3)]):
+        mask[row, first : first + length] = True
+    packing = pack(mask)
+    assert packing.groups == [Group(3, 3), Group(1, 12)]
+    assert packing.source[:9].tolist() == [5, 6, 6, 28, 29, 29, 45, 46, 47]
+    assert packing.source[9:].tolist() == list(range(15, 27))
+    assert packing.starts.tolist() == [0, 9, 3, 6]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=9))
+def test_no_other_cut_into_groups_is_cheaper(lengths: list[int]) -> None:
+    """Against every way to cut the sorted rows."""
+    lengths = sorted(lengths)
+
+    def cost(cuts: tuple[int, ...]) -> int:
+        bounds = [0, *cuts, len(lengths)]
+        parts = [lengths[start:end] for start, end in pairwise(bounds)]
+        return sum(GROUP_COST + len(part) * part[-1] - sum(part) for part in parts)
+
+    inner = range(1, len(lengths))
+    cheapest = min(cost(cuts) for number in range(len(lengths)) for cuts in combinations(inner, number))
+    groups = group_lengths(lengths)
+    assert sum(group.rows for group in groups) == len(lengths)
+    filled = sum(group.rows * group.width for group in groups)
+    assert filled - sum(lengths) + GROUP_COST * len(groups) == cheapest
