@@ -149,7 +149,8 @@ def of_the_tests(folder: Path, **more: str) -> dict[str, str]:
     )
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
     own = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_RUNNER_POLL_FREQUENCY": "1", "PYTHONSAFEPATH": "1"}
-    return {**kept, **own, "PYTHONPATH": str(folder / "site"), **more}
+    # The checkout that is tested, wherever an installed one lies.
+    return {**kept, **own, "PYTHONPATH": os.pathsep.join([str(folder / "site"), str(HERE.parents[1])]), **more}
 
 
 @pytest.fixture(scope="session")
