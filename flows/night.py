@@ -95,9 +95,12 @@ def _work(entry: Entry, paths: Paths, params: Params, planned: datetime | None) 
             champion.bring(paths, params)
         run_stages(entry, paths, params)
         entry.decided(paths)
-        kept = experiments.record(*candidates.chosen(paths, params), entry.run_id)
-        entry.experiment = kept and kept.name
-        _show(candidates.chosen(paths, params)[0])
+        best = candidates.chosen(paths, params)
+        with entry.beside("no experiment is kept"):
+            kept = experiments.record(*best, entry.run_id)
+            entry.experiment = kept and kept.name
+        with entry.beside("Prefect's UI has no summary"):
+            _show(best[0])
 
 
 def run_stages(entry: Entry, paths: Paths, params: Params) -> None:

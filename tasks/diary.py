@@ -39,6 +39,21 @@ class Entry:
         """Says how the night ended."""
         self.outcome, self.why = outcome, why
 
+    def break_off(self, outcome: NightOutcome, why: str) -> None:
+        """Says what ended the night before its time; a decision that was made by then stands."""
+        if self.policy_version is None:
+            self.end(outcome, f"{self.stage or 'before the stages'}: {why}")
+        else:
+            self.why += f"; {outcome} after the decision: {why}"
+
+    @contextmanager
+    def beside(self, what: str) -> Iterator[None]:
+        """Around what follows the decision: an error is written down with what it cost, and ends nothing."""
+        try:
+            yield
+        except Exception as error:
+            self.why += f"; {what}: {type(error).__name__}: {error}"
+
     def decided(self, paths: Paths) -> None:
         """Takes over what register said of the night's policy."""
         report = json.loads(paths.registered.read_text(encoding="utf-8"))
@@ -78,10 +93,10 @@ def opened(paths: Paths, params: Params, planned: datetime, say: Callable[[str],
     except DeadlineError as error:
         entry.end("deadline", str(error))
     except Exception as error:
-        entry.end("failed", f"{entry.stage or 'before the stages'}: {error}")
+        entry.break_off("failed", str(error))
         raise
     except BaseException as error:
-        entry.end("interrupted", f"{entry.stage or 'before the stages'}: {type(error).__name__}")
+        entry.break_off("interrupted", type(error).__name__)
         raise
     finally:
         close(paths, params, entry, say)
@@ -92,7 +107,10 @@ def close(paths: Paths, params: Params, entry: Entry, say: Callable[[str], None]
     night = entry.night()
     history.append(paths, night)
     if night.run_id is not None:
-        tracking.conclude(paths, params, night)
+        try:
+            tracking.conclude(paths, params, night)
+        except Exception as error:
+            say(f"MLflow was not told how the night ended: {type(error).__name__}: {error}")
     said = night.why if night.why.startswith(night.outcome) else f"{night.outcome}: {night.why}"
     say(f"{night.name}: {said}")
     if trouble := notify(night, params.night, paths.root):

@@ -119,6 +119,27 @@ def test_a_stage_that_refuses_stops_the_night(
     assert [past.outcome for past in history.read(Paths(toy))] == ["failed", "deadline", "not promoted"]
 
 
+def test_a_decided_night_does_not_fail_for_what_is_kept_of_it(
+    toy: Path, prefect: None, toy_night: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither an experiment that cannot be recorded nor a summary that cannot be shown: the reason says so."""
+    from flows import night as flow
+
+    def refuse(*given: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("flows.night.experiments.record", refuse)
+    monkeypatch.setattr(flow, "_show", refuse)
+    state = flow.night(str(toy), return_state=True)
+    why = (
+        "not promoted: it is a toy; no experiment is kept: OSError: no space left; "
+        "Prefect's UI has no summary: OSError: no space left"
+    )
+    assert (state.type.value, state.name, state.message) == ("COMPLETED", "Not promoted", why)
+    [night] = history.read(Paths(toy))
+    assert (night.outcome, night.why, night.policy_version, night.experiment) == ("not promoted", why, 3, None)
+
+
 def test_a_night_in_another_terminal_is_refused_at_once(toy: Path) -> None:
     """Before Prefect starts, with who is at work; status says so too, and nothing is written into the history."""
     code = "import sys; from flows import cli\ncode = cli.main(sys.argv[1:])\nprint(code, 'prefect' in sys.modules)"

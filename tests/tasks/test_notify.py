@@ -118,6 +118,34 @@ def test_the_outcome_is_registers_decision(
     assert (written.outcome, written.why, written.policy_version) == (outcome, why, 5)
 
 
+@pytest.mark.parametrize(
+    ("error", "noted"),
+    [(ValueError("no room"), "failed after the decision: no room"), (KeyboardInterrupt(), "interrupted after")],
+)
+def test_a_decision_stands_whatever_comes_after_it(
+    tmp_path: Path, params: Params, error: BaseException, noted: str
+) -> None:
+    """A promoted night is no failed one: what went wrong is in the reason, and who starts the night still hears it."""
+    paths, said = Paths(tmp_path), []
+    write_json(paths.registered, {"promoted": True, "reason": "it won", "policy": {"version": 5}})
+
+    def work() -> None:
+        with diary.opened(paths, params, WHEN, said.append) as entry:
+            entry.stages["register"], entry.run_id = "ran", "a run that MLflow does not know"
+            entry.decided(paths)
+            with entry.beside("no experiment is kept"):
+                raise OSError("no space left")
+            raise error
+
+    with pytest.raises(type(error)):
+        work()
+    [written] = history.read(paths)
+    assert (written.outcome, written.policy_version) == ("promoted", 5)
+    assert written.why.startswith(f"it won; no experiment is kept: OSError: no space left; {noted}")
+    assert said[0].startswith("MLflow was not told how the night ended: ")
+    assert (tmp_path / "told.txt").read_text().startswith("promoted")
+
+
 def test_nothing_new_names_the_night_that_made_what_there_is(tmp_path: Path) -> None:
     """The last with a policy, not one that failed since."""
     paths = Paths(tmp_path)
