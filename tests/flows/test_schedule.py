@@ -12,13 +12,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
-from tasks import history, lock
+from tasks import history, lock, mlflow_store
 from tasks.history import Night
 from tasks.params import read_params
 from tasks.paths import Paths
+from tasks.stages import STAGES
 
+HALF = "model.safetensors"
+"""What the toy's stage leaves half-written where it is held."""
 SOON = (
     "import sys\n"
     "from prefect.schedules import Interval\n"
@@ -73,6 +77,81 @@ def test_a_deployment_fires_and_the_night_runs(toy: Path, server: str, processes
     runs = ask(server, "flow_runs/filter", deployments={"id": {"any_": [deployment["id"]]}})
     names = {run["state_name"] for run in runs if run["state_type"] == "COMPLETED"}
     assert names == {"Not promoted", "Nothing new"}
+
+
+@pytest.fixture
+def at_work(toy: Path, server: str, processes: Any) -> Callable[[str], dict[str, Any]]:
+    """Called with a stage: serves nights that are held there, and returns the run that is at work in it."""
+
+    def serve(stage: str) -> dict[str, Any]:
+        (toy / "hold").write_text(stage)
+        schedule = processes.start(toy, "-c", SOON)
+        half = toy / "data/models" / stage / HALF
+        processes.until(lambda: half.is_file() or schedule.poll() is not None)
+        assert schedule.poll() is None, processes.said(schedule)
+        [run] = runs(server, "RUNNING")
+        return run
+
+    return serve
+
+
+def runs(api: str, kind: str) -> list[dict[str, Any]]:
+    """The runs of the served deployment that are in a state of this type."""
+    chosen = {"deployments": {"name": {"any_": ["workspace"]}}, "flow_runs": {"state": {"type": {"any_": [kind]}}}}
+    return list(ask(api, "flow_runs/filter", **chosen))
+
+
+def test_a_night_that_comes_while_one_is_at_work_is_turned_away(
+    toy: Path, server: str, processes: Any, at_work: Callable[[str], dict[str, Any]]
+) -> None:
+    """By Prefect, which cancels the next of the schedule, and by the lock, which refuses `nightjar run` and says why.
+
+    The first goes on to its end.
+    """
+    first, before = at_work("sft"), {run["id"] for run in runs(server, "CANCELLED")}
+    direct = processes.start(toy, "-m", "flows", "run")
+    assert direct.wait(120) == 1
+    assert "another night is at work (process " in processes.said(direct)
+    assert "wait until it has ended, or end it" in processes.said(direct)
+    processes.until(lambda: len(runs(server, "CANCELLED")) > len(before))
+    [turned_away, *_] = [run for run in runs(server, "CANCELLED") if run["id"] not in before]
+    assert "concurrency limit" in turned_away["state"]["message"]
+    assert [run["id"] for run in runs(server, "RUNNING")] == [first["id"]]
+    assert history.read(Paths(toy)) == []
+
+    (toy / "hold").unlink()
+    processes.until(lambda: history.read(Paths(toy)))
+    assert history.read(Paths(toy))[0].outcome == "not promoted"
+    processes.until(lambda: ask(server, f"flow_runs/{first['id']}")["state_name"] == "Not promoted")
+    assert (toy / "ran.txt").read_text().split() == list(STAGES)
+
+
+def test_a_cancelled_night_ends_and_the_next_one_goes_on(
+    toy: Path, server: str, processes: Any, at_work: Callable[[str], dict[str, Any]]
+) -> None:
+    """Its process is gone, the lock is free and the history says so; what it registered before is as it was.
+
+    The half of a checkpoint that it leaves is not taken for one: the next night runs that stage again, and those
+    before it not.
+    """
+    paths, registered = Paths(toy), '{"the champion": 2}'
+    paths.registered.parent.mkdir(parents=True, exist_ok=True)
+    paths.registered.write_text(registered)
+    run = at_work("sft")
+    pid = json.loads((paths.nights / "night.lock.json").read_text())["pid"]
+    ask(server, f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+    processes.until(lambda: not psutil.pid_exists(pid))
+    (toy / "hold").unlink()
+    processes.until(lambda: ask(server, f"flow_runs/{run['id']}")["state_type"] == "CANCELLED")
+    [cancelled, *_] = history.read(paths)
+    assert (cancelled.outcome, cancelled.why) == ("interrupted", "sft: TerminationSignal")
+    assert mlflow_store.open_client(paths).get_run(cancelled.run_id).info.status == "KILLED"
+    assert paths.registered.read_text() == registered
+
+    processes.until(lambda: len(history.read(paths)) >= 2)
+    assert history.read(paths)[1].outcome == "not promoted"
+    assert (toy / "ran.txt").read_text().split() == list(STAGES)
+    assert not (toy / "data/models/sft" / HALF).exists()
 
 
 def test_nights_that_were_missed_are_caught_up_with_once(toy: Path, alone: Any) -> None:
