@@ -201,33 +201,69 @@ def test_a_night_that_is_held_up_is_skipped_as_params_say(
     assert [night.outcome for night in history.read(Paths(toy))] == ["missed", "missed"]
 
 
-def test_a_work_pool_runs_the_night_as_prefect_yaml_deploys_it(
-    repository: Path, toy: Path, server: str, processes: Any
-) -> None:
-    """`prefect deploy` and a worker of the process type, for real: it works in the checkout it was deployed from.
-
-    The schedule is that of params.yaml, and one night at a time is the rule there too.
-    """
+@pytest.fixture
+def prefect_cli(repository: Path, toy: Path, processes: Any) -> Callable[..., None]:
+    """Runs Prefect's command in the toy's checkout with this project's prefect.yaml, asking nobody anything."""
     shutil.copyfile(repository / "prefect.yaml", toy / "prefect.yaml")
-    (toy / "params.yaml").write_text((toy / "params.yaml").read_text() + "night: {deadline_minutes: 1.0e-6}\n")
-    # The worker imports the night from the checkout, where the toy has stages without code.
-    (toy / "tasks/__init__.py").write_text(f"__path__ = [{str(repository / 'tasks')!r}]\n")
 
     def prefect(*command: str) -> None:
         process = processes.start(toy, "-m", "prefect", "--no-prompt", *command, PWD=str(toy))
         assert process.wait(120) == 0, processes.said(process)
 
-    prefect("work-pool", "create", "nightjar", "--type", "process")
-    prefect("deploy", "--name", "process")
-    deployment = ask(server, "deployments/name/night/process")
-    night = read_params(repository / "params.yaml").night
-    assert [each["schedule"]["cron"] for each in deployment["schedules"]] == [night.cron]
-    assert [each["schedule"]["timezone"] for each in deployment["schedules"]] == [night.timezone]
-    assert deployment["global_concurrency_limit"]["limit"] == 1
-    assert deployment["parameters"] == {"root": str(toy)}
+    return prefect
 
-    prefect("deployment", "run", "night/process")
-    prefect("worker", "start", "--pool", "nightjar", "--run-once")
+
+def test_a_work_pool_runs_the_night_as_prefect_yaml_deploys_it(
+    repository: Path, toy: Path, server: str, processes: Any, prefect_cli: Callable[..., None]
+) -> None:
+    """`prefect deploy` and a worker of the process type, for real: it works in the checkout it was deployed from.
+
+    The schedule is that of params.yaml, and one night at a time is the rule there too.
+    """
+    tell = "echo MALLOC_MMAP_MAX_=$MALLOC_MMAP_MAX_ > told.txt"
+    night = f"night: {{deadline_minutes: 1.0e-6, notify: '{tell}', notify_on: [deadline]}}\n"
+    (toy / "params.yaml").write_text((toy / "params.yaml").read_text() + night)
+    # The worker imports the night from the checkout, where the toy has stages without code.
+    (toy / "tasks/__init__.py").write_text(f"__path__ = [{str(repository / 'tasks')!r}]\n")
+    prefect_cli("work-pool", "create", "nightjar", "--type", "process")
+    prefect_cli("deploy", "--name", "process")
+    deployment = as_deployed(repository, server, "process")
+    assert deployment["parameters"] == {"root": str(toy)}
+    assert deployment["pull_steps"] == [
+        {"prefect.deployments.steps.set_working_directory": {"directory": str(toy)}},
+    ]
+
+    prefect_cli("deployment", "run", "night/process")
+    prefect_cli("worker", "start", "--pool", "nightjar", "--run-once")
     processes.until(lambda: history.read(Paths(toy)))
     [ended] = history.read(Paths(toy))
     assert (ended.outcome, ended.why.split(";")[0]) == ("deadline", "night.deadline_minutes is over before ingest")
+    assert (toy / "told.txt").read_text() == "MALLOC_MMAP_MAX_=0\n"
+
+
+def as_deployed(repository: Path, api: str, name: str) -> dict[str, Any]:
+    """A deployment as the server has it: the night, at the times of params.yaml, one at a time, as its pool allows."""
+    deployment: dict[str, Any] = ask(api, f"deployments/name/night/{name}")
+    night = read_params(repository / "params.yaml").night
+    assert deployment["entrypoint"] == "flows.night.night"
+    [schedule] = [each["schedule"] for each in deployment["schedules"]]
+    assert (schedule["cron"], schedule["timezone"]) == (night.cron, night.timezone)
+    assert deployment["global_concurrency_limit"]["limit"] == 1
+    assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+    # The server refuses a value of a wrong kind, but lets names pass that its pool's template does not have.
+    pool = ask(api, f"work_pools/{deployment['work_pool_name']}")
+    assert set(deployment["job_variables"]) <= set(pool["base_job_template"]["variables"]["properties"])
+    return deployment
+
+
+def test_prefect_yaml_deploys_to_containers_and_pods(
+    repository: Path, toy: Path, server: str, prefect_cli: Callable[..., None]
+) -> None:
+    """To pools of the types docker and kubernetes, whose templates Prefect itself brings: no worker has to be there."""
+    for kind in ("docker", "kubernetes"):
+        prefect_cli("work-pool", "create", kind, "--type", kind)
+        prefect_cli("deploy", "--name", kind, "--pool", kind)
+        deployment = as_deployed(repository, server, kind)
+        assert deployment["parameters"] == {"root": "/nightjar"}
+        assert deployment["job_variables"]["image"]
+    assert ask(server, "deployments/name/night/docker")["job_variables"]["volumes"] == [f"{toy}:/nightjar"]
