@@ -1,8 +1,8 @@
 """The night as a Prefect flow: one task per stage, in the graph's order, each run only when it is due.
 
 Prefect keeps what it knows where it always does (PREFECT_HOME, by default the user's ~/.prefect), so a
-plain `prefect server start` shows the nights that ran here without a server. With PREFECT_API_URL set,
-they report to that server.
+plain `prefect server start` shows the nights that ran with a server of their own (flows.up). With
+PREFECT_API_URL set, they report to that server.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -102,31 +103,34 @@ def up(paths: Paths, say: Say) -> int:
 
 @contextmanager
 def prefect_server(paths: Paths, say: Say) -> Iterator[None]:
-    """While open, a Prefect server is there and PREFECT_API_URL names it: the user's, or else one of our own.
+    """While open, Prefect's settings name a server that is there: the user's, or else one that ends with this process.
 
-    Prefect's embedded server would not do: it runs flows, but starts none by itself.
+    Prefect's embedded server would not do: it starts no flow by itself, and in a terminal Ctrl-C ends it before the
+    flow that reports to it, which then waits for it for minutes.
 
     Raises:
         ConnectionError: our own does not start.
     """
-    if "PREFECT_API_URL" in os.environ:
+    if _users_server(paths):
         yield
         return
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
     service = _start_prefect(paths)
-    try:
-        if not service.wait():
-            raise ConnectionError(service.end_said())
-        say(service.found())
-        os.environ["PREFECT_API_URL"] = f"{service.address}/api"
+    # Not before the process's end: only there does Prefect report the last that it has to, and let its connections go.
+    atexit.register(_end, [service])
+    if not service.wait():
+        raise ConnectionError(service.end_said())
+    say(service.found())
+    os.environ["PREFECT_API_URL"] = api = f"{service.address}/api"  # for the processes that are started
+    with temporary_settings({PREFECT_API_URL: api}):
         yield
-    finally:
-        _end([service])
 
 
 def _start_all(paths: Paths, services: list[Service], say: Say) -> None:
     """Starts one after the other, since the schedule needs Prefect's server."""
     environ = {}
-    if "PREFECT_API_URL" not in os.environ:
+    if not _users_server(paths):
         services.append(_start_prefect(paths))
         environ = {"PREFECT_API_URL": f"{services[0].address}/api"}
     address = f"http://{HOST}:{free_port(5000)}"
@@ -139,10 +143,17 @@ def _start_all(paths: Paths, services: list[Service], say: Say) -> None:
     _wait(services[-1:], say)
 
 
-def _start_prefect(paths: Paths) -> Service:
+def _users_server(paths: Paths) -> str | None:
+    """The API that PREFECT_API_URL names, in the environment or wherever else Prefect looks for its settings."""
     environment.house_prefect(paths.nights / "prefect")
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().api.url
+
+
+def _start_prefect(paths: Paths) -> Service:
     address = f"http://{HOST}:{free_port(4200)}"
-    command = ["prefect", "server", "start", "--host", HOST, "--port", address.rpartition(":")[2]]
+    command = ["flows.server", "--host", HOST, "--port", address.rpartition(":")[2]]
     environ = {"PREFECT_API_URL": f"{address}/api"}
     return _start(paths, "Prefect UI", address, command, f"{address}/api/health", environ)
 
@@ -162,7 +173,7 @@ def _start(
             [sys.executable, "-m", *module],
             cwd=paths.root,
             env={**os.environ, **(environ or {})},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # never written to: it closes when this process ends
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for this process, which ends the others in order

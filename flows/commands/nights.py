@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from flows.commands import Add, say
-from tasks import candidates, diary, environment, lock, presets, stages
+from tasks import candidates, diary, lock, presets, stages
 from tasks.params import Params, read_params
 from tasks.paths import Paths
 
@@ -45,10 +45,12 @@ def _night(paths: Paths, params: Params) -> dict[str, str]:
     from tasks import runner
 
     if runner.pending(paths, params):
-        environment.house_prefect(paths.nights / "prefect")
-        from flows.night import night
+        from flows import up
 
-        return dict(night(str(paths.root)))
+        with up.prefect_server(paths, lambda line: say([line])):
+            from flows.night import night
+
+            return dict(night(str(paths.root)))
     with diary.opened(paths, params, datetime.now().astimezone(), print) as entry:
         entry.end("nothing new", diary.nothing_new(paths))
     return dict.fromkeys(stages.STAGES, "cached")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+import psutil
 import pytest
 
 from tasks import deadline, environment, history, lock, stages
@@ -117,6 +120,32 @@ def test_a_stage_that_refuses_stops_the_night(
     monkeypatch.setattr("flows.night._show", lambda paths: None)
     assert list(night(str(toy)).values()) == ["cached"] * 5 + ["ran"] * 5
     assert [past.outcome for past in history.read(Paths(toy))] == ["failed", "deadline", "not promoted"]
+
+
+@pytest.mark.parametrize("how", ["sigterm", "ctrl-c", "sigkill"])
+def test_a_night_that_is_ended_leaves_no_process_behind(toy: Path, alone: Any, how: str) -> None:
+    """Its Prefect server ends with it, also when Ctrl-C goes to all processes of the terminal or it is killed outright.
+
+    Where it can, it says in one line that it was stopped, and the history says so.
+    """
+    (toy / "hold").write_text("sft")
+    night = alone.start(toy, "-m", "flows", "run")
+    half = toy / "data/models/sft/model.safetensors"
+    alone.until(lambda: half.is_file() or night.poll() is not None)
+    [server] = psutil.Process(night.pid).children(recursive=True)
+    if how == "ctrl-c":
+        os.killpg(night.pid, signal.SIGINT)
+    else:
+        night.send_signal(signal.SIGTERM if how == "sigterm" else signal.SIGKILL)
+    assert night.wait(60) == (-signal.SIGKILL if how == "sigkill" else 130), alone.said(night)
+    alone.until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, 60.0)
+    assert lock.holder(Paths(toy)) is None
+    if how != "sigkill":
+        [ended] = history.read(Paths(toy))
+        assert (ended.outcome, ended.why.split(":")[0]) == ("interrupted", "sft")
+        assert "nightjar: stopped; finished stages are kept" in alone.said(night)
+        assert "Traceback" not in alone.said(night)
+        assert "All connection attempts failed" not in alone.said(night)
 
 
 def test_a_decided_night_does_not_fail_for_what_is_kept_of_it(
