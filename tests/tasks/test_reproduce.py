@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
+import psutil
 import pytest
 
 from tasks import experiments, mlflow_store, registry, reproduce, versioning
@@ -170,6 +174,30 @@ def test_a_stage_that_fails_is_named(toy: Path, made: Callable[..., Experiment])
     experiment = experiments.save(Paths(toy), "broken")
     with pytest.raises(ValueError, match="ingest: failed; what it said stands above"):
         reproduce.reproduce(Paths(toy), experiment)
+
+
+def test_who_ends_it_finds_nothing_left(toy: Path, made: Callable[..., Experiment], tmp_path: Path) -> None:
+    """By SIGTERM: neither the temporary folder nor the stage that was at work in it, and no traceback."""
+    (toy / "tasks/__main__.py").write_text("import time\ntime.sleep(300)\n")
+    made()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-P", "-m", "flows", "reproduce", NIGHT]
+    pipe, environ = subprocess.PIPE, {**os.environ, "TMPDIR": str(scratch)}
+    with subprocess.Popen(command, cwd=toy, env=environ, stdout=pipe, stderr=pipe, text=True) as process:
+        stages: list[psutil.Process] = []
+        while not stages and process.poll() is None:
+            time.sleep(0.1)
+            with suppress(psutil.NoSuchProcess):  # git's come and go
+                started = psutil.Process(process.pid).children()
+                stages = [child for child in started if child.cmdline()[-1:] == ["ingest"]]
+        assert list(scratch.glob("nightjar-*/params.yaml"))
+        process.terminate()
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert list(scratch.iterdir()) == []
+    assert not any(stage.is_running() for stage in stages)
 
 
 def test_other_libraries_than_then_are_listed() -> None:
