@@ -154,6 +154,28 @@ def test_the_registered_policy_is_reproduced_bit_for_bit(first_night: tuple[Path
     ]
 
 
+def test_a_policy_that_went_on_from_the_champion_is_reproduced(
+    clean_clone: Callable[[Path, str], Path], tmp_path: Path
+) -> None:
+    """Two nights, the second from the first's champion, which DVC's cache still has; once it has not, the registry."""
+    gates = "register: {min_win_rate_low: 0.0, max_rouge_drop: null, max_kl: null}"
+    root = clean_clone(tmp_path / "workspace", SMALL.replace("register: {}", gates).replace("steps: 60", "steps: 40"))
+    nightjar(root, "flows", "run")
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("sft: {", "sft: {start: champion, "))
+    printed = nightjar(root, "flows", "run")
+    assert "sft goes on from the champion: nightjar-policy version 1" in printed
+    recorded = versioning.recorded(root)
+    champion = mlflow_store.open_client(Paths(root)).get_model_version("nightjar-policy", "1").tags["content"]
+    assert recorded["sft"].inputs["data/champion"] == champion
+    assert recorded["ppo"].outputs["data/models/policy"] != champion
+
+    assert f"identical: {', '.join(VERSIONED)} (" in nightjar(root, "flows", "reproduce", "2")
+    (root / ".dvc/cache/files/md5" / champion[:2] / champion[2:]).unlink()
+    said = nightjar(root, "flows", "reproduce", "2", "--until", "sft")
+    assert "identical: ingest, validate, sft (" in said
+
+
 def test_the_other_door_gives_the_same_outputs(
     first_night: tuple[Path, str], clean_clone: Callable[[Path, str], Path], tmp_path: Path
 ) -> None:
