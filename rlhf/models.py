@@ -84,7 +84,8 @@ def encode_prompt(
     text = prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)
     if for_encoder:
         return list(tokenizer.encode(text))
-    separator = BOS if BOS in tokenizer.get_vocab() else "\n"
+    # Asked of the vocabulary as a whole, a large tokenizer would copy it for every prompt.
+    separator = "\n" if tokenizer.convert_tokens_to_ids(BOS) in (None, tokenizer.unk_token_id) else BOS
     return list(tokenizer.encode(text + separator, add_special_tokens=False))
 
 

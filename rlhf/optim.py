@@ -23,7 +23,7 @@ class Optimizer:
             {"params": matrices, "weight_decay": settings.weight_decay},
             {"params": vectors, "weight_decay": 0.0},  # norms and biases have no scale to decay
         ]
-        self._adam = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+        self._adam = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
         warmup = max(1, round(settings.warmup_share * settings.steps))
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._adam, lambda step: cosine_with_warmup(step + 1, warmup, settings.steps)

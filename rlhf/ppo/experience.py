@@ -15,7 +15,7 @@ from rlhf.batches import Batch, make_batch, response_logprobs, response_states
 from rlhf.generation import Samples, sample
 from rlhf.logprobs import kl_estimate
 from rlhf.masking import explained_variance, masked_mean, masked_variance, whiten
-from rlhf.models import Policy
+from rlhf.models import Policy, computes_in_float32
 from rlhf.ppo.advantages import (
     generalized_advantages,
     group_normalised_advantages,
@@ -128,7 +128,9 @@ def sample_experience(
     raw = scorer.score(prompts, [policy.decode(response) for response in responses]).to(policy.device)
     scores = final_scores(raw, samples.finished, settings.unfinished_score, settings.unfinished == "replace")
     scores = scores - length_penalty(samples.lengths, settings.length_penalty, settings.length_free)
-    logprobs, ref_logprobs = networks.logprobs(batch), networks.ref_logprobs(batch)
+    # In half precision a step of the sampler and a forward over the whole round differently, by more than PPO bears.
+    kept = computes_in_float32(policy.model)
+    logprobs, ref_logprobs = samples.logprobs if kept else networks.logprobs(batch), networks.ref_logprobs(batch)
     values = networks.values(batch) if networks.critic is not None else None
     estimate = estimate_advantages(
         scores, logprobs, ref_logprobs, values, batch.response_mask, settings, kl_coefficient

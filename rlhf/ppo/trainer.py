@@ -101,9 +101,11 @@ class PpoTrainer:
         self.networks = Networks(self.policy, self.reference, critic, settings)
         critic_optimizer = None
         if critic is not None:
-            critic_optimizer = torch.optim.AdamW(critic.parameters(), settings.critic_learning_rate, weight_decay=0.0)
+            critic_optimizer = torch.optim.AdamW(
+                critic.parameters(), settings.critic_learning_rate, weight_decay=0.0, fused=True
+            )
         policy_optimizer = torch.optim.AdamW(
-            trainable_parameters(self.policy), settings.learning_rate, weight_decay=0.0
+            trainable_parameters(self.policy), settings.learning_rate, weight_decay=0.0, fused=True
         )
         self.actors = Actors(self.policy.model, critic, policy_optimizer, critic_optimizer)
         self.controller = KlController.start(settings.kl)
