@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check lock repro
+.PHONY: run test check lock repro bench bench-growth
 .DEFAULT_GOAL := run
 
 run: $(STAMP)  ## the whole night
@@ -20,6 +20,19 @@ check: $(STAMP)  ## style and types
 
 repro: $(STAMP)  ## the same graph through DVC's door
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+
+# Each peer has a folder of its own, and what it needs beside it is what the project has.
+BENCH := .bench
+PEERS := $(BENCH)/trl-1.12.0 $(BENCH)/trl-1.16.0
+
+bench: $(STAMP) $(PEERS)  ## ours and the peers side by side; ARGS="ppo --repetitions 5" chooses
+	@$(BIN)/python -m tests.benchmarks --json $(BENCH)/results.json --markdown $(BENCH)/results.md $(ARGS)
+
+bench-growth: $(STAMP)  ## how our time and memory grow
+	@$(BIN)/python -m tests.benchmarks.growth $(ARGS)
+
+$(BENCH)/trl-%:
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --target $@ trl==$*
 
 # torch is pinned without its build tag ("+cpu", "+cu..."), and what only a GPU build of it brings along is
 # left to pip, so that each machine gets the build that fits it.

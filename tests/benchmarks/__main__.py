@@ -1,0 +1,100 @@
+"""`make bench`: ours and the peers side by side; `python -m tests.benchmarks --help` lists what can be chosen."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tasks.environment import ALLOCATOR
+from tests.benchmarks import report
+from tests.benchmarks.cases import CASES, Case
+from tests.benchmarks.harness import ROOT, Contender, race
+from tests.benchmarks.shapes import SHAPES
+from tests.benchmarks.worker import Job
+
+
+def main() -> None:
+    """Runs the chosen cases, prints a table of each as it ends, and writes all of them."""
+    arguments = _parse()
+    summaries = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in arguments.cases:
+            summary = run(case, arguments, Path(folder))
+            summaries.append(summary)
+            print(report.table(summary), flush=True)
+    print(report.libraries(summaries))
+    if arguments.json:
+        results = {"machine": describe(arguments), "cases": summaries}
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if arguments.markdown:
+        parts = [*map(report.table, summaries), report.libraries(summaries) + "\n"]
+        arguments.markdown.write_text("\n".join(parts), encoding="utf-8")
+
+
+def run(case: Case, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Races the entries of a case, and the machine with them."""
+    work = replace(case.work, shape=arguments.shape or case.work.shape)
+    case = replace(case, work=work)
+    model = folder / f"{work.shape}-{work.stop}"
+    if not model.is_dir():
+        command = [sys.executable, "-m", "tests.benchmarks.models", work.shape, str(work.stop), str(model)]
+        subprocess.run(command, cwd=ROOT, check=True)
+    common = {"threads": arguments.threads, "device": arguments.device, "dtype": arguments.dtype}
+    contenders = [Contender(Job("floor:machine", work, str(model), **common))]
+    for entry in case.entries:
+        tuned = arguments.allocator == "same" or (arguments.allocator == "installed" and entry.ours)
+        job = Job(entry.subject, work, str(model), entry.options, **common)
+        contenders.append(Contender(job, entry.library, ALLOCATOR if tuned else None))
+    machine, *runs = race(contenders, arguments.repetitions)
+    return report.summarise(case, runs, machine, 2 if arguments.dtype == "bfloat16" else 4)
+
+
+def describe(arguments: argparse.Namespace) -> dict[str, object]:
+    """What the figures were taken on."""
+    names = ("torch", "transformers", "accelerate", "datasets")
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    models = [line.split(":")[1].strip() for line in lines.splitlines() if line.startswith("model name")]
+    return {
+        "processor": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "versions": {name: version(name) for name in names},
+        **{name: getattr(arguments, name) for name in ("threads", "device", "dtype", "repetitions", "allocator")},
+    }
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    known = {case.name: case for case in CASES}
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"all, unless named: {', '.join(known)}")
+    parser.add_argument("--repetitions", type=int, default=3, help="of each contender, after one to warm up")
+    parser.add_argument("--threads", type=int, default=1, help="of torch in each contender")
+    parser.add_argument("--shape", choices=SHAPES, help="another model than the case's own")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--allocator",
+        choices=("installed", "same", "none"),
+        default="installed",
+        help="who gets the allocator settings of the nightjar command: ours, everyone, nobody",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    unknown = set(arguments.cases) - set(known)
+    if unknown:
+        parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    arguments.cases = [known[name] for name in arguments.cases or known]
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

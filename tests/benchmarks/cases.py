@@ -1,0 +1,114 @@
+"""The races: which work, who takes part, and what differs between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tests.benchmarks.shapes import Work
+
+PPO_PEER, PEER = "trl-1.12.0", "trl-1.16.0"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One contender.
+
+    Attributes:
+        name: in the table.
+        subject: what its worker runs.
+        library: folder of its peer; None for what the project has.
+        options: of the subject.
+        differs: from the others, beside who wrote it.
+    """
+
+    name: str
+    subject: str
+    library: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    differs: str = ""
+
+    @property
+    def ours(self) -> bool:
+        """Whether this is us."""
+        return self.subject.startswith("ours:")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One race; its kind is sft, reward, ppo or sampling."""
+
+    name: str
+    title: str
+    kind: str
+    work: Work
+    entries: tuple[Entry, ...]
+
+
+PPO = (
+    Entry(
+        "ours, value network",
+        "ours:ppo",
+        options={"critic": "network"},
+        differs="the scorer gets text, which is encoded anew; gradients are clipped; every KL estimator is reported",
+    ),
+    Entry("ours, value head", "ours:ppo", options={"critic": "head"}, differs="as above; no value network"),
+    Entry("TRL 1.12.0", "peers:ppo", PPO_PEER, differs="value network; scorer and critic have its own scalar heads"),
+)
+SFT = (
+    Entry("ours", "ours:sft"),
+    Entry("TRL 1.16.0", "peers:sft", PEER, differs="float32, no checkpointing"),
+    Entry("TRL 1.16.0, defaults", "peers:sft", PEER, {"defaults": True}, "bfloat16 and checkpointing"),
+    Entry("TRL 1.16.0, packing", "peers:sft", PEER, {"packing": True}, "float32, no checkpointing; blocks of 512"),
+    Entry(
+        "TRL 1.16.0, packing, defaults",
+        "peers:sft",
+        PEER,
+        {"packing": True, "defaults": True},
+        "bfloat16 and checkpointing; blocks of 512",
+    ),
+)
+REWARD = (
+    Entry("ours", "ours:reward", differs="texts are encoded in every step; a linear head, no log-likelihood feature"),
+    Entry("TRL 1.16.0", "peers:reward", PEER, differs="float32, no checkpointing; encoded once"),
+    Entry("TRL 1.16.0, defaults", "peers:reward", PEER, {"defaults": True}, "bfloat16 and checkpointing"),
+)
+SAMPLING = (
+    Entry("ours", "ours:sampling", differs="returns logprobs too; a stream of random numbers for each row"),
+    Entry("transformers' generate", "generate:sampling"),
+)
+
+_LARGE = "small-50k"
+_PPO = Work(longest_prompt=24, stop=0.0)
+_SAMPLING = Work(longest_prompt=24, new_tokens=64, stop=0.0)
+
+
+def _sampling(name: str, title: str, **fields: Any) -> list[Case]:
+    """A case of each vocabulary; the large one samples half as many tokens."""
+    small = Case(f"sampling-{name}", f"Sampling, {title}", "sampling", replace(_SAMPLING, **fields), SAMPLING)
+    work = replace(small.work, shape=_LARGE, new_tokens=32)
+    return [small, replace(small, name=f"{small.name}-50k", title=f"{small.title}, V = 50,257", work=work)]
+
+
+def _both(case: Case) -> list[Case]:
+    """A case and the same at a large vocabulary."""
+    work = replace(case.work, shape=_LARGE)
+    return [case, replace(case, name=f"{case.name}-50k", title=f"{case.title}, V = 50,257", work=work)]
+
+
+CASES = (
+    *_both(Case("ppo", "PPO iteration, 64 prompts × 32 tokens, 4 epochs × 4 minibatches", "ppo", _PPO, PPO)),
+    Case("ppo-stops", "PPO iteration, responses stop at 1 in 16 tokens", "ppo", replace(_PPO, stop=1 / 16), PPO),
+    *_both(Case("sft", "SFT step, 64 ragged demonstrations", "sft", Work(), SFT)),
+    Case("reward", "Reward step, 64 ragged pairs", "reward", Work(), REWARD),
+    Case(
+        "reward-rankings",
+        "Reward step, 11 rankings of 4 completions (66 pairs)",
+        "reward",
+        Work(rows=11, completions=4),
+        REWARD,
+    ),
+    *(case for rows in (1, 8, 32, 128) for case in _sampling(str(rows), f"batch of {rows}", rows=rows)),
+    *_sampling("stops", "batch of 128, stops at 1 in 32 tokens", rows=128, stop=1 / 32),
+    *_sampling("filters", "batch of 32, top-k 50 and top-p 0.9", rows=32, top_k=50, top_p=0.9),
+)

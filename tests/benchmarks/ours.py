@@ -1,0 +1,108 @@
+"""Our side of each race, through the functions that the stages call."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+from rlhf.generation import sample
+from rlhf.models import Policy, load_policy
+from rlhf.ppo.critic import Critic
+from rlhf.ppo.trainer import PpoTrainer
+from rlhf.records import Pair, Sampling
+from rlhf.reward.model import RewardModel
+from rlhf.reward.scalar import ScalarReward
+from rlhf.reward.training import group_pairs, train_reward
+from rlhf.settings import ComputeSettings, PpoSettings, RewardSettings, SftSettings
+from rlhf.sft import train_sft
+from tests.benchmarks import shapes
+from tests.benchmarks.worker import Job, Turns
+
+STEPS = 1_000
+"""More than any run takes."""
+
+
+def sft(job: Job, turn: Turns) -> None:
+    """A step of SFT."""
+    examples = shapes.demonstrations(job.work)
+    settings = SftSettings(steps=STEPS, batch_size=len(examples), learning_rate=1e-4, eval_every=STEPS)
+    steps = train_sft(_load(job), [tuple(example) for example in examples], [], settings)
+    turn()
+    first = 0.0
+    for figures in steps:
+        first = first or figures["loss"]
+        turn(first_loss=first)
+
+
+def reward(job: Job, turn: Turns) -> None:
+    """A step of reward training on every pair of the rankings."""
+    rows = [
+        Pair.model_validate(
+            {
+                "prompt": shapes.text(chosen.prompt),
+                "chosen": shapes.text(chosen.response),
+                "rejected": shapes.text(rejected.response),
+                "annotator": "benchmark",
+            }
+            | ({"ranking": shapes.text(chosen.prompt)} if job.work.completions > 2 else {})
+        )
+        for chosen, rejected in shapes.pairs(job.work)
+    ]
+    groups = group_pairs(rows)
+    network = ScalarReward(_load(job), loglikelihood=False, max_completion_tokens=job.work.longest_response)
+    settings = RewardSettings(
+        steps=STEPS, batch_size=len(groups), learning_rate=1e-4, loglikelihood=False, eval_every=STEPS
+    )
+    steps = train_reward(network, groups, [], settings)
+    turn()
+    for _ in steps:
+        turn(pairs=len(rows))
+
+
+def ppo(job: Job, turn: Turns) -> None:
+    """An iteration of PPO; option `critic` says whether the critic is a network or a head."""
+    work, policy = job.work, _load(job)
+    settings = PpoSettings(
+        iterations=STEPS,
+        prompts_per_iteration=work.rows,
+        epochs=work.epochs,
+        minibatches=work.minibatches,
+        learning_rate=3e-6,
+        critic=job.options["critic"],
+        critic_learning_rate=3e-6,
+        critic_warmup=0,
+        update_kl_ceiling=None,
+        unfinished="reduce",
+        unfinished_score=0.0,
+        max_new_tokens=work.new_tokens,
+        checkpoint_every=0,
+    )
+    backbone = policy.model.base_model if settings.critic == "network" else None
+    critic = Critic(backbone, policy.hidden)
+    scorer = RewardModel(ScalarReward(_copy(policy), loglikelihood=False, max_completion_tokens=work.new_tokens))
+    prompts = [shapes.text(prompt) for prompt in shapes.prompts(work)]
+    iterations = PpoTrainer(policy, _copy(policy), critic, scorer, prompts, settings).train()
+    turn()
+    for figures in iterations:
+        turn(update_steps=figures["update_steps"], tokens=work.rows * figures["response_tokens"])
+
+
+def sampling(job: Job, turn: Turns) -> None:
+    """One batch of completions."""
+    work = job.work
+    policy = _load(job, training=False)
+    prompts = shapes.prompts(work)
+    settings = [Sampling(top_k=work.top_k, top_p=work.top_p, max_new_tokens=work.new_tokens)] * work.rows
+    turn()
+    while True:
+        samples = sample(policy, prompts, settings, list(range(work.rows)))
+        turn(tokens=int(samples.lengths.sum()))
+
+
+def _load(job: Job, training: bool = True) -> Policy:
+    compute = ComputeSettings.model_validate({"device": job.device, "precision": job.dtype})
+    return load_policy(job.folder, compute, training)
+
+
+def _copy(policy: Policy) -> Policy:
+    return replace(policy, model=copy.deepcopy(policy.model))

@@ -1,0 +1,138 @@
+"""What the runs say: medians, ranges, ratios of paired repetitions, and multiples of the floor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+from tests.benchmarks import floor
+from tests.benchmarks.cases import Case
+from tests.benchmarks.harness import Runs
+
+PRODUCTS = ("mkl", "onednn", "cublas")
+
+
+class Spread(NamedTuple):
+    """The middle of some repetitions, and how far they lie apart."""
+
+    median: float
+    lowest: float
+    highest: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median, lowest and highest."""
+    return Spread(median(values), min(values), max(values))
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
+    """How many times faster ours is, from repetitions that ran one after the other."""
+    return spread([their / our for their, our in zip(theirs, ours, strict=True)])
+
+
+def for_the_same_tokens(values: Sequence[float], figures: Sequence[dict[str, float]], expected: float) -> list[float]:
+    """Seconds for the expected number of tokens, where each repetition sampled a number of its own."""
+    return [value * expected / said.get("tokens", expected) for value, said in zip(values, figures, strict=True)]
+
+
+def best_rates(measured: Sequence[dict[str, float]], itemsize: int = 4) -> floor.Rates:
+    """The best that any library reached in any repetition."""
+    products = max(rates[name] for rates in measured for name in PRODUCTS if name in rates)
+    return floor.Rates(products, max(rates["bandwidth"] for rates in measured), itemsize)
+
+
+def summarise(case: Case, runs: Sequence[Runs], machine: Runs, itemsize: int = 4) -> dict[str, Any]:
+    """One case as plain data: each contender with its repetitions, and our ratios to each peer.
+
+    Args:
+        case: what was run.
+        runs: of its entries, in their order.
+        machine: what `floor.machine` measured beside them.
+        itemsize: bytes of a number.
+    """
+    rates, expected = best_rates(machine.figures, itemsize), floor.tokens(case.work, case.kind)
+    rows: list[dict[str, Any]] = []
+    for entry, run in zip(case.entries, runs, strict=True):
+        wall, cpu = (for_the_same_tokens(values, run.figures, expected) for values in (run.wall, run.cpu))
+        least = floor.seconds(case.work, case.kind, rates, entry.options.get("critic", "network"))
+        rows.append(
+            {
+                "name": entry.name,
+                "ours": entry.ours,
+                "differs": entry.differs,
+                "wall": wall,
+                "cpu": cpu,
+                "seconds": spread(wall)._asdict(),
+                "cpu_seconds": spread(cpu)._asdict(),
+                "tokens_per_second": expected / median(wall),
+                "floor_seconds": least,
+                "times_floor": median(wall) / least,
+                "start_mb": run.start_mb,
+                "peak_mb": run.peak_mb,
+                "figures": run.figures,
+            }
+        )
+    for row in rows:
+        if not row["ours"]:
+            row["ratios"] = {
+                our["name"]: {
+                    "wall": ratio(row["wall"], our["wall"])._asdict(),
+                    "cpu": ratio(row["cpu"], our["cpu"])._asdict(),
+                    "memory": our["peak_mb"] / row["peak_mb"],
+                }
+                for our in rows
+                if our["ours"]
+            }
+    measured = {name: max(rates[name] for rates in machine.figures) for name in machine.figures[0]}
+    return {"name": case.name, "title": case.title, "tokens": expected, "rates": measured, "contenders": rows}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """One case as a Markdown table, with what differs below it."""
+    ours = [row["name"] for row in summary["contenders"] if row["ours"]]
+    heads = ["", "seconds", "CPU s", "tokens/s", "× floor", "peak MB", *(f"against {name}" for name in ours)]
+    lines = [f"**{summary['title']}** ({summary['tokens']:,.0f} tokens)", "", _line(heads)]
+    lines.append("|---|" + "---:|" * (len(heads) - 1))
+    for row in summary["contenders"]:
+        cells = [
+            row["name"],
+            _spread(row["seconds"]),
+            f"{row['cpu_seconds']['median']:.3g}",
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['times_floor']:.1f}",
+            f"{row['peak_mb']:,.0f}",
+        ]
+        for name in ours:
+            found = row.get("ratios", {}).get(name)
+            cells.append(f"{_spread(found['wall'])}×, memory {found['memory']:.2f}" if found else "")
+        lines.append(_line(cells))
+    notes = [f"- {row['name']}: {row['differs']}." for row in summary["contenders"] if row["differs"]]
+    return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def libraries(summaries: Sequence[dict[str, Any]]) -> str:
+    """What the machine reached, and whether it matters which library multiplies."""
+    best = {name: max(summary["rates"].get(name, 0.0) for summary in summaries) for name in (*PRODUCTS, "bandwidth")}
+    reached = ", ".join(f"{name} {best[name] / 1e9:.0f} GFLOP/s" for name in PRODUCTS if best[name])
+    line = f"Matrix rate: {reached}; reading weights: up to {best['bandwidth'] / 1e9:.0f} GB/s."
+    if best["mkl"] and best["onednn"]:
+        gain = best["onednn"] / best["mkl"]
+        if 0.9 < gain < 1.1:
+            return (
+                f"{line} Both libraries multiply alike here, so a ratio as installed is one with the same library on "
+                "both sides; on AMD's processors MKL may run at half of oneDNN's rate."
+            )
+        return (
+            f"{line} oneDNN multiplies {gain:.2f} times as fast as MKL here: run with --library onednn, too, for the "
+            "ratios with the same library on both sides."
+        )
+    return line
+
+
+def _spread(found: dict[str, float]) -> str:
+    return f"{found['median']:.3g} ({found['lowest']:.3g}–{found['highest']:.3g})"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
