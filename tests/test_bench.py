@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rlhf.models import save_policy
-from tests.benchmarks import floor, ours, report, shapes
+from tests.benchmarks import floor, growth, onednn, ours, report, shapes
 from tests.benchmarks.cases import CASES, Case, Entry
 from tests.benchmarks.floor import Network, Rates
 from tests.benchmarks.harness import Contender, Runs, race
@@ -112,6 +112,30 @@ def test_it_says_whether_the_library_matters(rates: tuple[float, float], said: s
     """Where one multiplies faster than the other, the reader is told to compare with the same one."""
     summary = {"rates": {"mkl": rates[0], "onednn": rates[1], "bandwidth": 1.0}}
     assert said in report.libraries([summary])
+
+
+def test_onednn_multiplies_as_torch_does() -> None:
+    """The product and its three gradients, also where the weight is a transposed view, as GPT-2's is."""
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((2, 5, 7), (7, 3), (3,)))
+
+    def products(linear: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
+        leaves = [leaf.clone().requires_grad_() for leaf in (x, weight, bias)]
+        result = linear(leaves[0], leaves[1].t(), leaves[2])
+        (result**2).sum().backward()
+        return [result.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+    found, expected = products(onednn.Product.apply), products(torch.nn.functional.linear)
+    assert len(found) == 4
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_the_exponent_is_the_slope_on_logarithmic_axes() -> None:
+    """Costs 3·size² grow as size^2.00, whatever the factor; constant ones as size^0."""
+    sizes = [2.0, 4.0, 8.0]
+    assert growth.exponent(sizes, [3 * size**2 for size in sizes]) == pytest.approx(2.0)
+    assert growth.exponent(sizes, [5.0] * 3) == pytest.approx(0.0)
 
 
 def test_lengths_are_ragged_within_their_bounds() -> None:

@@ -6,8 +6,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from importlib.metadata import version
@@ -17,7 +15,7 @@ from typing import Any
 from tasks.environment import ALLOCATOR
 from tests.benchmarks import report
 from tests.benchmarks.cases import CASES, Case
-from tests.benchmarks.harness import ROOT, Contender, race
+from tests.benchmarks.harness import Contender, model_of, race
 from tests.benchmarks.shapes import SHAPES
 from tests.benchmarks.worker import Job
 
@@ -44,30 +42,27 @@ def run(case: Case, arguments: argparse.Namespace, folder: Path) -> dict[str, An
     """Races the entries of a case, and the machine with them."""
     work = replace(case.work, shape=arguments.shape or case.work.shape)
     case = replace(case, work=work)
-    model = folder / f"{work.shape}-{work.stop}"
-    if not model.is_dir():
-        command = [sys.executable, "-m", "tests.benchmarks.models", work.shape, str(work.stop), str(model)]
-        subprocess.run(command, cwd=ROOT, check=True)
-    common = {"threads": arguments.threads, "device": arguments.device, "dtype": arguments.dtype}
-    contenders = [Contender(Job("floor:machine", work, str(model), **common))]
+    model = model_of(work, folder)
+    common = {name: getattr(arguments, name) for name in ("threads", "device", "dtype", "library")}
+    contenders = [Contender(Job("floor:machine", work, model, **common))]
     for entry in case.entries:
         tuned = arguments.allocator == "same" or (arguments.allocator == "installed" and entry.ours)
-        job = Job(entry.subject, work, str(model), entry.options, **common)
-        contenders.append(Contender(job, entry.library, ALLOCATOR if tuned else None))
+        job = Job(entry.subject, work, model, entry.options, **common)
+        contenders.append(Contender(job, entry.peer, ALLOCATOR if tuned else None))
     machine, *runs = race(contenders, arguments.repetitions)
     return report.summarise(case, runs, machine, 2 if arguments.dtype == "bfloat16" else 4)
 
 
 def describe(arguments: argparse.Namespace) -> dict[str, object]:
     """What the figures were taken on."""
-    names = ("torch", "transformers", "accelerate", "datasets")
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     models = [line.split(":")[1].strip() for line in lines.splitlines() if line.startswith("model name")]
+    chosen = ("repetitions", "threads", "device", "dtype", "library", "allocator")
     return {
         "processor": models[0] if models else platform.processor(),
         "cores": os.cpu_count(),
-        "versions": {name: version(name) for name in names},
-        **{name: getattr(arguments, name) for name in ("threads", "device", "dtype", "repetitions", "allocator")},
+        "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
+        **{name: getattr(arguments, name) for name in chosen},
     }
 
 
@@ -80,6 +75,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, help="another model than the case's own")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--library",
+        choices=("installed", "onednn"),
+        default="installed",
+        help="what multiplies float32 on the CPU: torch's choice for each contender, or oneDNN for all",
+    )
     parser.add_argument(
         "--allocator",
         choices=("installed", "same", "none"),

@@ -17,14 +17,14 @@ class Entry:
     Attributes:
         name: in the table.
         subject: what its worker runs.
-        library: folder of its peer; None for what the project has.
+        peer: folder of the peer's library; None for what the project has.
         options: of the subject.
         differs: from the others, beside who wrote it.
     """
 
     name: str
     subject: str
-    library: str | None = None
+    peer: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     differs: str = ""
 

@@ -12,10 +12,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.shapes import Work
 from tests.benchmarks.worker import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / ".bench"
+
+
+def model_of(work: Work, folder: Path) -> str:
+    """The folder of the model that some work is done on; written, in a process of its own, where it is missing."""
+    path = folder / f"{work.shape}-{work.stop}"
+    if not path.is_dir():
+        command = [sys.executable, "-m", "tests.benchmarks.models", work.shape, str(work.stop), str(path)]
+        subprocess.run(command, cwd=ROOT, check=True)
+    return str(path)
 
 
 @dataclass
@@ -40,12 +50,12 @@ class Contender:
 
     Args:
         job: what it does.
-        library: folder below `.bench` that its peer was installed in; None has what the project has.
+        peer: folder below `.bench` that the peer was installed in; None has what the project has.
         environment: variables over this process's own.
     """
 
-    def __init__(self, job: Job, library: str | None = None, environment: Mapping[str, str] | None = None) -> None:
-        paths = [str(ROOT), *([str(PEERS / library)] if library else [])]
+    def __init__(self, job: Job, peer: str | None = None, environment: Mapping[str, str] | None = None) -> None:
+        paths = [str(ROOT), *([str(PEERS / peer)] if peer else [])]
         threads = str(job.threads)
         variables = {
             **os.environ,
