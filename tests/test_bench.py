@@ -100,7 +100,7 @@ def test_a_case_is_summed_up_against_each_peer() -> None:
     against = found["contenders"][1]["ratios"]["ours"]
     assert (against["wall"]["median"], against["cpu"]["median"], against["memory"]) == (2.0, 3.0, 0.25)
     shown = report.table(found)
-    assert "| 2 (2–4)×, memory 0.25 |" in shown
+    assert "| 2 (2–4)×; CPU 3×; memory 0.25 |" in shown
     assert "- them: slow." in shown
     json.dumps(found)
 

@@ -22,20 +22,21 @@ from tests.benchmarks.worker import Job
 
 def main() -> None:
     """Runs the chosen cases, prints a table of each as it ends, and writes all of them."""
-    arguments = _parse()
-    summaries = []
+    arguments, summaries = _parse(), []
+    machine = describe(arguments)
+    print(report.conditions(machine), end="\n\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for case in arguments.cases:
-            summary = run(case, arguments, Path(folder))
-            summaries.append(summary)
-            print(report.table(summary), flush=True)
+            summaries.append(run(case, arguments, Path(folder)))
+            print(report.table(summaries[-1]), flush=True)
     print(report.libraries(summaries))
     if arguments.json:
-        results = {"machine": describe(arguments), "cases": summaries}
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(
+            json.dumps({"machine": machine, "cases": summaries}, indent=1) + "\n", encoding="utf-8"
+        )
     if arguments.markdown:
-        parts = [*map(report.table, summaries), report.libraries(summaries) + "\n"]
-        arguments.markdown.write_text("\n".join(parts), encoding="utf-8")
+        parts = [report.conditions(machine), *map(report.table, summaries), report.libraries(summaries)]
+        arguments.markdown.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
 
 
 def run(case: Case, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -105,10 +105,20 @@ def table(summary: dict[str, Any]) -> str:
         ]
         for name in ours:
             found = row.get("ratios", {}).get(name)
-            cells.append(f"{_spread(found['wall'])}×, memory {found['memory']:.2f}" if found else "")
+            cells.append(_against(found) if found else "")
         lines.append(_line(cells))
     notes = [f"- {row['name']}: {row['differs']}." for row in summary["contenders"] if row["differs"]]
     return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def conditions(machine: dict[str, Any]) -> str:
+    """What the figures were taken on, in a line."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} thread(s), {machine['device']}, "
+        f"{machine['dtype']}; matrix library: {machine['library']}; allocator: {machine['allocator']}; "
+        f"{machine['repetitions']} repetitions; {versions}."
+    )
 
 
 def libraries(summaries: Sequence[dict[str, Any]]) -> str:
@@ -132,6 +142,10 @@ def libraries(summaries: Sequence[dict[str, Any]]) -> str:
 
 def _spread(found: dict[str, float]) -> str:
     return f"{found['median']:.3g} ({found['lowest']:.3g}–{found['highest']:.3g})"
+
+
+def _against(found: dict[str, Any]) -> str:
+    return f"{_spread(found['wall'])}×; CPU {found['cpu']['median']:.3g}×; memory {found['memory']:.2f}"
 
 
 def _line(cells: Sequence[str]) -> str:
