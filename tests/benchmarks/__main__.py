@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.benchmarks.worker import Job
 
 
 def main() -> None:
-    """Runs the chosen cases, prints a table of each as it ends, and writes all of them."""
+    """Runs the chosen cases; prints the table of each as it ends, and writes all so far."""
     arguments, summaries = _parse(), []
     machine = describe(arguments)
     print(report.conditions(machine), end="\n\n", flush=True)
@@ -29,11 +30,15 @@ def main() -> None:
         for case in arguments.cases:
             summaries.append(run(case, arguments, Path(folder)))
             print(report.table(summaries[-1]), flush=True)
+            write(arguments, machine, summaries)
     print(report.libraries(summaries))
+
+
+def write(arguments: argparse.Namespace, machine: dict[str, Any], summaries: Sequence[dict[str, Any]]) -> None:
+    """Writes the cases so far to the files that are asked for."""
     if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"machine": machine, "cases": summaries}, indent=1) + "\n", encoding="utf-8"
-        )
+        results = {"machine": machine, "cases": summaries}
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if arguments.markdown:
         parts = [report.conditions(machine), *map(report.table, summaries), report.libraries(summaries)]
         arguments.markdown.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
@@ -70,7 +75,7 @@ def describe(arguments: argparse.Namespace) -> dict[str, object]:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     known = {case.name: case for case in CASES}
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"all, unless named: {', '.join(known)}")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"{', '.join(known)}; or all")
     parser.add_argument("--repetitions", type=int, default=3, help="of each contender, after one to warm up")
     parser.add_argument("--threads", type=int, default=1, help="of torch in each contender")
     parser.add_argument("--shape", choices=SHAPES, help="another model than the case's own")
@@ -91,10 +96,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    unknown = set(arguments.cases) - set(known)
+    unknown = set(arguments.cases) - {*known, "all"}
     if unknown:
-        parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    arguments.cases = [known[name] for name in arguments.cases or known]
+        parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(known)}, or all")
+    usual = [name for name, case in known.items() if not case.extra]
+    arguments.cases = [known[name] for name in (known if "all" in arguments.cases else arguments.cases or usual)]
     return arguments
 
 

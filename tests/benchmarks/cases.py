@@ -36,13 +36,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Case:
-    """One race; its kind is sft, reward, ppo or sampling."""
+    """One race; its kind is sft, reward, ppo or sampling, and an extra one is run only where it is named."""
 
     name: str
     title: str
     kind: str
     work: Work
     entries: tuple[Entry, ...]
+    extra: bool = False
 
 
 PPO = (
@@ -78,37 +79,35 @@ SAMPLING = (
     Entry("transformers' generate", "generate:sampling"),
 )
 
-_LARGE = "small-50k"
 _PPO = Work(longest_prompt=24, stop=0.0)
 _SAMPLING = Work(longest_prompt=24, new_tokens=64, stop=0.0)
 
 
-def _sampling(name: str, title: str, **fields: Any) -> list[Case]:
-    """A case of each vocabulary; the large one samples half as many tokens."""
+def _sampling(name: str, title: str, extra: bool = True, **fields: Any) -> list[Case]:
+    """A case of each vocabulary; the large one samples half as many tokens, and may be extra."""
     small = Case(f"sampling-{name}", f"Sampling, {title}", "sampling", replace(_SAMPLING, **fields), SAMPLING)
-    work = replace(small.work, shape=_LARGE, new_tokens=32)
-    return [small, replace(small, name=f"{small.name}-50k", title=f"{small.title}, V = 50,257", work=work)]
+    return [small, replace(_large(small, new_tokens=32), extra=extra)]
 
 
-def _both(case: Case) -> list[Case]:
-    """A case and the same at a large vocabulary."""
-    work = replace(case.work, shape=_LARGE)
-    return [case, replace(case, name=f"{case.name}-50k", title=f"{case.title}, V = 50,257", work=work)]
+def _large(case: Case, **fields: Any) -> Case:
+    """The same at a large vocabulary."""
+    work = replace(case.work, shape="small-50k", **fields)
+    return replace(case, name=f"{case.name}-50k", title=f"{case.title}, V = 50,257", work=work)
 
 
+_PPO_CASE = Case("ppo", "PPO iteration, 64 prompts × 32 tokens, 4 epochs × 4 minibatches", "ppo", _PPO, PPO)
+_SFT_CASE = Case("sft", "SFT step, 64 ragged demonstrations", "sft", Work(), SFT)
+_RANKINGS = Work(rows=11, completions=4)
 CASES = (
-    *_both(Case("ppo", "PPO iteration, 64 prompts × 32 tokens, 4 epochs × 4 minibatches", "ppo", _PPO, PPO)),
-    Case("ppo-stops", "PPO iteration, responses stop at 1 in 16 tokens", "ppo", replace(_PPO, stop=1 / 16), PPO),
-    *_both(Case("sft", "SFT step, 64 ragged demonstrations", "sft", Work(), SFT)),
+    *(_PPO_CASE, _large(_PPO_CASE)),
+    Case("ppo-stops", "PPO iteration, responses stop at 1 in 16 tokens", "ppo", replace(_PPO, stop=1 / 16), PPO, True),
+    *(_SFT_CASE, _large(_SFT_CASE)),
     Case("reward", "Reward step, 64 ragged pairs", "reward", Work(), REWARD),
-    Case(
-        "reward-rankings",
-        "Reward step, 11 rankings of 4 completions (66 pairs)",
-        "reward",
-        Work(rows=11, completions=4),
-        REWARD,
-    ),
-    *(case for rows in (1, 8, 32, 128) for case in _sampling(str(rows), f"batch of {rows}", rows=rows)),
+    Case("reward-rankings", "Reward step, 11 rankings of 4 completions (66 pairs)", "reward", _RANKINGS, REWARD),
+    *_sampling("1", "batch of 1", extra=False, rows=1),
+    *_sampling("8", "batch of 8", rows=8),
+    *_sampling("32", "batch of 32", rows=32),
+    *_sampling("128", "batch of 128", extra=False, rows=128),
     *_sampling("stops", "batch of 128, stops at 1 in 32 tokens", rows=128, stop=1 / 32),
     *_sampling("filters", "batch of 32, top-k 50 and top-p 0.9", rows=32, top_k=50, top_p=0.9),
 )

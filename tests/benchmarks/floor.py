@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tests.benchmarks import shapes
@@ -156,17 +157,14 @@ def machine(job: Job, turn: Turns) -> None:
     read = torch.randn((network.matrices + network.head) // 1024, 1024, device=job.device, dtype=dtype)
     vector = torch.randn(1024, device=job.device, dtype=dtype)
     nbytes = read.numel() * read.element_size()
-    sizes = (1024, 2048) if job.device == "cpu" else (8192,)
+    size = 1536 if job.device == "cpu" else 8192
+    left, right = (torch.randn(size, size, device=job.device, dtype=dtype) for _ in range(2))
     with torch.no_grad():
         turn()
         while True:
             rates = {"bandwidth": nbytes / min(_times(lambda: torch.mv(read, vector), 0.1))}
             for name, product in _products(job.device).items():
-                rates[name] = 0.0
-                for size in sizes:
-                    left, right = (torch.randn(size, size, device=job.device, dtype=dtype) for _ in range(2))
-                    fastest = min(_times(lambda p=product, x=left, y=right: p(x, y), 0.15))  # type: ignore[misc]
-                    rates[name] = max(rates[name], 2 * size**3 / fastest)
+                rates[name] = 2 * size**3 / min(_times(partial(product, left, right), 0.2))
             turn(**rates)
 
 
