@@ -138,6 +138,15 @@ def test_the_exponent_is_the_slope_on_logarithmic_axes() -> None:
     assert growth.exponent(sizes, [5.0] * 3) == pytest.approx(0.0)
 
 
+def test_growth_is_told_and_drawn(tmp_path: Path) -> None:
+    """A row for each quantity with its exponents, and a picture."""
+    axis = {"name": "prompts", "sizes": [16, 32], "seconds": [1.0, 2.0], "megabytes": [30.0, 31.0]}
+    found = [axis | {"time_exponent": 1.0, "memory_exponent": 0.05}]
+    assert "| prompts | 16, 32 | 1.00, 2.00 | size^1.00 | 30, 31 | size^0.05 |" in growth.table(found)
+    growth.plot(found, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_lengths_are_ragged_within_their_bounds() -> None:
     """Half of the demonstrations are shorter than 40 tokens, and the longest nearly as long as may be."""
     rows = shapes.demonstrations(Work())

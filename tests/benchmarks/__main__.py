@@ -49,11 +49,11 @@ def run(case: Case, arguments: argparse.Namespace, folder: Path) -> dict[str, An
     work = replace(case.work, shape=arguments.shape or case.work.shape)
     case = replace(case, work=work)
     model = model_of(work, folder)
-    common = {name: getattr(arguments, name) for name in ("threads", "device", "dtype", "library")}
+    common = {name: getattr(arguments, name) for name in ("threads", "device", "dtype")}
     contenders = [Contender(Job("floor:machine", work, model, **common))]
     for entry in case.entries:
         tuned = arguments.allocator == "same" or (arguments.allocator == "installed" and entry.ours)
-        job = Job(entry.subject, work, model, entry.options, **common)
+        job = Job(entry.subject, work, model, entry.options, **common, library=arguments.library)
         contenders.append(Contender(job, entry.peer, ALLOCATOR if tuned else None))
     machine, *runs = race(contenders, arguments.repetitions)
     return report.summarise(case, runs, machine, 2 if arguments.dtype == "bfloat16" else 4)
