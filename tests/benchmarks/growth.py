@@ -1,6 +1,7 @@
 """`make bench-growth`: how our time and memory grow with prompts, completions, lengths and the model.
 
-Each point is a process of its own. Memory is what the work adds to the process with its model loaded.
+Each point is a process of its own, on one thread: its time is CPU time, and its memory what the work adds to the
+process with its model loaded.
 """
 
 from __future__ import annotations
@@ -84,13 +85,13 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 
 def measure(axis: Axis, repetitions: int, folder: Path) -> dict[str, Any]:
-    """The points of one axis: sizes, seconds, and megabytes over those of the process before it worked."""
+    """The points of one axis: sizes, CPU seconds, and megabytes over those of the process before it worked."""
     seconds, megabytes = [], []
     for work in axis.work:
         (run,) = race(
             [Contender(Job(axis.subject, work, model_of(work, folder), axis.options), None, ALLOCATOR)], repetitions
         )
-        seconds.append(median(run.wall))
+        seconds.append(median(run.cpu))
         megabytes.append(run.peak_mb - run.start_mb)
     sizes = [axis.size(work) for work in axis.work]
     return {
@@ -105,7 +106,7 @@ def measure(axis: Axis, repetitions: int, folder: Path) -> dict[str, Any]:
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """All axes as a Markdown table."""
-    lines = ["| doubled | sizes | seconds | grows as | MB | grows as |", "|---|---|---|---:|---|---:|"]
+    lines = ["| doubled | sizes | CPU s | grows as | MB | grows as |", "|---|---|---|---:|---|---:|"]
     for row in found:
         cells = [row["name"], ", ".join(f"{size:,.0f}" for size in row["sizes"])]
         for costs, digits, power in (("seconds", 2, "time_exponent"), ("megabytes", 0, "memory_exponent")):
