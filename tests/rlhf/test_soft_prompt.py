@@ -135,10 +135,9 @@ def test_padding_changes_nothing(tuned: Policy) -> None:
     torch.testing.assert_close(alone, wide, atol=1e-5, rtol=0)
     sampling = Sampling(max_new_tokens=8)
     together = generate(tuned, PROMPTS, [sampling] * 2, [1, 2])
-    for row, completion in enumerate(together):
-        single = generate(tuned, [PROMPTS[row]], [sampling], [row + 1])[0]
-        assert completion.text == single.text
-        assert completion.logprob == pytest.approx(single.logprob, abs=1e-3)
+    apart = [generate(tuned, [PROMPTS[row]], [sampling], [row + 1])[0] for row in range(2)]
+    assert [row.text for row in together] == [row.text for row in apart]
+    assert [row.logprob for row in together] == pytest.approx([row.logprob for row in apart], abs=2e-4)
 
 
 def test_the_sampler_scores_what_it_draws(tuned: Policy) -> None:

@@ -1,0 +1,66 @@
+"""Beam search, by `transformers`' own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from rlhf.batches import encoder_inputs, make_batch, response_logprobs
+from rlhf.generation.samples import Samples, check_context
+from rlhf.models import Policy
+from rlhf.records import Sampling
+
+
+@torch.no_grad()
+def beam_search(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]) -> Samples:
+    """The best beam for each prompt, by `transformers`' own search; all rows share the first row's settings."""
+    from transformers import GenerationConfig
+
+    check_context(policy, prompts, sampling)
+    settings = sampling[0]
+    config = policy.model.config
+    batch = make_batch(prompts, [[] for _ in prompts], policy.device, response_width=1)
+    if config.is_encoder_decoder:
+        (input_ids, mask), begun = encoder_inputs(batch), 1  # the start token
+    else:
+        input_ids, mask = batch.input_ids[:, :-1], batch.attention_mask[:, :-1].long()
+        begun = input_ids.shape[1]
+    controls = GenerationConfig(
+        num_beams=settings.num_beams,
+        repetition_penalty=settings.repetition_penalty,
+        min_new_tokens=settings.min_new_tokens,
+        max_new_tokens=settings.max_new_tokens,
+        eos_token_id=policy.eos_id,
+        pad_token_id=policy.eos_id,
+        decoder_start_token_id=config.decoder_start_token_id if config.is_encoder_decoder else None,
+    )
+    with _defaults(policy.model, controls):
+        output = policy.model.generate(input_ids=input_ids, attention_mask=mask)  # type: ignore[operator]
+    tokens = output[:, begun:]
+    finished = (tokens == policy.eos_id).any(1)
+    lengths = _lengths(tokens, finished, policy.eos_id)
+    unscored = Samples(tokens, lengths, finished, torch.zeros(tokens.shape))
+    batch = make_batch(prompts, unscored.responses(), policy.device)
+    return unscored._replace(logprobs=response_logprobs(policy.model, batch))
+
+
+@contextmanager
+def _defaults(model: Any, controls: Any) -> Iterator[None]:
+    """Puts settings in place of those that a checkpoint brings: generate would fill ours up with them."""
+    before = model.generation_config
+    model.generation_config = controls
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+def _lengths(tokens: Int[Tensor, "B T"], finished: Bool[Tensor, " B"], eos_id: int) -> Int[Tensor, " B"]:
+    """Tokens up to and with EOS; all of them where there is none."""
+    first_eos = (tokens == eos_id).long().argmax(1) + 1
+    return torch.where(finished, first_eos, tokens.shape[1])

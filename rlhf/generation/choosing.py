@@ -1,0 +1,86 @@
+"""From logits to tokens: each row's controls, its own uniform numbers, and what it may not repeat.
+
+Dimensions: B rows at the start, N rows in the batch, T new tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rlhf.generation.controls import as_controls, needs_filters, warp
+from rlhf.generation.decoding import History
+from rlhf.generation.drawing import cumulate, invert
+from rlhf.records import Sampling
+
+
+class Choice(NamedTuple):
+    """A token a row.
+
+    Attributes:
+        tokens: what was drawn.
+        logprobs: log π of it at the row's temperature, before any filter.
+    """
+
+    tokens: Int[Tensor, " N"]
+    logprobs: Float[Tensor, " N"]
+
+
+class Chooser:
+    """Draws a token for each row, as its settings and its seed have it.
+
+    Args:
+        sampling: the settings, one a row.
+        seeds: of the rows' uniform numbers.
+        history: what the responses go on from.
+        eos_id: what may not come before `min_new_tokens`.
+    """
+
+    def __init__(self, sampling: Sequence[Sampling], seeds: Sequence[int], history: History, eos_id: int) -> None:
+        device, steps = history.tokens.device, max(settings.max_new_tokens for settings in sampling)
+        self.controls, self.eos_id = as_controls(sampling, device), eos_id
+        self.filters = needs_filters(sampling)
+        self.greedy = [settings.temperature == 0.0 for settings in sampling]
+        self.warm = any(settings.temperature not in (0.0, 1.0) for settings in sampling)
+        self.scale = torch.where(self.controls.greedy, 1.0, self.controls.temperature)
+        self.uniform = _uniform(seeds, steps).to(device)
+        self.begun = history.tokens.shape[1]
+        if self.filters:
+            room = torch.zeros(len(seeds), steps, dtype=torch.long, device=device)
+            self.history = torch.cat([history.tokens, room], dim=1)
+            self.history_mask = torch.cat([history.mask, torch.ones_like(room, dtype=torch.bool)], dim=1)
+
+    def choose(self, logits: Float[Tensor, "N V"], step: int) -> Choice:
+        """A token a row from its logits, the step-th of its response."""
+        scaled = logits / self.scale if self.warm else logits
+        cumulative = cumulate(scaled)
+        warped = self._warp(logits, step) if self.filters else scaled
+        if all(self.greedy):
+            tokens = warped.argmax(-1)
+        else:
+            tokens = invert(cumulate(warped) if self.filters else cumulative, self.uniform[step])
+            if any(self.greedy):
+                tokens = torch.where(self.controls.greedy[:, 0], warped.argmax(-1), tokens)
+        if self.filters:
+            self.history[:, self.begun + step] = tokens
+        return Choice(tokens, scaled.gather(1, tokens[:, None])[:, 0] - cumulative.log_total)
+
+    def keep(self, rows: Int[Tensor, " N"]) -> None:
+        """Goes on with these of the rows, in this order."""
+        self.controls, self.scale, self.uniform = self.controls.rows(rows), self.scale[rows], self.uniform[:, rows]
+        if self.filters:
+            self.history, self.history_mask = self.history[rows], self.history_mask[rows]
+
+    def _warp(self, logits: Float[Tensor, "N V"], step: int) -> Float[Tensor, "N V"]:
+        past = self.begun + step
+        history, mask = self.history[:, :past], self.history_mask[:, :past]
+        return warp(logits, self.controls, history, mask, step, self.eos_id)
+
+
+def _uniform(seeds: Sequence[int], steps: int) -> Float[Tensor, "T B"]:
+    """A row's numbers are the first of its own seed's, however many others draw beside it."""
+    return torch.stack([torch.rand(steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds], dim=1)

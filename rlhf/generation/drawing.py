@@ -1,0 +1,73 @@
+"""Drawing a token: the cumulative distribution inverted at a uniform number, in the order of the vocabulary.
+
+Dimensions: B batch, V vocabulary, N blocks that the vocabulary is cut into.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+BELOW_ONE = 1.0 - 2.0**-50
+
+
+class Cumulative(NamedTuple):
+    """A distribution, summed up over blocks of the vocabulary alone.
+
+    Attributes:
+        weights: exp(z − max z), not normalised.
+        ends: the sum of the weights up to the end of each block.
+        log_total: logsumexp(z).
+    """
+
+    weights: Float[Tensor, "B V"]
+    ends: Float[Tensor, "B N"]
+    log_total: Float[Tensor, " B"]
+
+
+def cumulate(logits: Float[Tensor, "B V"]) -> Cumulative:
+    """The cumulative distribution at the ends of blocks of about √V tokens: one exponential a token, in float32.
+
+    The sums over blocks are added up in double precision, so that a long vocabulary costs no accuracy.
+    """
+    top = logits.amax(-1, keepdim=True)
+    weights = (logits - top).exp_()
+    size = block_size(logits.shape[1])
+    whole = logits.shape[1] // size * size
+    sums = weights[:, :whole].unflatten(1, (-1, size)).sum(-1)
+    if whole < logits.shape[1]:
+        sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], dim=1)
+    ends = sums.double().cumsum(-1)
+    return Cumulative(weights, ends, (ends[:, -1].log() + top[:, 0]).float())
+
+
+def block_size(vocabulary: int) -> int:
+    """The power of two at or above √V."""
+    return 1 << ((vocabulary - 1).bit_length() + 1) // 2
+
+
+def invert(cumulative: Cumulative, uniform: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """The token at `uniform` of the cumulative distribution: first the block it falls in, then the place there.
+
+    A token of weight 0 is never returned: the sum exceeds its target only where something was added.
+    """
+    weights, ends, _ = cumulative
+    size = block_size(weights.shape[1])
+    targets = uniform.double()[:, None] * ends[:, -1:]
+    block = torch.searchsorted(ends, targets, right=True).clamp_(max=ends.shape[1] - 1)
+    places = block * size + torch.arange(size, device=weights.device)
+    # Past the vocabulary the last block repeats its last token; such a place is never the first to exceed the target.
+    places = places.clamp_(max=weights.shape[1] - 1)
+    inside = weights.gather(1, places).double().cumsum_(-1)
+    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp_(min=0)), 0.0)
+    # The block's sum was taken in float32 and may exceed this one by its rounding.
+    rest = torch.minimum(targets - before, inside[:, -1:] * BELOW_ONE)
+    return places.gather(1, torch.searchsorted(inside, rest, right=True))[:, 0]
+
+
+def draw(logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"], greedy: Bool[Tensor, "B 1"]) -> Int[Tensor, " B"]:
+    """One token per row: the argmax where greedy, else the token at `uniform` of the cumulative distribution."""
+    return torch.where(greedy[:, 0], logits.argmax(-1), invert(cumulate(logits), uniform))

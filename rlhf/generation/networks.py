@@ -1,0 +1,229 @@
+"""The weights of the common families, laid out for a step of one token a row: GPT-2, Llama, Mistral, Qwen 2 and 3.
+
+Each is a stack of one kind of block: norm, attention, norm, feed-forward, either pair added to the stream. What
+differs is the norm, the positions (learnt or rotary), biases, norms of queries and keys, and the activation.
+Dimensions: N rows, K inputs and M outputs of a product, H hidden, C context, D width of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+COPIED_WEIGHTS = 2**22
+"""Matrices of up to so many weights are copied to where products with few rows are fastest; larger ones stay."""
+FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
+ROTARY_FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Projection:
+    """A product with the weights of one linear layer, or of several side by side."""
+
+    def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype) -> None:
+        weights = [_inputs_first(layer).to(dtype) for layer in layers]
+        if sum(weight.numel() for weight in weights) <= COPIED_WEIGHTS:
+            weights = [torch.cat(weights, dim=1) if len(weights) > 1 else weights[0].contiguous()]
+        biases = [layer.bias.to(dtype) for layer in layers if isinstance(layer.bias, Tensor)]
+        self.weights, self.bias, self.dtype = weights, torch.cat(biases) if biases else None, dtype
+
+    def __call__(self, states: Float[Tensor, "N K"]) -> Float[Tensor, "N M"]:
+        states = states.to(self.dtype)
+        if len(self.weights) == 1:
+            weight = self.weights[0]
+            return torch.mm(states, weight) if self.bias is None else torch.addmm(self.bias, states, weight)
+        product = torch.cat([torch.mm(states, weight) for weight in self.weights], dim=1)
+        return product if self.bias is None else product.add_(self.bias)
+
+    def onto(self, stream: Float[Tensor, "N M"], states: Float[Tensor, "N K"]) -> Float[Tensor, "N M"]:
+        """The stream with the product added; in mixed precision the stream alone is in float32."""
+        if stream.dtype != self.dtype:
+            return stream + self(states)
+        added = torch.addmm(stream, states, self.weights[0])
+        return added if self.bias is None else added.add_(self.bias)
+
+
+class Layer(NamedTuple):
+    """One block.
+
+    Attributes:
+        norm: before the attention.
+        qkv: queries, keys and values side by side.
+        query_norm: of each head's queries, in Qwen 3; `key_norm` likewise.
+        scale: of the products of queries and keys.
+        out: of the attention.
+        feed_norm: before the feed-forward.
+        feed: its first half, activation included; `down` is the second.
+    """
+
+    norm: Function
+    qkv: Projection
+    query_norm: Function | None
+    key_norm: Function | None
+    scale: float
+    out: Projection
+    feed_norm: Function
+    feed: Function
+    down: Projection
+
+
+class Network(NamedTuple):
+    """A language model.
+
+    Attributes:
+        embedding: of tokens.
+        places: learnt embeddings of positions.
+        rotations: cos + i·sin of each position's angles.
+        layers: the blocks, in order.
+        norm: after the last.
+        head: to the logits.
+        heads: of queries; `kv_heads` of keys and values.
+    """
+
+    embedding: Float[Tensor, "V H"]
+    places: Float[Tensor, "C H"] | None
+    rotations: Complex[Tensor, "C R"] | None
+    layers: list[Layer]
+    norm: Function
+    head: Projection
+    heads: int
+    kv_heads: int
+    head_width: int
+
+
+def read_network(model: Any, context: int, dtype: torch.dtype) -> Network | None:
+    """The network of a model of a known family; None where only its own forward has it right.
+
+    Args:
+        model: a causal language model.
+        context: how many tokens a row may hold, padding included.
+        dtype: in which products are computed.
+    """
+    name, config = type(model).__name__, model.config
+    if model.training or hasattr(model, "hf_device_map"):
+        return None
+    if name == "GPT2LMHeadModel":
+        known, read = not config.add_cross_attention, _read_gpt2
+    elif name in ROTARY_FAMILIES:
+        window = getattr(config, "sliding_window", None)
+        known = config.rope_parameters["rope_type"] in FIXED_ROTATIONS and (window is None or context <= window)
+        read = _read_rotary
+    else:
+        return None
+    return read(model, context, dtype) if known and _is_plain(model) else None
+
+
+def _is_plain(model: Any) -> bool:
+    """Whether every linear layer is an ordinary one: none is quantised, or has an adapter that is not merged."""
+    from transformers.pytorch_utils import Conv1D
+
+    linear = (m for m in model.modules() if getattr(m, "weight", None) is not None and m.weight.ndim == 2)
+    return all(isinstance(m, nn.Embedding) or hasattr(m, "embedding") or type(m) in (nn.Linear, Conv1D) for m in linear)
+
+
+def _read_gpt2(model: Any, context: int, dtype: torch.dtype) -> Network:
+    body, config = model.transformer, model.config
+
+    def read_layer(block: Any) -> Layer:
+        up, activation = Projection([block.mlp.c_fc], dtype), _activation(block.mlp.act)
+        return Layer(
+            norm=_layer_norm(block.ln_1),
+            qkv=Projection([block.attn.c_attn], dtype),
+            query_norm=None,
+            key_norm=None,
+            scale=block.attn.scaling,
+            out=Projection([block.attn.c_proj], dtype),
+            feed_norm=_layer_norm(block.ln_2),
+            feed=lambda states: activation(up(states)),
+            down=Projection([block.mlp.c_proj], dtype),
+        )
+
+    return Network(
+        embedding=model.get_input_embeddings().weight,
+        places=body.wpe.weight,
+        rotations=None,
+        layers=[read_layer(block) for block in body.h],
+        norm=_layer_norm(body.ln_f),
+        head=Projection([model.lm_head], dtype),
+        heads=config.n_head,
+        kv_heads=config.n_head,
+        head_width=config.n_embd // config.n_head,
+    )
+
+
+def _read_rotary(model: Any, context: int, dtype: torch.dtype) -> Network | None:
+    body, config = model.model, model.config
+    head_width = body.layers[0].self_attn.head_dim
+    rotations = _rotations(body.rotary_emb, context, model.device)
+    if rotations.shape[1] * 2 != head_width:
+        return None
+
+    def read_layer(block: Any) -> Layer:
+        attention, mlp = block.self_attn, block.mlp
+        gate_up, activation = Projection([mlp.gate_proj, mlp.up_proj], dtype), _activation(mlp.act_fn)
+
+        def feed(states: Tensor) -> Tensor:
+            gate, up = gate_up(states).chunk(2, dim=1)
+            return activation(gate).mul_(up)
+
+        return Layer(
+            norm=_rms_norm(block.input_layernorm),
+            qkv=Projection([attention.q_proj, attention.k_proj, attention.v_proj], dtype),
+            query_norm=_rms_norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
+            key_norm=_rms_norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
+            scale=attention.scaling,
+            out=Projection([attention.o_proj], dtype),
+            feed_norm=_rms_norm(block.post_attention_layernorm),
+            feed=feed,
+            down=Projection([mlp.down_proj], dtype),
+        )
+
+    return Network(
+        embedding=model.get_input_embeddings().weight,
+        places=None,
+        rotations=rotations,
+        layers=[read_layer(block) for block in body.layers],
+        norm=_rms_norm(body.norm),
+        head=Projection([model.lm_head], dtype),
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_width=head_width,
+    )
+
+
+def _rotations(rotary: Any, context: int, device: torch.device) -> Complex[Tensor, "C R"]:
+    """What the model's own rotary embedding says, whichever its frequencies; its halves are alike."""
+    cos, sin = rotary(torch.zeros((), device=device), torch.arange(context, device=device)[None])
+    half = cos.shape[-1] // 2
+    return torch.complex(cos[0, :, :half], sin[0, :, :half])
+
+
+def _inputs_first(layer: nn.Module) -> Float[Tensor, "K M"]:
+    """A layer's weights with its inputs along the rows; `Conv1D` has them so."""
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight.t() if isinstance(layer, nn.Linear) else layer.weight
+
+
+def _layer_norm(norm: nn.LayerNorm) -> Function:
+    shape = list(norm.normalized_shape)
+    return lambda states: functional.layer_norm(states, shape, norm.weight, norm.bias, norm.eps)
+
+
+def _rms_norm(norm: Any) -> Function:
+    shape, eps = list(norm.weight.shape), norm.variance_epsilon
+    return lambda states: functional.rms_norm(states, shape, norm.weight, eps)
+
+
+def _activation(module: nn.Module) -> Function:
+    """The same function as one operation, where there is one."""
+    name = type(module).__name__
+    if name in ("NewGELUActivation", "GELUTanh"):
+        return partial(functional.gelu, approximate="tanh")
+    return functional.silu if name in ("SiLU", "SiLUActivation") else module

@@ -1,0 +1,112 @@
+"""The sampler's loop: logits of all rows, a token each, and again, until every row is done.
+
+Dimensions: B rows at the start, N rows that are still written, T new tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from rlhf.generation.beams import beam_search
+from rlhf.generation.cached import CachedDecoder
+from rlhf.generation.choosing import Chooser
+from rlhf.generation.decoding import ForwardDecoder, prompt_history, prompt_inputs
+from rlhf.generation.networks import read_network
+from rlhf.generation.samples import Samples, check_context
+from rlhf.generation.transcript import Transcript
+from rlhf.models import Policy
+from rlhf.records import Completion, Message, Sampling
+
+
+def generate(
+    policy: Policy,
+    prompts: Sequence[str | Sequence[Message]],
+    sampling: Sequence[Sampling],
+    seeds: Sequence[int],
+    batch_size: int = 64,
+) -> list[Completion]:
+    """Draws one completion per prompt, the i-th with the i-th settings and seed.
+
+    Raises:
+        ValueError: the lengths of the arguments differ, or a prompt and its completion exceed the context.
+    """
+    if not len(prompts) == len(sampling) == len(seeds):
+        raise ValueError(
+            f"found {len(prompts)} prompts, {len(sampling)} settings and {len(seeds)} seeds; give one of each a row"
+        )
+    encoded = [policy.encode_prompt(prompt) for prompt in prompts]
+    completions: list[Completion | None] = [None] * len(prompts)
+    for rows in _batches(encoded, sampling, batch_size):
+        chosen = [encoded[row] for row in rows], [sampling[row] for row in rows], [seeds[row] for row in rows]
+        samples = beam_search(policy, *chosen[:2]) if chosen[1][0].num_beams > 1 else sample(policy, *chosen)
+        for place, row in enumerate(rows):
+            completions[row] = _completion(policy, samples, place, sampling[row], seeds[row])
+    return [completion for completion in completions if completion is not None]
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling], seeds: Sequence[int]
+) -> Samples:
+    """Draws one completion per encoded prompt in one batch, with a key-value cache.
+
+    Raises:
+        ValueError: a prompt and its completion exceed the model's context.
+    """
+    check_context(policy, prompts, sampling)
+    device, steps = policy.device, max(settings.max_new_tokens for settings in sampling)
+    decoder = open_decoder(policy, prompts, steps)
+    chooser = Chooser(sampling, seeds, prompt_history(policy.model, prompts, device), policy.eos_id)
+    limits = torch.tensor([settings.max_new_tokens for settings in sampling], device=device)
+    transcript = Transcript(limits, policy.eos_id)
+    logits = decoder.first()
+    for step in range(steps):
+        tokens, logprobs = chooser.choose(logits, step)
+        transcript.add(tokens, logprobs)
+        if not transcript.left:
+            break
+        kept = transcript.drop(decoder.patience)
+        if kept is not None:
+            decoder.keep(kept)
+            chooser.keep(kept)
+            tokens = tokens[kept]
+        logits = decoder.next(tokens)
+    return transcript.samples()
+
+
+def open_decoder(policy: Policy, prompts: Sequence[Sequence[int]], steps: int) -> CachedDecoder | ForwardDecoder:
+    """The fast one where it knows the model, else the model's own forward."""
+    model, device = policy.model, policy.device
+    mixed = torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type) if mixed else model.dtype
+    network = read_network(model, max(map(len, prompts)) + steps, dtype)
+    if network is None:
+        return ForwardDecoder(model, prompt_inputs(model, prompts, device))
+    return CachedDecoder(model, network, prompts, steps)
+
+
+def _batches(encoded: Sequence[Sequence[int]], sampling: Sequence[Sampling], size: int) -> list[list[int]]:
+    """Row numbers in batches of rows that can go together; beam search needs equal settings."""
+    groups: dict[Sampling | None, list[int]] = {}
+    for row, settings in enumerate(sampling):
+        groups.setdefault(settings if settings.num_beams > 1 else None, []).append(row)
+    batches = []
+    for rows in groups.values():
+        # Rows of like length together: less padding, and the text does not depend on it.
+        ordered = sorted(rows, key=lambda row: len(encoded[row]))
+        batches += [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    return batches
+
+
+def _completion(policy: Policy, samples: Samples, row: int, settings: Sampling, seed: int) -> Completion:
+    length, finished = int(samples.lengths[row]), bool(samples.finished[row])
+    return Completion(
+        text=policy.decode(samples.tokens[row, :length].tolist()),
+        tokens=length,
+        finish_reason="eos" if finished else "length",
+        seed=seed,
+        sampling=settings,
+        logprob=round(float(samples.logprobs[row, :length].sum()), 4),
+    )
