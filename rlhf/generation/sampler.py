@@ -84,7 +84,7 @@ def open_decoder(policy: Policy, prompts: Sequence[Sequence[int]], steps: int) -
     network = read_network(model, max(map(len, prompts)) + steps, dtype)
     if network is None:
         return ForwardDecoder(model, prompt_inputs(model, prompts, device))
-    return CachedDecoder(model, network, prompts, steps)
+    return CachedDecoder(network, model.get_input_embeddings(), prompts, steps, model.config.max_position_embeddings)
 
 
 def _batches(encoded: Sequence[Sequence[int]], sampling: Sequence[Sampling], size: int) -> list[list[int]]:
