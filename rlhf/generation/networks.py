@@ -139,6 +139,7 @@ def read_network(model: Any, context: int, dtype: torch.dtype) -> Network | None
         dtype: in which products are computed.
     """
     name, config = type(model).__name__, model.config
+    read: Callable[[Any, int, torch.dtype], Network | None]
     if model.training or hasattr(model, "hf_device_map"):
         return None
     if name == "GPT2LMHeadModel":
@@ -247,7 +248,7 @@ def _rotations(rotary: Any, context: int, device: torch.device) -> Complex[Tenso
 
 
 def _part(layer: Any, order: Int[Tensor, " M"] | None = None) -> Part:
-    """A layer's weights, of which `Conv1D` has the inputs along the rows; the outputs in another order, if asked for."""
+    """A layer's weights, which only `Conv1D` has with the inputs along the rows; its outputs in another order on demand."""
     weight = layer.weight.t() if isinstance(layer, nn.Linear) else layer.weight
     if order is None:
         return Part(weight, layer.bias)
