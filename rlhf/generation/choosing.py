@@ -44,26 +44,28 @@ class Chooser:
         device, steps = history.tokens.device, max(settings.max_new_tokens for settings in sampling)
         self.controls, self.eos_id = as_controls(sampling, device), eos_id
         self.filters = needs_filters(sampling)
-        self.greedy = [settings.temperature == 0.0 for settings in sampling]
+        greedy = [settings.temperature == 0.0 for settings in sampling]
+        self.all_greedy, self.any_greedy = all(greedy), any(greedy)
         self.warm = any(settings.temperature not in (0.0, 1.0) for settings in sampling)
         self.scale = torch.where(self.controls.greedy, 1.0, self.controls.temperature)
-        self.uniform = _uniform(seeds, steps).to(device)
+        self.uniform = _uniform(seeds, steps).to(device).double()
         self.begun = history.tokens.shape[1]
         if self.filters:
             room = torch.zeros(len(seeds), steps, dtype=torch.long, device=device)
             self.history = torch.cat([history.tokens, room], dim=1)
             self.history_mask = torch.cat([history.mask, torch.ones_like(room, dtype=torch.bool)], dim=1)
 
+    @torch.inference_mode()
     def choose(self, logits: Float[Tensor, "N V"], step: int) -> Choice:
         """A token a row from its logits, the step-th of its response."""
         scaled = logits / self.scale if self.warm else logits
         cumulative = cumulate(scaled)
         warped = self._warp(logits, step) if self.filters else scaled
-        if all(self.greedy):
+        if self.all_greedy:
             tokens = warped.argmax(-1)
         else:
             tokens = invert(cumulate(warped) if self.filters else cumulative, self.uniform[step])
-            if any(self.greedy):
+            if self.any_greedy:
                 tokens = torch.where(self.controls.greedy[:, 0], warped.argmax(-1), tokens)
         if self.filters:
             self.history[:, self.begun + step] = tokens

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 BELOW_ONE = 1.0 - 2.0**-50
+SMALL_VOCABULARY = 2048
 
 
 class Cumulative(NamedTuple):
@@ -29,24 +30,29 @@ class Cumulative(NamedTuple):
 
 
 def cumulate(logits: Float[Tensor, "B V"]) -> Cumulative:
-    """The cumulative distribution at the ends of blocks of about √V tokens: one exponential a token, in float32.
+    """The cumulative distribution at the ends of blocks of tokens: one exponential a token, in float32.
 
     The sums over blocks are added up in double precision, so that a long vocabulary costs no accuracy.
     """
     top = logits.amax(-1, keepdim=True)
     weights = (logits - top).exp_()
-    size = block_size(logits.shape[1])
-    whole = logits.shape[1] // size * size
-    sums = weights[:, :whole].unflatten(1, (-1, size)).sum(-1)
-    if whole < logits.shape[1]:
-        sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], dim=1)
-    ends = sums.double().cumsum(-1)
+    ends = _block_sums(weights, block_size(logits.shape[1])).cumsum(-1, dtype=torch.float64)
     return Cumulative(weights, ends, (ends[:, -1].log() + top[:, 0]).float())
 
 
 def block_size(vocabulary: int) -> int:
-    """The power of two at or above √V."""
-    return 1 << ((vocabulary - 1).bit_length() + 1) // 2
+    """The power of two at or above √V; 1 for a vocabulary so small that fewer operations are worth more."""
+    return 1 if vocabulary <= SMALL_VOCABULARY else 1 << ((vocabulary - 1).bit_length() + 1) // 2
+
+
+def _block_sums(weights: Float[Tensor, "B V"], size: int) -> Float[Tensor, "B N"]:
+    if size == 1:
+        return weights
+    whole = weights.shape[1] // size * size
+    sums = weights[:, :whole].unflatten(1, (-1, size)).sum(-1)
+    if whole == weights.shape[1]:
+        return sums
+    return torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], dim=1)
 
 
 def invert(cumulative: Cumulative, uniform: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
@@ -56,16 +62,19 @@ def invert(cumulative: Cumulative, uniform: Float[Tensor, " B"]) -> Int[Tensor, 
     """
     weights, ends, _ = cumulative
     size = block_size(weights.shape[1])
+    # Scaling by the last entry keeps the target below the total, whatever rounding did to the sum.
     targets = uniform.double()[:, None] * ends[:, -1:]
     block = torch.searchsorted(ends, targets, right=True).clamp_(max=ends.shape[1] - 1)
-    places = block * size + torch.arange(size, device=weights.device)
+    if size == 1:
+        return block[:, 0]
     # Past the vocabulary the last block repeats its last token; such a place is never the first to exceed the target.
-    places = places.clamp_(max=weights.shape[1] - 1)
-    inside = weights.gather(1, places).double().cumsum_(-1)
+    places = (block * size + torch.arange(size, device=weights.device)).clamp_(max=weights.shape[1] - 1)
+    inside = weights.gather(1, places).cumsum(-1, dtype=torch.float64)
     before = torch.where(block > 0, ends.gather(1, (block - 1).clamp_(min=0)), 0.0)
     # The block's sum was taken in float32 and may exceed this one by its rounding.
     rest = torch.minimum(targets - before, inside[:, -1:] * BELOW_ONE)
-    return places.gather(1, torch.searchsorted(inside, rest, right=True))[:, 0]
+    place = torch.searchsorted(inside, rest, right=True).clamp_(max=size - 1)
+    return places.gather(1, place)[:, 0]
 
 
 def draw(logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"], greedy: Bool[Tensor, "B 1"]) -> Int[Tensor, " B"]:

@@ -248,7 +248,7 @@ def _rotations(rotary: Any, context: int, device: torch.device) -> Complex[Tenso
 
 
 def _part(layer: Any, order: Int[Tensor, " M"] | None = None) -> Part:
-    """A layer's weights, which only `Conv1D` has with the inputs along the rows; its outputs in another order on demand."""
+    """A layer's weights with the inputs along the rows, as `Conv1D` has them; the outputs in the order asked for."""
     weight = layer.weight.t() if isinstance(layer, nn.Linear) else layer.weight
     if order is None:
         return Part(weight, layer.bias)
