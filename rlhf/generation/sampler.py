@@ -81,7 +81,7 @@ def open_decoder(policy: Policy, prompts: Sequence[Sequence[int]], steps: int) -
     model, device = policy.model, policy.device
     mixed = torch.is_autocast_enabled(device.type)
     dtype = torch.get_autocast_dtype(device.type) if mixed else model.dtype
-    network = read_network(model, max(map(len, prompts)) + steps, dtype)
+    network = read_network(model, len(prompts), max(map(len, prompts)) + steps, dtype)
     if network is None:
         return ForwardDecoder(model, prompt_inputs(model, prompts, device))
     return CachedDecoder(network, model.get_input_embeddings(), prompts, steps, model.config.max_position_embeddings)
