@@ -16,7 +16,7 @@ from tasks import graph
 from tasks.stages import STAGES, VERSIONED, sections
 
 ONE_DOOR = {
-    "prefect": ("flows/night.py", "flows/contest.py", "flows/schedule.py"),
+    "prefect": ("flows/night.py", "flows/contest.py", "flows/schedule.py", "flows/server.py", "flows/up.py"),
     "mlflow": ("tasks/mlflow_store.py", "tasks/serving/"),
     "great_expectations": ("tasks/expectations.py",),
     "dvc": ("tasks/versioning.py",),
