@@ -293,7 +293,7 @@ def _rms_norm(norm: Any, order: Int[Tensor, " M"] | None = None) -> Function:
 def _activation(module: nn.Module) -> Function:
     """The same function in fewer operations, where there is one."""
     name = type(module).__name__
-    if name in ("NewGELUActivation", "GELUTanh"):
+    if name in ("NewGELUActivation", "GELUTanh") or (isinstance(module, nn.GELU) and module.approximate == "tanh"):
         return _gelu
     return functional.silu if name in ("SiLU", "SiLUActivation") else module
 
