@@ -7,7 +7,10 @@ import platform
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -40,6 +43,32 @@ ALLOCATOR = {
 }
 TUNED = "NIGHTJAR_ALLOCATOR"
 """Set to `off` by whoever wants glibc's defaults; set to `tuned` once the process has been restarted."""
+
+
+AHEAD = (
+    "mlflow",
+    "great_expectations",
+    "torch",
+    "transformers.models.auto.modeling_auto",
+    "transformers.generation.utils",
+    "transformers.models.llama.modeling_llama",
+    "rouge_score.rouge_scorer",
+    "matplotlib.figure",
+)
+"""What a night's stages import, in the order in which they do."""
+
+
+def import_ahead() -> Thread:
+    """Imports AHEAD beside what the night does first, which is to wait for Prefect's server and to read files."""
+
+    def run() -> None:
+        for name in AHEAD:
+            with suppress(ImportError):  # whoever needs it says so
+                import_module(name)
+
+    thread = Thread(target=run, name="import ahead", daemon=True)
+    thread.start()
+    return thread
 
 
 def prepare() -> None:

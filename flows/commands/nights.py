@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from flows.commands import Add, say
-from tasks import candidates, diary, lock, presets, stages
+from tasks import candidates, diary, environment, lock, presets, stages
 from tasks.params import Params, read_params
 from tasks.paths import Paths
 
@@ -47,6 +47,7 @@ def _night(paths: Paths, params: Params) -> dict[str, str]:
     if runner.pending(paths, params):
         from flows import up
 
+        environment.import_ahead()
         with up.prefect_server(paths, lambda line: say([line])):
             from flows.night import night
 

@@ -75,3 +75,16 @@ def test_prefect_gets_a_home_that_can_be_written(tmp_path: Path, monkeypatch: py
     environment.house_prefect(fallback)
     assert environment.os.environ["PREFECT_HOME"] == str(fallback)
     assert fallback.is_dir()
+
+
+def test_what_stages_import_is_there_when_they_do() -> None:
+    """Every module of the list by its thread, past one that is missing."""
+    code = (
+        "import sys; from tasks import environment\n"
+        "environment.AHEAD = ('no_such_module', *environment.AHEAD)\n"
+        "environment.import_ahead().join()\n"
+        "print([name for name in environment.AHEAD if name not in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['no_such_module']"
+    assert not done.stderr
