@@ -5,7 +5,8 @@ Dimensions: B batch, P prompt tokens, T response tokens, L = P + T, H hidden, V 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -13,12 +14,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rlhf.logprobs import TokenStatistics, token_statistics
+from rlhf.logprobs import TokenStatistics, token_logprobs, token_statistics
 from rlhf.masking import length_mask
 from rlhf.packing import can_pack, pack, packed_states
 
-CHUNK_LOGITS = 2**25
-"""Logits that are held at once: 128 MiB in float32."""
+CHUNK_LOGITS = 2**23
+"""Logits that are held at once: 32 MiB in float32."""
 
 
 class Batch(NamedTuple):
@@ -149,15 +150,9 @@ class _LayersOutput(tuple):
 
 
 def response_statistics(
-    model: nn.Module,
-    states: Float[Tensor, "B T H"],
-    batch: Batch,
-    temperature: float = 1.0,
+    model: nn.Module, states: Float[Tensor, "B T H"], batch: Batch, temperature: float = 1.0
 ) -> TokenStatistics:
-    """log π and entropy of each response token, 0 where padded, without the logits of all of them at once.
-
-    The head runs on chunks of the tokens that count. Where there are several chunks, each one's logits are computed
-    again in the backward pass, so that those of one alone are held at any time.
+    """log π and entropy of each response token, 0 where padded.
 
     Args:
         model: whose head it is.
@@ -165,32 +160,47 @@ def response_statistics(
         batch: prompts and responses.
         temperature: divides the logits.
     """
-    counted, network = batch.response_mask.flatten().nonzero()[:, 0], cast("Any", model)
+    return TokenStatistics(*_in_chunks(model, states, batch, partial(token_statistics, temperature=temperature)))
+
+
+def response_logprobs(
+    model: nn.Module, batch: Batch, temperature: float = 1.0, states: Float[Tensor, "B T H"] | None = None
+) -> Float[Tensor, "B T"]:
+    """log π of each response token, 0 where padded; `states` where they are known already."""
+    states = response_states(model, batch) if states is None else states
+
+    def measure(logits: Tensor, tokens: Tensor) -> tuple[Tensor]:
+        return (token_logprobs(logits, tokens, temperature),)
+
+    return next(_in_chunks(model, states, batch, measure))
+
+
+def _in_chunks(
+    model: nn.Module,
+    states: Float[Tensor, "B T H"],
+    batch: Batch,
+    measure: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+) -> Iterator[Float[Tensor, "B T"]]:
+    """What `measure` makes of the logits and the tokens that count, without the logits of all of them at once.
+
+    The head runs on chunks. Where there are several, each one's logits are computed again in the backward pass, so
+    that those of one alone are held at any time.
+    """
+    mask, network = batch.response_mask, cast("Any", model)
     size = max(1, CHUNK_LOGITS // network.config.get_text_config().vocab_size)
+    counted = mask.flatten().nonzero()[:, 0]
+    states, tokens = states.flatten(0, 1).index_select(0, counted), batch.response_ids.flatten()[counted]
 
-    def measure(states: Tensor, tokens: Tensor) -> TokenStatistics:
-        return token_statistics(apply_head(model, states[None])[0], tokens, temperature)
+    def run(states: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        return measure(apply_head(model, states[None])[0], tokens)
 
-    chunks = list(
-        zip(
-            states.flatten(0, 1).index_select(0, counted).split(size),
-            batch.response_ids.flatten()[counted].split(size),
-            strict=True,
-        )
-    )
+    chunks = list(zip(states.split(size), tokens.split(size), strict=True))
     again = len(chunks) > 1 and torch.is_grad_enabled()
-    parts = [checkpoint(measure, *chunk, use_reentrant=False) if again else measure(*chunk) for chunk in chunks]
-    nothing = torch.zeros(batch.response_mask.shape, device=states.device)
-    return TokenStatistics(
-        *(nothing.masked_scatter(batch.response_mask, torch.cat(part)) for part in zip(*parts, strict=True))
-    )
+    parts = [checkpoint(run, *chunk, use_reentrant=False) if again else run(*chunk) for chunk in chunks]
+    nothing = torch.zeros(mask.shape, device=states.device)
+    return (nothing.masked_scatter(mask, torch.cat(part)) for part in zip(*parts, strict=True))
 
 
 def response_logits(model: nn.Module, batch: Batch) -> Float[Tensor, "B T V"]:
     """The logits that predict each response token; the head runs on these places alone."""
     return apply_head(model, response_states(model, batch))
-
-
-def response_logprobs(model: nn.Module, batch: Batch, temperature: float = 1.0) -> Float[Tensor, "B T"]:
-    """log π of each response token, 0 where padded."""
-    return response_statistics(model, response_states(model, batch), batch, temperature).logprobs

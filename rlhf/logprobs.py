@@ -24,30 +24,33 @@ class TokenStatistics(NamedTuple):
     entropy: Float[Tensor, "*shape"]
 
 
+def token_logprobs(
+    logits: Float[Tensor, "*shape V"], tokens: Int[Tensor, "*shape"], temperature: float = 1.0
+) -> Float[Tensor, "*shape"]:
+    """log π(token) at each place: z_token / τ − logsumexp(z / τ), whose gradient is (1{token} − π) / τ."""
+    return _Softmax.apply(logits, tokens, temperature, False)[0]
+
+
 def token_statistics(
     logits: Float[Tensor, "*shape V"], tokens: Int[Tensor, "*shape"], temperature: float = 1.0
 ) -> TokenStatistics:
-    """`token_logprobs` and `token_entropy` with one exponential a logit, and none again in the backward pass.
-
-    With d = (z − max z) / τ, s = Σ e^d and p = e^d / s: log π = d_token − log s, H = log s − Σ p·d. Backwards,
-    ∂log π / ∂z = (1{token} − p) / τ and ∂H / ∂z = −p·(log p + H) / τ.
-    """
-    return TokenStatistics(*_Softmax.apply(logits, tokens, temperature))
+    """`token_logprobs` with the entropy H = −Σ π·log π, whose gradient is −π·(log π + H) / τ."""
+    return TokenStatistics(*_Softmax.apply(logits, tokens, temperature, True))
 
 
 class _Softmax(torch.autograd.Function):
+    """Few passes over the vocabulary: one exponential a logit, and none again in the backward pass."""
+
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, with_entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        shifted = wide - wide.amax(-1, keepdim=True)
-        if temperature != 1.0:
-            shifted /= temperature
-        probabilities = shifted.exp()
-        total = probabilities.sum(-1, keepdim=True)
-        probabilities /= total
-        log_total = total.log_().squeeze(-1)
-        entropy = log_total - torch.linalg.vecdot(probabilities, shifted)
-        logprobs = shifted.gather(-1, tokens[..., None]).squeeze(-1) - log_total
+        distribution = (wide if temperature == 1.0 else wide / temperature).log_softmax(-1)
+        logprobs = distribution.gather(-1, tokens[..., None]).squeeze(-1)
+        probabilities = distribution.exp() if with_entropy else distribution.exp_()
+        with torch.autocast(logits.device.type, enabled=False):  # which would round the sum's products
+            entropy = -torch.linalg.vecdot(probabilities, distribution) if with_entropy else None
         ctx.save_for_backward(probabilities, tokens, entropy)
         ctx.temperature, ctx.dtype = temperature, logits.dtype
         ctx.set_materialize_grads(False)
@@ -65,26 +68,7 @@ class _Softmax(torch.autograd.Function):
             scale = grad_entropy[..., None] / ctx.temperature
             of_entropy = scale * (torch.special.entr(probabilities) - probabilities * entropy[..., None])
             grad = of_entropy if grad is None else grad + of_entropy
-        return None if grad is None else grad.to(ctx.dtype), None, None
-
-
-def token_logprobs(
-    logits: Float[Tensor, "B T V"], tokens: Int[Tensor, "B T"], temperature: float = 1.0
-) -> Float[Tensor, "B T"]:
-    """log π(token) at each place: z_token / τ − logsumexp(z / τ), without a log-softmax over the vocabulary."""
-    scaled = logits.float() / temperature
-    chosen = scaled.gather(-1, tokens[..., None]).squeeze(-1)
-    return chosen - scaled.logsumexp(-1)
-
-
-def token_entropy(logits: Float[Tensor, "B T V"], temperature: float = 1.0) -> Float[Tensor, "B T"]:
-    """Entropy of the next-token distribution at each place: logsumexp(z) − Σ p·z with z = logits / τ.
-
-    Computed as −Σ p·log p, for the two terms would cancel where the logits lie far from 0.
-    """
-    scaled = logits.float() / temperature
-    logprobs = scaled - scaled.logsumexp(-1, keepdim=True)
-    return -(logprobs.exp() * logprobs).sum(-1)
+        return None if grad is None else grad.to(ctx.dtype), None, None, None
 
 
 def kl_estimate(

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.batches import Batch, make_batch, response_states, response_statistics
+from rlhf.batches import Batch, make_batch, response_logprobs, response_states
 from rlhf.models import Policy, load_policy, save_policy
 from rlhf.records import Message
 from rlhf.reward.head import score_states
@@ -61,7 +61,7 @@ class ScalarReward(nn.Module):
         score = score_states(self.head, last)
         if not self.loglikelihood:
             return score
-        total = response_statistics(self.backbone, states, batch).logprobs.sum(1)
+        total = response_logprobs(self.backbone, batch, states=states).sum(1)
         return score + (torch.stack([total, total / lengths.clamp(min=1)], dim=1) * self.likelihood_weights).sum(1)
 
     def heads(self) -> dict[str, Tensor]:
