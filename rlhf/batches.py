@@ -88,11 +88,8 @@ def response_states(model: nn.Module, batch: Batch) -> Float[Tensor, "B T H"]:
         ).last_hidden_state
     width = batch.response_ids.shape[1]
     if can_pack(network):
-        packing = pack(batch.attention_mask)
-        states = packed_states(network.get_decoder(), batch.input_ids, batch.position_ids, packing)
-        before = packing.starts + batch.attention_mask[:, :-width].sum(1) - 1
-        places = before[:, None] + torch.arange(width, device=before.device)
-        return states[places.clamp(max=len(states) - 1)]
+        packing = pack(batch.input_ids, batch.attention_mask, batch.response_mask)
+        return packed_states(network.get_decoder(), batch.input_ids, batch.position_ids, packing)
     states = network.get_decoder()(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask.long(),

@@ -1,9 +1,10 @@
 """Rows without padding: a batch's tokens end to end in one row, so that all but attention works on what counts.
 
-Rows of like length stand together, filled up on the right to the longest of their group; under a causal mask no token
-that counts sees the filler, so that attention takes a group at once and needs no mask.
-Dimensions: B batch, L tokens of a padded row, N packed tokens, G rows of a group, W their width, A attention heads,
-H hidden, D width of a head.
+Attention takes rows of like length together, filled up on the right to the longest of their group; under a causal mask
+no token that counts sees the filler, so that it needs no mask. Where rows share their prompt, it stands in the packed
+row once, and only attention sees it in each of them.
+Dimensions: B batch, P prompt tokens, T response tokens, L = P + T, N packed tokens, M tokens of all groups, W width of
+a group, A attention heads, H hidden, D width of a head.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ FAMILIES = frozenset(
 GROUP_COST = 8
 """Filler tokens that cost about as much as attention's one call more for another group."""
 
+SHARED = 0.1
+"""The part of a batch's tokens from which on it pays to read shared prompts once."""
+
 
 class Group(NamedTuple):
     """Rows side by side in the packed one.
@@ -40,17 +44,21 @@ class Group(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """Where the tokens of a padded batch stand in the packed row.
+    """Where the tokens of a padded batch stand in the packed row, and where attention has them.
 
     Attributes:
-        groups: in their order there.
-        source: for each packed token its place in the flattened batch; the filler is the row's last token again.
-        starts: where each row of the batch begins.
+        source: for each packed token its place in the flattened batch.
+        states: for each place of a response, and the one after its end, the packed token that predicts it.
+        groups: of attention's rows.
+        spread: for each token of the groups the packed one; None where they are the same.
+        back: for each packed token one of the groups' that is it; None where they are the same.
     """
 
-    groups: list[Group]
     source: Int[Tensor, " N"]
-    starts: Int[Tensor, " B"]
+    states: Int[Tensor, "B T"]
+    groups: list[Group]
+    spread: Int[Tensor, " M"] | None = None
+    back: Int[Tensor, " N"] | None = None
 
 
 def enable_packing(model: nn.Module) -> None:
@@ -71,19 +79,91 @@ def can_pack(model: nn.Module) -> bool:
     return network.config._attn_implementation == PACKED
 
 
-def pack(attention_mask: Bool[Tensor, "B L"]) -> Packing:
-    """Where each token goes; the tokens of a row stand side by side."""
-    width, device = attention_mask.shape[1], attention_mask.device
-    lengths = attention_mask.sum(1)
-    firsts = attention_mask.int().argmax(1) + width * torch.arange(len(lengths), device=device)
-    order = lengths.argsort(stable=True)
-    groups = group_lengths(lengths[order].tolist())
-    filled = torch.tensor([group.width for group in groups for _ in range(group.rows)], device=device)
-    starts = filled.cumsum(0) - filled
-    shift = (firsts[order] - starts).repeat_interleave(filled)
-    last = (firsts + lengths - 1)[order].repeat_interleave(filled)
-    source = torch.minimum(torch.arange(len(shift), device=device) + shift, last)
-    return Packing(groups, source, torch.empty_like(lengths).scatter_(0, order, starts))
+def pack(
+    input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"], response_mask: Bool[Tensor, "B T"]
+) -> Packing:
+    """Where each token goes; prompts that rows share are read once, where that saves enough.
+
+    Args:
+        input_ids: prompts, padded on the left, and responses, padded on the right.
+        attention_mask: True at the tokens of either.
+        response_mask: True at the tokens of the response.
+    """
+    width, columns = response_mask.shape[1], input_ids.shape[1]
+    responses = response_mask.sum(1).tolist()
+    rows, owners = [], []
+    first_with: dict[tuple[int, ...], int] = {}
+    prompts = zip(input_ids[:, :-width].tolist(), attention_mask[:, :-width].sum(1).tolist(), strict=True)
+    for row, ((prompt, length), response) in enumerate(zip(prompts, responses, strict=True)):
+        rows.append(Row(row * columns + columns - width - length, length, response))
+        owners.append(first_with.setdefault(tuple(prompt[len(prompt) - length :]), row))
+    order = sorted(range(len(rows)), key=lambda row: rows[row].length)
+    groups = group_lengths([rows[row].length for row in order])
+    widths = [group.width for group in groups for _ in range(group.rows)]
+    repeated = sum(rows[row].prompt for row, owner in enumerate(owners) if owner != row)
+    apart = repeated < SHARED * sum(row.length for row in rows)
+    lists: Sequence[list[Any]]
+    lists = _apart(rows, order, widths) if apart else _sharing(rows, owners, order, widths)
+    source, before, *places = (torch.tensor(each, device=input_ids.device) for each in lists)
+    ends = torch.tensor(responses, device=input_ids.device)[:, None]
+    written = torch.arange(width, device=input_ids.device).minimum(ends)
+    # The prompt's last token predicts the first of the response, which may stand elsewhere.
+    states = torch.where(written == 0, before[:, :1], before[:, 1:] + written - 1)
+    return Packing(source, states, groups, *places)
+
+
+class Row(NamedTuple):
+    """A row of a batch.
+
+    Attributes:
+        place: of its first token in the flattened batch.
+        prompt: how many tokens the prompt has; `response` likewise.
+    """
+
+    place: int
+    prompt: int
+    response: int
+
+    @property
+    def length(self) -> int:
+        return self.prompt + self.response
+
+
+def _apart(rows: Sequence[Row], order: Sequence[int], widths: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+    """The packed row is attention's rows, filler and all: the last token of each again."""
+    source: list[int] = []
+    before = [[0, 0]] * len(rows)
+    for row, width in zip(order, widths, strict=True):
+        place, length = rows[row].place, rows[row].length
+        response = len(source) + rows[row].prompt
+        before[row] = [response - 1, response]
+        source += [*range(place, place + length), *[place + length - 1] * (width - length)]
+    return source, before
+
+
+def _sharing(
+    rows: Sequence[Row], owners: Sequence[int], order: Sequence[int], widths: Sequence[int]
+) -> tuple[list[int], list[list[int]], list[int], list[int]]:
+    """The packed row has each prompt once, before the response of the first row that has it, and no filler."""
+    source: list[int] = []
+    prompts, responses = [0] * len(rows), [0] * len(rows)
+    for row, (place, prompt, response) in enumerate(rows):
+        prompts[row] = len(source) if owners[row] == row else prompts[owners[row]]
+        source += range(place, place + prompt) if owners[row] == row else ()
+        responses[row] = len(source)
+        source += range(place + prompt, place + prompt + response)
+    spread: list[int] = []
+    back = [0] * len(source)
+    for row, width in zip(order, widths, strict=True):
+        tokens = [
+            *range(prompts[row], prompts[row] + rows[row].prompt),
+            *range(responses[row], responses[row] + rows[row].response),
+        ]
+        for place, token in enumerate(tokens, len(spread)):
+            back[token] = place
+        spread += [*tokens, *tokens[-1:] * (width - len(tokens))]
+    before = [[prompts[row] + rows[row].prompt - 1, responses[row]] for row in range(len(rows))]
+    return source, before, spread, back
 
 
 def group_lengths(lengths: Sequence[int]) -> list[Group]:
@@ -110,16 +190,17 @@ def group_lengths(lengths: Sequence[int]) -> list[Group]:
 
 def packed_states(
     layers: Any, input_ids: Int[Tensor, "B L"], position_ids: Int[Tensor, "B L"], packing: Packing
-) -> Float[Tensor, "N H"]:
-    """The last hidden states of the packed tokens."""
-    return layers(
+) -> Float[Tensor, "B T H"]:
+    """The last hidden states, those that predict each response token."""
+    states = layers(
         input_ids=input_ids.flatten()[packing.source][None],
         position_ids=position_ids.flatten()[packing.source][None],
         # A mask of four dimensions is taken as it is; any other would make transformers draw one of N × N.
         attention_mask=torch.zeros(1, 1, 1, 1, device=input_ids.device),
         use_cache=False,
-        groups=packing.groups,
+        packing=packing,
     ).last_hidden_state[0]
+    return states.index_select(0, packing.states.flatten()).view(*packing.states.shape, -1)
 
 
 def packed_attention(
@@ -128,22 +209,25 @@ def packed_attention(
     key: Float[Tensor, "B A_kv L D"],
     value: Float[Tensor, "B A_kv L D"],
     attention_mask: Tensor | None,
-    groups: Sequence[Group] | None = None,
+    packing: Packing | None = None,
     **options: Any,
 ) -> tuple[Float[Tensor, "B L A D"], None]:
-    """Scaled dot-product attention, within each row of a packed batch where `groups` tells them."""
+    """Scaled dot-product attention, within each row of a packed batch where there is a packing."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if groups is None:
+    if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    sizes = [group.rows * group.width for group in groups]
-    parts = zip(groups, *(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
+    streams = [states[0].transpose(0, 1) for states in (query, key, value)]
+    if packing.spread is not None:
+        streams = [states.index_select(0, packing.spread) for states in streams]
+    sizes = [group.rows * group.width for group in packing.groups]
     outputs = []
-    for group, *packed in parts:
-        q, k, v = (states[0].unflatten(1, group).transpose(0, 1) for states in packed)
+    for group, *parts in zip(packing.groups, *(states.split(sizes) for states in streams), strict=True):
+        q, k, v = (part.unflatten(0, group).transpose(1, 2) for part in parts)
         mask = _window_mask(group.width, options.get("sliding_window"), query.device)
         outputs.append(sdpa_attention_forward(module, q, k, v, mask, **options)[0].flatten(0, 1))
-    return torch.cat(outputs)[None], None
+    states = torch.cat(outputs)
+    return (states if packing.back is None else states.index_select(0, packing.back))[None], None
 
 
 def _window_mask(width: int, window: int | None, device: torch.device) -> Bool[Tensor, "1 1 W W"] | None:

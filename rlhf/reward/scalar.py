@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rlhf.batches import Batch, make_batch, response_logprobs, response_states
 from rlhf.models import Policy, load_policy, save_policy
-from rlhf.records import Message
+from rlhf.records import Message, prompt_key
 from rlhf.reward.head import score_states
 from rlhf.settings import ComputeSettings
 
@@ -47,8 +47,12 @@ class ScalarReward(nn.Module):
         state in which that token, too, has been read.
         """
         responses = [self.policy.encode_response(text, self.max_completion_tokens) for text in completions]
+        keys = [prompt_key(prompt) for prompt in prompts]
+        encoded = {
+            key: self.policy.encode_prompt(prompt) for key, prompt in dict(zip(keys, prompts, strict=True)).items()
+        }
         return make_batch(
-            [self.policy.encode_prompt(prompt) for prompt in prompts],
+            [encoded[key] for key in keys],
             responses,
             self.policy.device,
             response_width=max(map(len, responses)) + 1,

@@ -16,6 +16,7 @@ from rlhf.models import Policy, build_policy, checkpoint_layers, load_policy, sa
 from rlhf.packing import FAMILIES, GROUP_COST, PACKED, Group, can_pack, group_lengths, pack
 
 PROMPTS = [[3, 4, 5], [6], [7, 3, 3, 5, 6, 4], [5, 7], [8, 9, 4]]
+SHARED_PROMPTS = [PROMPTS[2], PROMPTS[1], PROMPTS[2], PROMPTS[2], PROMPTS[1]]
 RESPONSES = [[9, 3], [4, 5, 2, 1, 8, 8, 9, 3], [8], [1, 7, 7], [6, 6]]
 ROTARY = {
     "hidden_size": 16,
@@ -44,10 +45,12 @@ def policy(request: pytest.FixtureRequest, bpe: Any) -> Policy:
     return built
 
 
-def logprobs_and_gradients(policy: Policy, how: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Of the ragged batch above, with an attention of this name."""
+def logprobs_and_gradients(
+    policy: Policy, how: str, prompts: list[list[int]] = PROMPTS
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Of a ragged batch, with an attention of this name."""
     policy.model.set_attn_implementation(how)
-    batch = make_batch(PROMPTS, RESPONSES, prompt_width=9)
+    batch = make_batch(prompts, RESPONSES, prompt_width=9)
     logprobs = response_logprobs(policy.model, batch)
     (logprobs * torch.linspace(-1, 1, logprobs.numel()).view_as(logprobs)).sum().backward()
     gradients = {name: weight.grad for name, weight in policy.model.named_parameters() if weight.grad is not None}
@@ -55,11 +58,14 @@ def logprobs_and_gradients(policy: Policy, how: str) -> tuple[torch.Tensor, dict
     return logprobs.detach(), gradients
 
 
-def test_a_packed_batch_gives_the_logprobs_and_gradients_of_the_padded_one(policy: Policy) -> None:
-    """On rows of five lengths, within 1e-5 in float32; and the packed path is taken."""
+@pytest.mark.parametrize("prompts", [PROMPTS, SHARED_PROMPTS], ids=["apart", "sharing"])
+def test_a_packed_batch_gives_the_logprobs_and_gradients_of_the_padded_one(
+    policy: Policy, prompts: list[list[int]]
+) -> None:
+    """On rows of five lengths, also where they share prompts, within 1e-5 in float32; and the packed path is taken."""
     assert can_pack(policy.model)
-    packed, gradients = logprobs_and_gradients(policy, PACKED)
-    padded, expected = logprobs_and_gradients(policy, "eager")
+    packed, gradients = logprobs_and_gradients(policy, PACKED, prompts)
+    padded, expected = logprobs_and_gradients(policy, "eager", prompts)
     torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
@@ -102,15 +108,29 @@ def test_a_saved_model_knows_nothing_of_packing(bpe: Any, tmp_path: Path) -> Non
 
 
 def test_rows_of_like_length_stand_together() -> None:
-    """Lengths 2, 12, 2, 3 of rows padded on both sides: a group of three rows of 3, and one of a row of 12."""
-    mask = torch.zeros(4, 14, dtype=torch.bool)
-    for row, (first, length) in enumerate([(5, 2), (1, 12), (0, 2), (3, 3)]):
-        mask[row, first : first + length] = True
-    packing = pack(mask)
+    """Prompts of 1, 6, 1, 2 and responses of 1, 6, 1, 1 tokens: a group of three rows of 3, and one of a row of 12."""
+    batch = make_batch([[3], [4] * 6, [5], [6, 6]], [[7], [8] * 6, [9], [9]])
+    packing = pack(batch.input_ids, batch.attention_mask, batch.response_mask)
     assert packing.groups == [Group(3, 3), Group(1, 12)]
-    assert packing.source[:9].tolist() == [5, 6, 6, 28, 29, 29, 45, 46, 47]
-    assert packing.source[9:].tolist() == list(range(15, 27))
-    assert packing.starts.tolist() == [0, 9, 3, 6]
+    assert (packing.spread, packing.back) == (None, None)
+    # A padded row has 12 columns, and its response begins at the seventh; rows of 2 have their last token twice.
+    assert packing.source[:9].tolist() == [5, 6, 6, 29, 30, 30, 40, 41, 42]
+    assert packing.source[9:].tolist() == list(range(12, 24))
+    assert packing.states[:, :2].tolist() == [[0, 1], [14, 15], [3, 4], [7, 8]]
+    assert packing.states[1].tolist() == [14, 15, 16, 17, 18, 19]
+
+
+def test_a_shared_prompt_stands_in_the_packed_row_once() -> None:
+    """Two rows on the prompt 3 4, one on 5: six packed tokens instead of eight, and attention sees all eight."""
+    batch = make_batch([[3, 4], [5], [3, 4]], [[7], [8], [9]], response_width=2)
+    packing = pack(batch.input_ids, batch.attention_mask, batch.response_mask)
+    assert batch.input_ids.flatten()[packing.source].tolist() == [3, 4, 7, 5, 8, 9]
+    assert packing.groups == [Group(3, 3)]
+    assert packing.spread is not None
+    assert packing.back is not None
+    assert packing.spread.tolist() == [3, 4, 4, 0, 1, 2, 0, 1, 5]
+    assert packing.spread[packing.back].tolist() == [0, 1, 2, 3, 4, 5]
+    assert packing.states.tolist() == [[1, 2], [3, 4], [1, 5]]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=9))
