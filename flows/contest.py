@@ -21,19 +21,23 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from tasks import candidates, contest, deadline, environment, experiments, tracking
-from tasks.candidates import Contest
-from tasks.deadline import DeadlineError
+from tasks import environment
+from tasks.competing import candidates, contest
+from tasks.competing.candidates import Contest
+from tasks.nights import deadline
+from tasks.nights.deadline import DeadlineError
 from tasks.params import AS_THEY_ARE, Candidate, Params, read_candidates
 from tasks.paths import Paths
-from tasks.versioning import BusyError
+from tasks.tracking import tracker
+from tasks.versions import experiments
+from tasks.versions.dvc_repo import BusyError
 
 Say = Callable[[str], None]
 
 
 def first(paths: Paths, params: Params) -> AbstractContextManager[Any]:
     """Around the stages of params.yaml as it is: where there are other candidates, they get a run of their own too."""
-    return tracking.candidate(paths, params, AS_THEY_ARE) if candidates.has_several(params) else nullcontext()
+    return tracker.candidate(paths, params, AS_THEY_ARE) if candidates.has_several(params) else nullcontext()
 
 
 def compete(paths: Paths, params: Params, night_id: str, say: Say) -> None:
@@ -128,10 +132,10 @@ def _train_here(paths: Paths, candidate: Candidate, say: Say) -> str | None:
 
 def _train_beside(paths: Paths, candidate: Candidate, say: Say, children: Children) -> str | None:
     deadline.check(f"before {candidate.name}")
-    command = [sys.executable, "-m", "tasks.contest", str(paths.root), candidate.name]
+    command = [sys.executable, "-m", "tasks.competing.contest", str(paths.root), candidate.name]
     # Without the sign that this process has the tuned allocator, the other one sees to its own.
     untuned = {name: value for name, value in os.environ.items() if (name, value) != (environment.TUNED, "tuned")}
-    code, pipe = Path(contest.__file__).parents[1], subprocess.PIPE
+    code, pipe = Path(contest.__file__).parents[2], subprocess.PIPE
     with subprocess.Popen(command, cwd=code, env=untuned, stdout=pipe, stderr=pipe, text=True) as child:
         children.add(child)
         said, wrong = child.communicate()

@@ -21,27 +21,17 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, State
 
 from flows import contest
-from tasks import (
-    candidates,
-    champion,
-    cron,
-    deadline,
-    diary,
-    environment,
-    experiments,
-    history,
-    lock,
-    missed,
-    presets,
-    runner,
-    stages,
-    tracking,
-)
-from tasks.deadline import DeadlineError
-from tasks.diary import Entry
-from tasks.history import Night
+from tasks import environment, presets, runner, stages
+from tasks.competing import candidates
+from tasks.nights import cron, deadline, diary, history, lock, missed
+from tasks.nights.deadline import DeadlineError
+from tasks.nights.diary import Entry
+from tasks.nights.history import Night
 from tasks.params import Params, read_params
 from tasks.paths import Paths
+from tasks.tracking import tracker
+from tasks.training import champion
+from tasks.versions import experiments
 
 HUB_RETRIES_S = [10.0, 60.0]
 """How long to wait before asking a Hub again; no other stage fails in a way that waiting mends."""
@@ -89,7 +79,7 @@ def _work(entry: Entry, paths: Paths, params: Params, planned: datetime | None) 
     preset = presets.which_preset(paths.root, paths.root / "params.yaml")
     with (
         deadline.within(params.night.deadline_minutes),
-        tracking.night(paths, params, "flow", preset, entry.name) as entry.run_id,
+        tracker.night(paths, params, "flow", preset, entry.name) as entry.run_id,
     ):
         if due != ["register"]:
             champion.bring(paths, params)
@@ -180,7 +170,7 @@ def _say(line: str) -> None:
 
 def _show(paths: Paths) -> None:
     """Puts the summary and the way to the details beside the night in the Prefect UI."""
-    from tasks import summary
+    from tasks.showing import summary
 
     create_markdown_artifact(summary.markdown(paths), key="summary", description="SFT beside policy")
     links = "\n".join(f"    {line}" for line in summary.commands(paths).splitlines())

@@ -24,8 +24,9 @@ from prefect.states import Crashed
 
 from flows.night import night
 from flows.up import SCHEDULED
-from tasks import environment, lock, missed, status
-from tasks.notify import notify
+from tasks import environment
+from tasks.nights import lock, missed, status
+from tasks.nights.notify import notify
 from tasks.params import Params
 from tasks.paths import Paths
 

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import environment, mlflow_store
+from tasks import environment
 from tasks.paths import Paths
+from tasks.tracking import mlflow_store
 
 HOST = "127.0.0.1"
 START_S = 180.0

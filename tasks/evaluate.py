@@ -5,7 +5,8 @@ model has seen); writes data/evaluation: completions side by side (JSONL and HTM
 counted on (samples.jsonl), every number with its signature (scores.json), and pictures. The win rate is judged by what
 PPO did not optimise: gold where the corpus has it, else the judge, a second reward model trained on rankings held out
 from the first; never the proxy alone. General demonstrations, where ingest brought some, tell what was forgotten of
-other tasks. With evaluate.shots, demonstrations of data/validated/train go into the prompt too (tasks/few_shot.py).
+other tasks. With evaluate.shots, demonstrations of data/validated/train go into the prompt too
+(tasks/evaluating/few_shot.py).
 
     python -m tasks evaluate
 """
@@ -21,14 +22,14 @@ import numpy as np
 
 from rlhf.records import Demonstration, Pair, Prompt, prompt_key
 from rlhf.settings import ModelSettings
-from tasks import curves, few_shot, forgetting
-from tasks.base import load_base
-from tasks.few_shot import FewShot
+from tasks.evaluating import curves, few_shot, forgetting
+from tasks.evaluating.few_shot import FewShot
 from tasks.files import read_records, write_json, write_rows
-from tasks.general import read_general
 from tasks.params import EvaluateParams
 from tasks.paths import Paths
 from tasks.progress import follow
+from tasks.training.base import load_base
+from tasks.training.general import read_general
 
 if TYPE_CHECKING:
     from rlhf.evaluation.compare import Contestant
@@ -195,8 +196,8 @@ def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
     """Writes the tables, the page and the pictures below data/evaluation and data/plots/evaluate."""
     from rlhf.evaluation.bleu import bleu_signature
     from rlhf.evaluation.rouge import rouge_signature
-    from tasks import report
-    from tasks.page import Comparison
+    from tasks.showing import report
+    from tasks.showing.page import Comparison
 
     folder, rows = bench.paths.evaluation, side_by_side(bench, referee)
     references = [row.references for row in bench.unseen]

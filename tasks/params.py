@@ -24,8 +24,8 @@ from rlhf.settings import (
     SftSettings,
     Share,
 )
-from tasks.cron import check as check_schedule
 from tasks.files import explain
+from tasks.nights.cron import check as check_schedule
 
 AS_THEY_ARE = "params.yaml"
 """The name of the variant that changes nothing."""

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from rlhf.records import Prompt
 from rlhf.settings import ModelSettings, PpoSettings
-from tasks.checkpoints import Checkpoint
 from tasks.files import read_records, write_curve
-from tasks.general import read_general
-from tasks.monitor import build_monitor, monitor_inputs, watched_prompts, write_monitor
 from tasks.paths import Paths
 from tasks.progress import follow, say
-from tasks.report import plot_curves
+from tasks.showing.report import plot_curves
+from tasks.training.checkpoints import Checkpoint
+from tasks.training.general import read_general
+from tasks.training.monitor import build_monitor, monitor_inputs, watched_prompts, write_monitor
 
 if TYPE_CHECKING:
     from rlhf.models import Policy

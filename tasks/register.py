@@ -15,28 +15,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf.settings import ModelSettings
-from tasks import (
-    candidates,
-    card,
-    decisions,
-    gates,
-    git,
-    lineage,
-    mlflow_store,
-    provenance,
-    registry,
-    rematch,
-    tracking,
-)
-from tasks.decisions import Decision
+from tasks.competing import candidates, rematch
 from tasks.files import read_rows, write_json
-from tasks.gates import Finding, Rematch
 from tasks.params import RegisterParams
 from tasks.paths import Paths
-from tasks.registry import KINDS
+from tasks.promoting import card, decisions, gates, lineage, registry
+from tasks.promoting.decisions import Decision
+from tasks.promoting.gates import Finding, Rematch
+from tasks.promoting.registry import KINDS
 from tasks.serving.package import package
 from tasks.stages import STAGES
-from tasks.tracking import StageRun
+from tasks.tracking import mlflow_store, tracker
+from tasks.tracking.tracker import StageRun
+from tasks.versions import git, provenance
 
 FIGURES = (
     *("win_rate", "win_rate_low", "win_rate_high", "sft.rougeL", "policy.rougeL", "sft.bleu", "policy.bleu"),
@@ -53,7 +44,7 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
         FileNotFoundError: a model or the evaluation is missing.
         ValueError: the evaluation lacks a figure that a gate needs, or the champion cannot be loaded.
     """
-    stage = tracking.current_stage()
+    stage = tracker.current_stage()
     metrics = read_evaluation(paths)
     findings = gates.judge_evaluation(metrics, params) + gates.judge_monitor(read_monitor(paths), params)
     contents = {kind: provenance.digest(paths.models / kind) for kind in KINDS}
@@ -163,7 +154,7 @@ def _lineage(paths: Paths, stage: StageRun) -> dict[str, str]:
     tags = {"run": stage.run_id, "night": stage.night_id or "none: registered by itself"}
     tags |= {f"data.{name}": content for name, content in found.items()}
     for name, each in STAGES.items():
-        runs = (tracking.find_run_by_output(paths, path, found[path]) for path in each.writes if path in found)
+        runs = (tracker.find_run_by_output(paths, path, found[path]) for path in each.writes if path in found)
         if source := next((run_id for run_id in runs if run_id), None):
             tags[f"run.{name}"] = source
     if (params := paths.root / "params.yaml").is_file():

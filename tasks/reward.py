@@ -17,7 +17,7 @@ from rlhf.settings import ModelSettings, RewardSettings
 from tasks.files import read_records, write_curve, write_json
 from tasks.paths import Paths
 from tasks.progress import follow
-from tasks.report import plot_curves
+from tasks.showing.report import plot_curves
 
 if TYPE_CHECKING:
     from rlhf.models import Policy

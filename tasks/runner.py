@@ -11,12 +11,15 @@ import json
 import os
 from pathlib import Path
 
-from tasks import candidates, graph, provenance, stages, tracking, versioning
+from tasks import stages
+from tasks.competing import candidates
 from tasks.files import write_json
 from tasks.params import Params
 from tasks.paths import Paths
 from tasks.presets import needed
-from tasks.versioning import Outcome
+from tasks.tracking import tracker
+from tasks.versions import dvc_repo, graph, provenance
+from tasks.versions.dvc_repo import Outcome
 
 CANDIDATES = "candidates"
 """What `pending` calls the seeds and variants that a night has yet to train."""
@@ -31,11 +34,11 @@ def run_tracked(stage: str, paths: Paths, params: Params, door: str) -> dict[str
     """
     check_inputs(stage, paths)
     inputs = provenance.digests(paths, _inputs(stage, paths, params))
-    with tracking.stage(stage, paths, params, tuple(stages.sections(stage)), inputs, door) as run:
+    with tracker.stage(stage, paths, params, tuple(stages.sections(stage)), inputs, door) as run:
         metrics = stages.run_stage(stage, paths, params)
         run.log(metrics)
         outputs = provenance.digests(paths, stages.STAGES[stage].writes)
-        tracking.record_outputs(paths, run.run_id, outputs)
+        tracker.record_outputs(paths, run.run_id, outputs)
     if not stages.STAGES[stage].versioned:
         write_json(_memory(stage, paths), _fingerprint(stage, paths, params))
     return metrics
@@ -52,10 +55,10 @@ def bring_up_to_date(stage: str, paths: Paths, params: Params) -> Outcome:
 
     if stages.STAGES[stage].versioned:
         stages.check_sections(params)
-        outcome = versioning.reproduce(stage, paths.root, run)
-        if outcome.status != "ran" and os.environ.get(tracking.NIGHT_VARIABLE):
+        outcome = dvc_repo.reproduce(stage, paths.root, run)
+        if outcome.status != "ran" and os.environ.get(tracker.NIGHT_VARIABLE):
             made = {path: outcome.outputs[path] for path in stages.STAGES[stage].writes if path in outcome.outputs}
-            tracking.record_skipped(paths, stage, outcome.status, made)
+            tracker.record_skipped(paths, stage, outcome.status, made)
         return outcome
     if _is_remembered(stage, paths, params):
         return Outcome("cached", {}, {})
@@ -70,7 +73,7 @@ def pending(paths: Paths, params: Params) -> list[str]:
         ValueError: params.yaml lacks a stage's section.
     """
     stages.check_sections(params)
-    stale = versioning.stale(paths.root)
+    stale = dvc_repo.stale(paths.root)
     if candidates.has_several(params) and candidates.settled(paths, params) is None:
         stale.append(CANDIDATES)
     best = candidates.chosen(paths, params)

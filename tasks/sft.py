@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from rlhf.records import Demonstration, prompt_key
 from rlhf.settings import ModelSettings, SftSettings
-from tasks.base import load_base, load_champion
 from tasks.files import read_records, write_curve
-from tasks.general import read_general
 from tasks.paths import Paths
 from tasks.progress import follow, say
-from tasks.report import plot_curves
+from tasks.showing.report import plot_curves
+from tasks.training.base import load_base, load_champion
+from tasks.training.general import read_general
 
 if TYPE_CHECKING:
     from rlhf.models import Policy

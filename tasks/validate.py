@@ -20,16 +20,16 @@ from typing import Any
 from rlhf.preferences import tied_couples
 from rlhf.records import Demonstration, Prompt, Ranking, Record
 from rlhf.settings import ModelSettings
-from tasks.expectations import Verdict, check_table
 from tasks.files import write_records, write_rows
-from tasks.frames import demonstration_frame, feedback_frame, prompt_frame
-from tasks.lengths import Lengths, lengths_of
 from tasks.params import ValidateParams
 from tasks.paths import Paths
 from tasks.sources.files import read_file
 from tasks.sources.rows import Problems, as_records
-from tasks.splits import SplitRows, assign_splits, declared_splits, divide
-from tasks.suites import demonstration_checks, feedback_checks, prompt_checks
+from tasks.validating.expectations import Verdict, check_table
+from tasks.validating.frames import demonstration_frame, feedback_frame, prompt_frame
+from tasks.validating.lengths import Lengths, lengths_of
+from tasks.validating.splits import SplitRows, assign_splits, declared_splits, divide
+from tasks.validating.suites import demonstration_checks, feedback_checks, prompt_checks
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from types import ModuleType
 import jaxtyping
 import pytest
 
-from tasks import environment, graph, stages
+from tasks import environment, stages
+from tasks.versions import graph
 
 environment.prepare()
 # Shapes are checked while tests run. Left out are modules of pydantic models, whose `Self` beartype cannot read, and

@@ -25,10 +25,11 @@ def _compare(options: argparse.Namespace, root: Path) -> None:
     paths, registered = Paths(root), read_params(root / "params.yaml").register_.name
     from rich.console import Console
 
-    from tasks import compare, compare_page, compare_text, files, results
+    from tasks import files
+    from tasks.comparing import as_page, as_text, comparison, results
 
-    found = compare.compare(*(results.find(paths, name, registered) for name in (options.first, options.second)))
-    compare_text.show(found, options.rows, Console(highlight=False))
+    found = comparison.compare(*(results.find(paths, name, registered) for name in (options.first, options.second)))
+    as_text.show(found, options.rows, Console(highlight=False))
     if options.html:
-        files.write_text(options.html, compare_page.page(found))
+        files.write_text(options.html, as_page.page(found))
         print(f"\nwritten: {options.html}")

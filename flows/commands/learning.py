@@ -42,7 +42,7 @@ def _explain_options(explain: argparse.ArgumentParser) -> None:
 
 
 def _score(options: argparse.Namespace, root: Path) -> None:
-    from tasks import scores
+    from tasks.evaluating import scores
 
     print(scores.render(scores.score_file(options.file)))
 
@@ -50,7 +50,7 @@ def _score(options: argparse.Namespace, root: Path) -> None:
 def _explain(options: argparse.Namespace, root: Path) -> None:
     from rich.console import Console
 
-    from tasks import explain, explain_text
+    from tasks.asking import explain, explain_text
 
     sampling = controls_of(options, max_new_tokens=options.steps)
     models = tuple(dict.fromkeys(options.model or ("sft", "policy")))
@@ -66,7 +66,7 @@ def _explain(options: argparse.Namespace, root: Path) -> None:
 
 
 def _seeds(options: argparse.Namespace, root: Path) -> None:
-    from tasks import seeds
+    from tasks.competing import seeds
 
     paths, variants = Paths(root), {AS_THEY_ARE: read_params(root / "params.yaml")}
     if options.variants:

@@ -7,7 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from flows.commands import Add, say
-from tasks import candidates, diary, environment, lock, presets, stages
+from tasks import environment, presets, stages
+from tasks.competing import candidates
+from tasks.nights import diary, lock
 from tasks.params import Params, read_params
 from tasks.paths import Paths
 
@@ -58,7 +60,7 @@ def _night(paths: Paths, params: Params) -> dict[str, str]:
 
 
 def _print_summary(paths: Paths) -> None:
-    from tasks import summary
+    from tasks.showing import summary
 
     print(f"\n{summary.summary(paths)}\n\n{summary.commands(paths)}")
 
@@ -93,7 +95,7 @@ def _status(options: argparse.Namespace, root: Path) -> None:
     paths, params = Paths(root), read_params(root / "params.yaml")
     from rich.console import Console
 
-    from tasks import status
+    from tasks.nights import status
 
     if (nights := status.nights(paths, params.night.timezone)) is not None:
         Console(highlight=False).print(nights)

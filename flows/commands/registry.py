@@ -29,14 +29,14 @@ def add_commands(add: Add) -> None:
 
 
 def _lineage(options: argparse.Namespace, root: Path) -> None:
-    from tasks import lineage, registry
+    from tasks.promoting import lineage, registry
 
     name, client = read_params(root / "params.yaml").register_.name, registry.open_existing(Paths(root))
     print(lineage.render(lineage.trace(client, registry.get_policy(client, name, options.version))))
 
 
 def _rollback(options: argparse.Namespace, root: Path) -> None:
-    from tasks import rollback
+    from tasks.promoting import rollback
 
     name = read_params(root / "params.yaml").register_.name
     done = rollback.roll_back(Paths(root), name, options.to, options.why)
@@ -47,8 +47,9 @@ def _chat(options: argparse.Namespace, root: Path) -> None:
     sampling, params = controls_of(options), read_params(root / "params.yaml")
 
     from rlhf.models import load_policy
-    from tasks import mlflow_store, registry
-    from tasks.chat import Chat
+    from tasks.asking.chat import Chat
+    from tasks.promoting import registry
+    from tasks.tracking import mlflow_store
 
     paths = Paths(root)
     version = registry.get_policy(registry.open_existing(paths), params.register_.name, options.model)

@@ -28,7 +28,7 @@ def add_commands(add: Add) -> None:
 
 
 def _reproduce(options: argparse.Namespace, root: Path) -> int:
-    from tasks import experiments, reproduce
+    from tasks.versions import experiments, reproduce
 
     paths = Paths(root)
     experiment, libraries = experiments.find(paths, read_params(root / "params.yaml"), options.which)

@@ -56,18 +56,19 @@ A_NIGHT = """
 import sys
 from datetime import datetime
 from pathlib import Path
-from tasks import runner, tracking
-from tasks.history import Night
+from tasks import runner
+from tasks.nights.history import Night
 from tasks.params import read_params
 from tasks.paths import Paths
 from tasks.stages import VERSIONED
+from tasks.tracking import tracker
 paths, now = Paths(Path.cwd()), datetime.now().astimezone()
 params = read_params(paths.root / "params.yaml")
-with tracking.night(paths, params, "flow", "small", sys.argv[1]) as run_id:
+with tracker.night(paths, params, "flow", "small", sys.argv[1]) as run_id:
     for stage in VERSIONED:
         runner.bring_up_to_date(stage, paths, params)
 ended = Night(name=sys.argv[1], started=now, ended=now, outcome="not promoted", why="a trial", run_id=run_id)
-tracking.conclude(paths, params, ended)
+tracker.conclude(paths, params, ended)
 """
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flows.up import free_port, responds
-from tasks import mlflow_store
 from tasks.paths import Paths
+from tasks.tracking import mlflow_store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

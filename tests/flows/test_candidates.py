@@ -14,12 +14,17 @@ from typing import Any
 
 import pytest
 
-from tasks import candidates, contest, experiments, history, mlflow_store, registry, runner, stages
-from tasks.contest import HeldOut
-from tasks.deadline import DeadlineError
+from tasks import runner, stages
+from tasks.competing import candidates, contest
+from tasks.competing.contest import HeldOut
+from tasks.nights import history
+from tasks.nights.deadline import DeadlineError
 from tasks.params import AS_THEY_ARE, Candidate, Params, read_candidates, read_params
 from tasks.paths import Paths
+from tasks.promoting import registry
 from tasks.stages import STAGES, VERSIONED
+from tasks.tracking import mlflow_store
+from tasks.versions import experiments
 
 SEVERAL = "night:\n  seeds: [1]\n  variants:\n    rloo: {ppo: {algorithm: rloo, completions: 4}}\n"
 NAMES = [AS_THEY_ARE, "seed-1", "rloo", "rloo-seed-1"]
@@ -243,7 +248,7 @@ def test_a_promotion_alone_makes_nothing_due(
     def bring(paths: Paths, params: Params) -> None:
         (paths.champion / "config.json").write_text(next(champions))
 
-    monkeypatch.setattr("tasks.champion.bring", bring)
+    monkeypatch.setattr("tasks.training.champion.bring", bring)
     night(str(toy))
     assert toy_night() == list(STAGES)
     night(str(toy))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.plots import PLOTS
+from tasks.showing.plots import PLOTS
 
 
 def dvc(root: Path, *arguments: str) -> str:

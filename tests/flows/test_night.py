@@ -14,7 +14,8 @@ from uuid import UUID
 import psutil
 import pytest
 
-from tasks import deadline, environment, history, lock, stages
+from tasks import environment, stages
+from tasks.nights import deadline, history, lock
 from tasks.params import read_params
 from tasks.paths import Paths
 from tasks.stages import STAGES, VERSIONED

@@ -15,11 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks import history, lock, mlflow_store
-from tasks.history import Night
+from tasks.nights import history, lock
+from tasks.nights.history import Night
 from tasks.params import read_params
 from tasks.paths import Paths
 from tasks.stages import STAGES
+from tasks.tracking import mlflow_store
 
 HALF = "model.safetensors"
 """What the toy's stage leaves half-written where it is held."""

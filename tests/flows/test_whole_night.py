@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks import experiments, mlflow_store, provenance, versioning
 from tasks.paths import Paths
 from tasks.stages import STAGES, VERSIONED
+from tasks.tracking import mlflow_store
+from tasks.versions import dvc_repo, experiments, provenance
 
 SMALL = """\
 model:
@@ -142,13 +143,13 @@ def test_the_registered_policy_is_reproduced_bit_for_bit(first_night: tuple[Path
     lock = root / "dvc.lock"
     text = lock.read_text()
     lock.write_text(
-        text.replace(versioning.recorded(root)["validate"].outputs["data/validated/train"], "0" * 32 + ".dir")
+        text.replace(dvc_repo.recorded(root)["validate"].outputs["data/validated/train"], "0" * 32 + ".dir")
     )
     experiments.save(Paths(root), "tampered")
     lock.write_text(text)
     said = nightjar(root, "flows", "reproduce", "tampered", "--until", "validate", code=1)
     assert said.splitlines()[-3:] == [
-        f"identical: ingest ({len(versioning.recorded(root)['ingest'].outputs)} outputs, digest for digest)",
+        f"identical: ingest ({len(dvc_repo.recorded(root)['ingest'].outputs)} outputs, digest for digest)",
         "differs: validate",
         "  data/validated/train",
     ]
@@ -165,7 +166,7 @@ def test_a_policy_that_went_on_from_the_champion_is_reproduced(
     params.write_text(params.read_text().replace("sft: {", "sft: {start: champion, "))
     printed = nightjar(root, "flows", "run")
     assert "sft goes on from the champion: nightjar-policy version 1" in printed
-    recorded = versioning.recorded(root)
+    recorded = dvc_repo.recorded(root)
     champion = mlflow_store.open_client(Paths(root)).get_model_version("nightjar-policy", "1").tags["content"]
     assert recorded["sft"].inputs["data/champion"] == champion
     assert recorded["ppo"].outputs["data/models/policy"] != champion

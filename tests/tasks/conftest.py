@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import mlflow_store
 from tasks.files import write_json, write_rows
 from tasks.params import Params, read_params
 from tasks.paths import Paths
+from tasks.tracking import mlflow_store
 
 PARAMS = """\
 model: {config: {model_type: llama}}
@@ -106,11 +106,12 @@ def evaluated(tracked: Paths, models: Path) -> Paths:
 @pytest.fixture(scope="session")
 def registered(tmp_path_factory: pytest.TempPathFactory, migrated: Path, models: Path) -> Paths:
     """A workspace in which register has run; tests only read it."""
-    from tasks import register, tracking
+    from tasks import register
+    from tasks.tracking import tracker
 
     paths = _evaluated(_workspace(tmp_path_factory.mktemp("registered"), migrated), models)
     params = read_params(paths.root / "params.yaml")
-    with tracking.stage("register", paths, params):
+    with tracker.stage("register", paths, params):
         register.run(paths, params.register_, params.model)
     return paths
 

@@ -136,7 +136,7 @@ def test_a_checkpoint_of_other_params_or_inputs_is_not_gone_on_from(
     copied_night: Callable[..., Paths], night_params: Params
 ) -> None:
     """The same stage with another seed, or on other prompts, has another key."""
-    from tasks.checkpoints import Checkpoint
+    from tasks.training.checkpoints import Checkpoint
 
     paths = copied_night()
     prompts = paths.validated / "train" / "prompts.jsonl"

@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 
 from rlhf.records import Completion
-from tasks import decisions, mlflow_store, provenance, register, rematch, rollback, tracking
+from tasks import register
+from tasks.competing import rematch
 from tasks.files import read_rows, write_json
 from tasks.params import Params, RegisterParams
 from tasks.paths import Paths
+from tasks.promoting import decisions, rollback
+from tasks.tracking import mlflow_store, tracker
+from tasks.versions import provenance
 
 TOLD = (
     "promoted: win rate over SFT 0.930 [0.900, 0.960] above 0.5; ROUGE-L 0.6000 not below 0.5600 (SFT's 0.5800 less "
@@ -26,7 +30,7 @@ TOLD = (
 
 def night(paths: Paths, params: Params, gates: RegisterParams | None = None) -> dict[str, float]:
     """Registers inside a night, as the flow does."""
-    with tracking.night(paths, params, "flow"), tracking.stage("register", paths, params):
+    with tracker.night(paths, params, "flow"), tracker.stage("register", paths, params):
         return register.run(paths, gates or params.register_, params.model)
 
 
@@ -56,9 +60,9 @@ def test_without_an_evaluation_nothing_is_registered(evaluated: Paths, tracked_p
 
 def test_a_policy_that_passes_becomes_challenger_and_champion(evaluated: Paths, tracked_params: Params) -> None:
     """Both models are registered; tags lead to the runs, the data, the params; the reason is written down."""
-    with tracking.stage("ppo", evaluated, tracked_params) as ppo:
+    with tracker.stage("ppo", evaluated, tracked_params) as ppo:
         digest = provenance.digest(evaluated.models / "policy")
-        tracking.record_outputs(evaluated, ppo.run_id, {"data/models/policy": digest})
+        tracker.record_outputs(evaluated, ppo.run_id, {"data/models/policy": digest})
     assert night(evaluated, tracked_params) == {"promoted": 1.0, "policy_version": 1, "reward_version": 1}
     for kind in ("policy", "reward"):
         champion = version(evaluated, kind, "champion")

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks import mlflow_store, provenance, runner, tracking
+from tasks import runner
 from tasks.params import Params, read_params
 from tasks.paths import Paths
 from tasks.stages import STAGES, VERSIONED
+from tasks.tracking import mlflow_store, tracker
+from tasks.versions import provenance
 
 
 @pytest.fixture
@@ -63,10 +65,10 @@ def test_data_lead_back_to_the_run_that_made_them(
     paths = Paths(toy)
     outcome = runner.bring_up_to_date("ingest", paths, params)
     made = provenance.digest(toy / "data/raw")
-    run_id = tracking.find_run_by_output(paths, "data/raw", made)
+    run_id = tracker.find_run_by_output(paths, "data/raw", made)
     assert run_id is not None
     assert outcome.outputs["data/raw"] == made
-    with tracking.night(paths, params, "flow") as night_id:
+    with tracker.night(paths, params, "flow") as night_id:
         assert runner.bring_up_to_date("ingest", paths, params).status == "cached"
     tags = mlflow_store.open_client(paths).get_run(night_id).data.tags
     assert (tags["stage.ingest"], tags["stage.ingest.run"]) == ("cached", run_id)

@@ -1,0 +1,1 @@
+"""Parts of evaluate: few-shot prompts, what was forgotten, tables of lengths and ROUGE; scores of any file."""

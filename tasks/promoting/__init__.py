@@ -1,0 +1,1 @@
+"""From challenger to champion and back: registry, gates, decisions, model card, and where a version came from."""

@@ -1,0 +1,1 @@
+"""What training stages share: models they start from, demonstrations they replay, checkpoints, the hacking monitor."""

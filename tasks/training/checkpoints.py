@@ -1,0 +1,56 @@
+"""Checkpoints of long training: what a run that was cut off goes on from.
+
+They lie below nights/, for a stage's outputs are gone while it runs, and are valid for the very inputs and params
+that made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from tasks.paths import Paths
+from tasks.versions import provenance
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One file with a run's state, and the digest of what the run depends on."""
+
+    path: Path
+    key: str
+
+    @classmethod
+    def of(cls, stage: str, paths: Paths, inputs: Sequence[Path], params: Sequence[BaseModel]) -> Checkpoint:
+        """The checkpoint of a stage on these inputs (files or folders that exist, others are passed over)."""
+        parts = [provenance.digest(path) for path in inputs if path.exists()]
+        parts += [section.model_dump_json() for section in params]
+        return cls(paths.checkpoints / f"{stage}.pt", hashlib.sha256("\n".join(parts).encode()).hexdigest())
+
+    def load(self) -> dict[str, Any] | None:
+        """The state to go on from; None where there is none, or one of other inputs or params."""
+        import torch
+
+        if not self.path.is_file():
+            return None
+        found: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        return found["state"] if found["key"] == self.key else None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Writes the state whole: to a file beside, then renamed into place."""
+        import torch
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_name(self.path.name + ".partial")
+        torch.save({"key": self.key, "state": state}, beside)
+        os.replace(beside, self.path)
+
+    def delete(self) -> None:
+        """Takes the file away, once the run has ended well."""
+        self.path.unlink(missing_ok=True)

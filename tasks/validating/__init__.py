@@ -1,0 +1,1 @@
+"""What the data must hold to: the expectations of each suite, the tables that they look at, lengths and splits."""

@@ -1,0 +1,1 @@
+"""What made a result, kept by git and DVC: dvc.yaml drawn, digests, experiments, and a night reproduced."""
