@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 
+from tasks import environment
+
 
 def _end_with_the_starter() -> None:
     sys.stdin.buffer.read()
@@ -18,6 +20,7 @@ def _end_with_the_starter() -> None:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     threading.Thread(target=_end_with_the_starter, daemon=True).start()
     from prefect.cli import app
 
