@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from tasks import environment, stages
 from tasks.versions import graph
 
 environment.prepare()
+# A shell's background job ignores Ctrl-C, and so would all that its tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Shapes are checked while tests run. Left out are modules of pydantic models, whose `Self` beartype cannot read, and
 # those whose types are transformers' own and imported for the type checker alone.
 jaxtyping.install_import_hook(
@@ -25,6 +28,7 @@ jaxtyping.install_import_hook(
         f"rlhf.{module}"
         for module in (
             *("masking", "logprobs", "batches", "generation", "explain", "optim", "sft", "soft_prompt", "evaluation"),
+            "packing",
             *("reward.head", "reward.losses", "reward.metrics", "reward.scalar", "reward.training", "reward.model"),
             "reward.evaluation",
             *("ppo.rewards", "ppo.advantages", "ppo.losses", "ppo.kl", "ppo.critic", "ppo.experience", "ppo.update"),
