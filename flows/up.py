@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,11 +103,16 @@ def up(paths: Paths, say: Say) -> int:
 
 
 @contextmanager
-def prefect_server(paths: Paths, say: Say) -> Iterator[None]:
+def prefect_server(paths: Paths, say: Say, meanwhile: AbstractContextManager[None] | None = None) -> Iterator[None]:
     """While open, Prefect's settings name a server that is there: the user's, or else one that ends with this process.
 
     Prefect's embedded server would not do: it starts no flow by itself, and in a terminal Ctrl-C ends it before the
     flow that reports to it, which then waits for it for minutes.
+
+    Args:
+        paths: the workspace.
+        say: hears where the server is.
+        meanwhile: is open while our own starts, which takes seconds.
 
     Raises:
         ConnectionError: our own does not start.
@@ -120,7 +125,9 @@ def prefect_server(paths: Paths, say: Say) -> Iterator[None]:
     service = _start_prefect(paths)
     # Not before the process's end: only there does Prefect report the last that it has to, and let its connections go.
     atexit.register(_end, [service])
-    if not service.wait():
+    with meanwhile or nullcontext():
+        ready = service.wait()
+    if not ready:
         raise ConnectionError(service.end_said())
     say(service.found())
     os.environ["PREFECT_API_URL"] = api = f"{service.address}/api"  # for the processes that are started

@@ -8,11 +8,11 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -63,17 +63,27 @@ AHEAD = (
 """What a night's stages import, in the order in which they do."""
 
 
-def import_ahead() -> Thread:
-    """Imports AHEAD beside what the night does first, which is to wait for Prefect's server and to read files."""
+@contextmanager
+def importing_ahead() -> Iterator[None]:
+    """Imports AHEAD beside what the block waits for, as far as that leaves time.
+
+    When the block ends nothing is imported beside it any more: two threads at one package may see half of it.
+    """
+    over = Event()
 
     def run() -> None:
         for name in AHEAD:
-            with suppress(ImportError):  # whoever needs it says so
-                import_module(name)
+            if not over.is_set():
+                with suppress(ImportError):  # whoever needs it says so
+                    import_module(name)
 
     thread = Thread(target=run, name="import ahead", daemon=True)
     thread.start()
-    return thread
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def prepare() -> None:

@@ -49,8 +49,7 @@ def _night(paths: Paths, params: Params) -> dict[str, str]:
     if runner.pending(paths, params):
         from flows import up
 
-        environment.import_ahead()
-        with up.prefect_server(paths, lambda line: say([line])):
+        with up.prefect_server(paths, lambda line: say([line]), environment.importing_ahead()):
             from flows.night import night
 
             return dict(night(str(paths.root)))

@@ -77,14 +77,22 @@ def test_prefect_gets_a_home_that_can_be_written(tmp_path: Path, monkeypatch: py
     assert fallback.is_dir()
 
 
-def test_what_stages_import_is_there_when_they_do() -> None:
-    """Every module of the list by its thread, past one that is missing."""
+def test_what_stages_import_is_imported_as_far_as_there_is_time() -> None:
+    """Past a module that is missing; a block that ends at once waits for the one at work, and no other follows."""
     code = (
-        "import sys; from tasks import environment\n"
-        "environment.AHEAD = ('no_such_module', *environment.AHEAD)\n"
-        "environment.import_ahead().join()\n"
-        "print([name for name in environment.AHEAD if name not in sys.modules])"
+        "import sys, time; from tasks import environment\n"
+        "environment.AHEAD = ('no_such_module', 'sched', 'this_is_last')\n"
+        "with environment.importing_ahead(): time.sleep(0.5)\n"
+        "print('sched' in sys.modules)\n"
+        "environment.import_module = lambda name: (print(name), time.sleep(0.2), print('done'))\n"
+        "with environment.importing_ahead(): time.sleep(0.1)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['no_such_module']"
+    assert done.stdout.split() == ["True", "no_such_module", "done"]
     assert not done.stderr
+
+
+def test_what_is_imported_ahead_is_there() -> None:
+    """Each module by its name, which a new version of a library may have changed."""
+    code = f"import importlib\nfor name in {environment.AHEAD}: importlib.import_module(name)"
+    subprocess.run([sys.executable, "-c", code], check=True)
