@@ -4,7 +4,7 @@ Attention takes rows of like length together, filled up on the right to the long
 no token that counts sees the filler, so that it needs no mask. Where rows share their prompt, it stands in the packed
 row once, and only attention sees it in each of them.
 Dimensions: B batch, P prompt tokens, T response tokens, L = P + T, N packed tokens, M tokens of all groups, W width of
-a group, A attention heads, H hidden, D width of a head.
+a group, A attention heads, S tokens attended to, H hidden, D width of a head.
 """
 
 from __future__ import annotations
@@ -206,8 +206,8 @@ def packed_states(
 def packed_attention(
     module: nn.Module,
     query: Float[Tensor, "B A L D"],
-    key: Float[Tensor, "B A_kv L D"],
-    value: Float[Tensor, "B A_kv L D"],
+    key: Float[Tensor, "B A_kv S D"],
+    value: Float[Tensor, "B A_kv S D"],
     attention_mask: Tensor | None,
     packing: Packing | None = None,
     **options: Any,
