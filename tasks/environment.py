@@ -49,7 +49,6 @@ COLLECTION = (50_000, 10, 10)
 TUNED = "NIGHTJAR_ALLOCATOR"
 """Set to `off` by whoever wants glibc's defaults; set to `tuned` once the process has been restarted."""
 
-
 AHEAD = (
     "mlflow",
     "great_expectations",
@@ -89,8 +88,8 @@ def importing_ahead() -> Iterator[None]:
 def prepare() -> None:
     """Sets the variables of QUIET and STEADY that the user left unset, and has garbage collected less often.
 
-    The libraries are a million objects that stay. As Python comes, it goes through them fourteen times while they are
-    imported and twice more at the end, five seconds in all, and finds next to nothing.
+    The libraries are a million objects that stay. In a night Python's own settings went through all of them 14 times
+    in 2.4 seconds, through the younger ones in 0.6, and once more at the end in 2.5.
     """
     for name, value in {**QUIET, **STEADY}.items():
         os.environ.setdefault(name, value)

@@ -75,6 +75,16 @@ def test_a_critic_of_its_own_adds_its_passes_to_the_floor() -> None:
     assert with_network - with_head == pytest.approx((1 + 3 * 4) * trunk)
 
 
+def test_the_prompt_of_a_ranking_is_read_once() -> None:
+    """Three completions of one prompt: all of their sequences, less the prompt twice, forwards and backwards."""
+    rates, network = Rates(flops=1.0, bandwidth=1.0), floor.network_of("tiny")
+    expected = 0.0
+    for prompt, completions in shapes.rankings(TINY):
+        whole = network.forward([len(prompt) + len(completion) for completion in completions])
+        expected += 3 * (whole - network.forward([len(prompt)] * 2))
+    assert floor.seconds(TINY, "reward", rates) == pytest.approx(expected)
+
+
 def test_ratios_are_of_repetitions_that_ran_side_by_side() -> None:
     """A machine that is slow for a while slows both: 2, 3 and 10 times, where the medians' ratio would be 3."""
     assert report.ratio([2.0, 30.0, 10.0], [1.0, 10.0, 1.0]) == (3.0, 2.0, 10.0)

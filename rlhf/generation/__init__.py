@@ -7,7 +7,6 @@ Dimensions: B batch, P prompt tokens, T new tokens, V vocabulary.
 
 from rlhf.generation.beams import beam_search
 from rlhf.generation.controls import Controls, WarpStage, as_controls, warp, warp_stages
-from rlhf.generation.drawing import draw
 from rlhf.generation.sampler import generate, sample
 from rlhf.generation.samples import Samples, check_context
 
@@ -18,7 +17,6 @@ __all__ = [
     "as_controls",
     "beam_search",
     "check_context",
-    "draw",
     "generate",
     "sample",
     "warp",

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlhf.generation.controls import as_controls, needs_filters, warp
+from rlhf.generation.controls import as_controls, warp
 from rlhf.generation.decoding import History
 from rlhf.generation.drawing import cumulate, invert
 from rlhf.records import Sampling
@@ -36,21 +36,29 @@ class Chooser:
     Args:
         sampling: the settings, one a row.
         seeds: of the rows' uniform numbers.
-        history: what the responses go on from.
+        history: what the responses go on from; None where no row asks for more than a temperature.
         eos_id: what may not come before `min_new_tokens`.
+        device: of the logits.
     """
 
-    def __init__(self, sampling: Sequence[Sampling], seeds: Sequence[int], history: History, eos_id: int) -> None:
-        device, steps = history.tokens.device, max(settings.max_new_tokens for settings in sampling)
+    def __init__(
+        self,
+        sampling: Sequence[Sampling],
+        seeds: Sequence[int],
+        history: History | None,
+        eos_id: int,
+        device: torch.device,
+    ) -> None:
+        steps = max(settings.max_new_tokens for settings in sampling)
         self.controls, self.eos_id = as_controls(sampling, device), eos_id
-        self.filters = needs_filters(sampling)
+        self.filters = history is not None
         greedy = [settings.temperature == 0.0 for settings in sampling]
         self.all_greedy, self.any_greedy = all(greedy), any(greedy)
         self.warm = any(settings.temperature not in (0.0, 1.0) for settings in sampling)
         self.scale = torch.where(self.controls.greedy, 1.0, self.controls.temperature)
         self.uniform = _uniform(seeds, steps).to(device).double()
-        self.begun = history.tokens.shape[1]
-        if self.filters:
+        if history is not None:
+            self.begun = history.tokens.shape[1]
             room = torch.zeros(len(seeds), steps, dtype=torch.long, device=device)
             self.history = torch.cat([history.tokens, room], dim=1)
             self.history_mask = torch.cat([history.mask, torch.ones_like(room, dtype=torch.bool)], dim=1)

@@ -16,6 +16,7 @@ from rlhf.records import Sampling
 
 NEVER = float("-inf")
 NUCLEUS = 256
+"""How many of the likeliest tokens are looked at before the vocabulary is sorted."""
 
 
 class Controls(NamedTuple):
@@ -134,7 +135,7 @@ def _keep_top_k(logits: Float[Tensor, "B V"], top_k: Int[Tensor, "B 1"]) -> Floa
 def _keep_top_p(logits: Float[Tensor, "B V"], top_p: Float[Tensor, "B 1"]) -> Float[Tensor, "B V"]:
     """A token goes when it and all less likely ones together hold at most 1 − p; the likeliest always stays.
 
-    The likeliest 256 tell where the nucleus ends in most rows; the others are sorted.
+    The likeliest few tell where the nucleus ends in most rows; the others are sorted.
     """
     on = top_p < 1.0
     if not on.any():

@@ -8,11 +8,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 BELOW_ONE = 1.0 - 2.0**-50
+"""Keeps a target below the sum it is looked for in."""
+
 SMALL_VOCABULARY = 2048
+"""Up to so many tokens are summed up one by one: blocks save less than their operations cost."""
 
 
 class Cumulative(NamedTuple):
@@ -41,7 +44,7 @@ def cumulate(logits: Float[Tensor, "B V"]) -> Cumulative:
 
 
 def block_size(vocabulary: int) -> int:
-    """The power of two at or above √V; 1 for a vocabulary so small that fewer operations are worth more."""
+    """The power of two at or above √V; 1 for a small vocabulary."""
     return 1 if vocabulary <= SMALL_VOCABULARY else 1 << ((vocabulary - 1).bit_length() + 1) // 2
 
 
@@ -75,8 +78,3 @@ def invert(cumulative: Cumulative, uniform: Float[Tensor, " B"]) -> Int[Tensor, 
     rest = torch.minimum(targets - before, inside[:, -1:] * BELOW_ONE)
     place = torch.searchsorted(inside, rest, right=True).clamp_(max=size - 1)
     return places.gather(1, place)[:, 0]
-
-
-def draw(logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"], greedy: Bool[Tensor, "B 1"]) -> Int[Tensor, " B"]:
-    """One token per row: the argmax where greedy, else the token at `uniform` of the cumulative distribution."""
-    return torch.where(greedy[:, 0], logits.argmax(-1), invert(cumulate(logits), uniform))

@@ -2,14 +2,14 @@
 
 Each is a stack of one kind of block: norm, attention, norm, feed-forward, either pair added to the stream. What
 differs is the norm, the positions (learnt or rotary), biases, norms of queries and keys, and the activation.
-Dimensions: N rows, K inputs and M outputs of a product, H hidden, C context, A heads of queries, keys and values,
-D width of a head, R = D / 2, V vocabulary.
+Dimensions: N rows, M outputs of a product, H hidden, C context, A heads of queries, keys and values, D width of a
+head, R = D / 2, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,67 +17,15 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-COPIED_WEIGHTS = 2**22
-"""Matrices of up to so many weights are copied to where products with few rows are fastest; larger ones stay."""
-PACKED_WEIGHTS, PACKED_ROWS = 2**25, 4
+from rlhf.generation.projection import PACKED_ROWS, Part, Projection
+
 FEW_STATES = 2**12
+"""Up to so many numbers torch's own GELU is the faster one."""
+
 FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
 ROTARY_FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 Function = Callable[[Tensor], Tensor]
-
-
-class Part(NamedTuple):
-    """A linear layer, its inputs along the rows."""
-
-    weight: Float[Tensor, "K M"]
-    bias: Float[Tensor, " M"] | None
-
-
-class Projection:
-    """A product with the weights of one linear layer, or of several side by side.
-
-    Args:
-        parts: the layers.
-        dtype: in which the product is computed.
-        pack: whether weights too many to be copied as they are may be packed, as oneDNN has them.
-    """
-
-    def __init__(self, parts: Sequence[Part], dtype: torch.dtype, pack: bool = False) -> None:
-        weights = [part.weight.to(dtype) for part in parts]
-        if sum(weight.numel() for weight in weights) <= COPIED_WEIGHTS:
-            weights = [torch.cat(weights, dim=1) if len(weights) > 1 else weights[0].contiguous()]
-        biases = [part.bias.to(dtype) for part in parts if part.bias is not None]
-        self.weights, self.bias, self.dtype = weights, torch.cat(biases) if biases else None, dtype
-        self.packed = _pack(weights[0]) if pack and len(weights) == 1 else None
-
-    def __call__(self, states: Float[Tensor, "N K"]) -> Float[Tensor, "N M"]:
-        if states.dtype != self.dtype:
-            states = states.to(self.dtype)
-        if self.packed is not None and len(states) >= PACKED_ROWS:
-            return torch.ops.mkldnn._linear_pointwise(states, self.packed, self.bias, "none", [], "")
-        if len(self.weights) == 1:
-            weight = self.weights[0]
-            return torch.mm(states, weight) if self.bias is None else torch.addmm(self.bias, states, weight)
-        product = torch.cat([torch.mm(states, weight) for weight in self.weights], dim=1)
-        return product if self.bias is None else product.add_(self.bias)
-
-    def add_to(self, stream: Float[Tensor, "N M"], states: Float[Tensor, "N K"]) -> None:
-        """Adds the product to the stream, in place; in mixed precision the stream alone is in float32."""
-        if stream.dtype != self.dtype:
-            stream += self(states)
-            return
-        stream.addmm_(states, self.weights[0])
-        if self.bias is not None:
-            stream += self.bias
-
-
-def _pack(weight: Float[Tensor, "K M"]) -> Tensor | None:
-    """Weights blocked as oneDNN reads them: a product of 8 rows with a long vocabulary takes two thirds of the time."""
-    able = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    if not able or not COPIED_WEIGHTS < weight.numel() <= PACKED_WEIGHTS:
-        return None
-    return torch.ops.mkldnn._reorder_linear_weight(weight.t().contiguous(), PACKED_ROWS)
 
 
 class Layer(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 from rlhf.generation.beams import beam_search
 from rlhf.generation.cached import CachedDecoder
 from rlhf.generation.choosing import Chooser
+from rlhf.generation.controls import needs_filters
 from rlhf.generation.decoding import ForwardDecoder, prompt_history, prompt_inputs
 from rlhf.generation.networks import read_network
 from rlhf.generation.samples import Samples, check_context
@@ -58,7 +59,8 @@ def sample(
     check_context(policy, prompts, sampling)
     device, steps = policy.device, max(settings.max_new_tokens for settings in sampling)
     decoder = open_decoder(policy, prompts, steps)
-    chooser = Chooser(sampling, seeds, prompt_history(policy.model, prompts, device), policy.eos_id)
+    history = prompt_history(policy.model, prompts, device) if needs_filters(sampling) else None
+    chooser = Chooser(sampling, seeds, history, policy.eos_id, device)
     limits = torch.tensor([settings.max_new_tokens for settings in sampling], device=device)
     transcript = Transcript(limits, policy.eos_id)
     logits = decoder.first()

@@ -99,15 +99,12 @@ class PpoTrainer:
         if self.reference is not None:
             self.reference.model.eval().requires_grad_(False)
         self.networks = Networks(self.policy, self.reference, critic, settings)
-        critic_optimizer = None
-        if critic is not None:
-            critic_optimizer = torch.optim.AdamW(
-                critic.parameters(), settings.critic_learning_rate, weight_decay=0.0, fused=True
-            )
-        policy_optimizer = torch.optim.AdamW(
-            trainable_parameters(self.policy), settings.learning_rate, weight_decay=0.0, fused=True
+        self.actors = Actors(
+            self.policy.model,
+            critic,
+            _adam(trainable_parameters(self.policy), settings.learning_rate),
+            None if critic is None else _adam(critic.parameters(), settings.critic_learning_rate),
         )
-        self.actors = Actors(self.policy.model, critic, policy_optimizer, critic_optimizer)
         self.controller = KlController.start(settings.kl)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self._start = fingerprint(trainable_parameters(self.policy))
@@ -267,6 +264,10 @@ class PpoTrainer:
         if self.reference is not None:
             return fingerprint(self.reference.model.parameters())
         return fingerprint(weight for weight in self.policy.model.parameters() if not weight.requires_grad)
+
+
+def _adam(weights: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(weights, learning_rate, weight_decay=0.0, fused=True)
 
 
 def fingerprint(weights: Iterable[Tensor]) -> str:

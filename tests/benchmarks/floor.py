@@ -120,10 +120,12 @@ def _sft(work: Work, rates: Rates, critic: str) -> float:
 
 
 def _reward(work: Work, rates: Rates, critic: str) -> float:
-    """Each completion of a ranking is read once, after its prompt."""
-    rows = shapes.rankings(work)
-    sequences = [len(prompt) + len(completion) for prompt, completions in rows for completion in completions]
-    return 3 * network_of(work.shape).forward(sequences) / rates.flops
+    """Each prompt is read once, and each completion of its ranking after it."""
+    network, operations = network_of(work.shape), 0.0
+    for prompt, completions in shapes.rankings(work):
+        alone = network.forward([len(prompt)])
+        operations += alone + sum(network.forward([len(prompt) + len(each)]) - alone for each in completions)
+    return 3 * operations / rates.flops
 
 
 def _sampling(work: Work, rates: Rates, critic: str) -> float:

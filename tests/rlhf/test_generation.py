@@ -19,7 +19,8 @@ from transformers.generation.logits_process import (
 )
 
 from rlhf.batches import make_batch, response_logprobs
-from rlhf.generation import Controls, beam_search, draw, generate, sample, warp
+from rlhf.generation import Controls, beam_search, generate, sample, warp
+from rlhf.generation.drawing import cumulate, invert
 from rlhf.models import Policy
 from rlhf.records import Sampling
 from rlhf.soft_prompt import add_soft_prompt
@@ -154,17 +155,16 @@ def test_filters_by_hand(settings: Sampling, before: list[float], after: list[fl
 
 
 def test_the_drawn_token_is_where_the_uniform_number_falls() -> None:
-    """Probabilities .2, .5, 0, .3: .1 → 0, .2 → 1, .69 → 1, .7001 → 3, .9999999 → 3; greedy → 1 always."""
-    logits = torch.tensor([0.2, 0.5, 0.0, 0.3]).log().expand(6, 4)
-    uniform = torch.tensor([0.1, 0.2001, 0.69, 0.7001, 0.9999999, 0.9999999])
-    greedy = torch.tensor([[False]] * 5 + [[True]])
-    assert draw(logits, uniform, greedy).tolist() == [0, 1, 1, 3, 3, 1]
+    """Probabilities .2, .5, 0, .3: .1 → 0, .2001 → 1, .69 → 1, .7001 → 3, .9999999 → 3."""
+    logits = torch.tensor([0.2, 0.5, 0.0, 0.3]).log().expand(5, 4)
+    uniform = torch.tensor([0.1, 0.2001, 0.69, 0.7001, 0.9999999])
+    assert invert(cumulate(logits), uniform).tolist() == [0, 1, 1, 3, 3]
 
 
 def test_a_filtered_token_is_never_drawn_at_the_edges() -> None:
     """With the first and the last token filtered out, uniform 0 and almost 1 draw the ones between."""
     logits = torch.tensor([float("-inf"), 0.0, 0.0, float("-inf")]).expand(2, 4)
-    assert draw(logits, torch.tensor([0.0, 1 - 2**-24]), torch.zeros(2, 1, dtype=torch.bool)).tolist() == [1, 2]
+    assert invert(cumulate(logits), torch.tensor([0.0, 1 - 2**-24])).tolist() == [1, 2]
 
 
 def exact_pairs(policy: Policy, prompt: list[int], settings: Sampling) -> dict[tuple[int, ...], float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tasks.asking.explain import Bar, Explanation, Question, Reading, Step, expl
 from tasks.asking.explain_page import explanation_page
 from tasks.asking.explain_text import drawn, percent, show
 from tasks.paths import Paths
+from tests.tasks.html_page import Page
 
 CONTROLS = Sampling(temperature=0.7, top_k=20, top_p=0.9, repetition_penalty=1.2, max_new_tokens=4)
 MODEL = ModelSettings(config={"model_type": "llama"}, device="cpu", threads=1)
@@ -175,44 +175,14 @@ def test_bars_and_percentages_are_to_scale() -> None:
     ]
 
 
-class _Page(HTMLParser):
-    """The texts, the ids and the links of a page."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str | None] = []
-        self.links: list[str | None] = []
-        self.open: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag != "meta":
-            self.open.append(tag)
-        given = dict(attrs)
-        assert "src" not in given
-        self.ids += [given["id"]] if "id" in given else []
-        self.links += [given["href"]] if "href" in given else []
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-
 def test_the_page_shows_every_text_runs_none_and_needs_no_other_file(tmp_path: Path) -> None:
     """Tokens and names are text; links lead to the page's own sections; light and dark; same bytes twice."""
-    page = _Page(explanation_page(HOSTILE))
-    assert page.open == []
+    page = Page(explanation_page(HOSTILE))
     assert "script" not in page.tags
     for text in ("p <1> [red]", "a & b", "m<1>", "<script>", "[bold]x", "60.0 %", "0.95", "top-k 2"):
         assert text in page.texts
-    assert page.links == ["#step-1"]
-    assert page.ids == ["step-1"]
+    assert page.given("href") == ["#step-1"]
+    assert page.given("id") == ["step-1"]
     assert "prefers-color-scheme: dark" in explanation_page(HOSTILE)
     for name in ("a.html", "b.html"):
         write_page(tmp_path / name, HOSTILE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import matplotlib as mpl
@@ -22,6 +21,7 @@ from tasks.showing.report import (
     plot_win_rate,
     side_by_side,
 )
+from tests.tasks.html_page import Page
 
 CURVE = [{"step": step, "loss": 1 / step, **({"kl": 0.1} if step > 3 else {})} for step in range(1, 9)]
 READINGS = [
@@ -106,37 +106,10 @@ ROWS = [
 ]
 
 
-class _Page(HTMLParser):
-    """Collects tags, the rows' data and the texts of a page."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.rows: list[dict[str, str | None]] = []
-        self.texts: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag != "meta":
-            self.open.append(tag)
-        if tag == "tr" and attrs:
-            self.rows.append(dict(attrs))
-        assert not {"src", "href"} & {name for name, _ in attrs}, "the page needs no other file"
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-
 def test_the_page_shows_every_text_and_runs_none() -> None:
     """What a model wrote is text, also when it is a script; the one script is the page's own."""
-    page = _Page(comparison_page(ROWS))
-    assert page.open == []
+    page = Page(comparison_page(ROWS))
+    assert page.given("href") == []
     assert page.tags.count("script") == 1
     for text in ("p <1>", "r & r", "a\nb", "<script>alert(1)</script>", "empty", "not sampled"):
         assert text in page.texts
@@ -144,9 +117,9 @@ def test_the_page_shows_every_text_and_runs_none() -> None:
 
 def test_rows_carry_the_gain_that_they_are_sorted_by() -> None:
     """The second model's score less the first's; without both scores there is none."""
-    page = _Page(comparison_page(ROWS))
-    assert [row["data-gain"] for row in page.rows] == ["0.750000", "-0.750000", "0.000000"]
-    assert [row["data-place"] for row in page.rows] == ["0", "1", "2"]
+    page = Page(comparison_page(ROWS))
+    assert page.given("data-gain") == ["0.750000", "-0.750000", "0.000000"]
+    assert page.given("data-place") == ["0", "1", "2"]
     assert [text for text in page.texts if text.startswith("gain +") or text.startswith("gain -")] == [
         "gain +0.750",
         "gain -0.750",
