@@ -46,7 +46,6 @@ class CachedDecoder:
         shape = (len(network.layers), 2, len(prompts), network.kv_heads, self.column + steps, network.head_width)
         self.cache = torch.empty(shape, device=network.embedding.device, dtype=network.head.dtype)
         self.positions = torch.tensor([len(prompt) for prompt in prompts], device=self.cache.device)
-        self.padded = any(len(prompt) < self.column for prompt in prompts)
         filler = torch.arange(shape[4], device=self.cache.device) < self.column - self.positions[:, None]
         mask = torch.zeros(filler.shape, device=self.cache.device, dtype=self.cache.dtype).masked_fill_(filler, NEVER)
         self.mask = mask[:, None, None].expand(-1, network.kv_heads, 1, -1).contiguous()
@@ -99,7 +98,7 @@ class CachedDecoder:
         self.column += 1
         columns = self.columns.narrow(-2, 0, self.column)
         keys, values = columns.unbind(1)
-        mask = None if self.rows_mask is None else self.rows_mask.narrow(-1, 0, self.column)
+        mask = self.rows_mask.narrow(-1, 0, self.column)
         kv_heads, width = network.kv_heads, network.head_width
         groups = network.heads // kv_heads
         rows, matrices = tokens.shape[0], tokens.shape[0] * kv_heads
@@ -109,9 +108,7 @@ class CachedDecoder:
             states = project(network, layer, stream, rotation).view(rows, groups + 2, kv_heads, width)
             slot.copy_(states.narrow(1, groups, 2))
             queries = states.narrow(1, 0, groups).reshape(matrices, groups, width)
-            scores = torch.bmm(queries.mul_(layer.scale), key)
-            if mask is not None:
-                scores += mask
+            scores = torch.baddbmm(mask, queries, key, alpha=layer.scale)
             layer.out.add_to(stream, torch.bmm(scores.softmax(-1), value).view(rows, -1))
             layer.down.add_to(stream, layer.feed(layer.feed_norm(stream)))
         # A row that is done may stay for longer than its context would last.
@@ -129,7 +126,7 @@ class CachedDecoder:
         """The first rows as matrices, one a layer, row and head; and as a layer's states are laid out."""
         live = self.cache[:, :, :count]
         self.columns, self.slots = live.flatten(2, 3), live.transpose(1, 2)
-        self.rows_mask = self.mask.flatten(0, 1) if self.padded else None
+        self.rows_mask = self.mask.flatten(0, 1)
 
 
 class Grid(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlhf.generation.controls import as_controls, warp
 from rlhf.generation.decoding import History
-from rlhf.generation.drawing import cumulate, invert
+from rlhf.generation.drawing import cumulate, invert, log_chances
 from rlhf.records import Sampling
 
 
@@ -67,17 +67,16 @@ class Chooser:
     def choose(self, logits: Float[Tensor, "N V"], step: int) -> Choice:
         """A token a row from its logits, the step-th of its response."""
         scaled = logits / self.scale if self.warm else logits
-        cumulative = cumulate(scaled)
         warped = self._warp(logits, step) if self.filters else scaled
-        if self.all_greedy:
-            tokens = warped.argmax(-1)
-        else:
-            tokens = invert(cumulate(warped) if self.filters else cumulative, self.uniform[step])
-            if self.any_greedy:
-                tokens = torch.where(self.controls.greedy[:, 0], warped.argmax(-1), tokens)
-        if self.filters:
-            self.history[:, self.begun + step] = tokens
-        return Choice(tokens, scaled.gather(1, tokens[:, None])[:, 0] - cumulative.log_total)
+        cumulative = cumulate(warped)
+        tokens = warped.argmax(-1) if self.all_greedy else invert(cumulative, self.uniform[step])
+        if self.any_greedy and not self.all_greedy:
+            tokens = torch.where(self.controls.greedy[:, 0], warped.argmax(-1), tokens)
+        if not self.filters:
+            return Choice(tokens, log_chances(cumulative, tokens))
+        self.history[:, self.begun + step] = tokens
+        # What the filters left may be too unlikely for its chance to be a number above 0.
+        return Choice(tokens, scaled.gather(1, tokens[:, None])[:, 0] - scaled.logsumexp(-1))
 
     def keep(self, rows: Int[Tensor, " N"]) -> None:
         """Goes on with these of the rows, in this order."""

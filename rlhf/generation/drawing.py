@@ -22,25 +22,21 @@ class Cumulative(NamedTuple):
     """A distribution, summed up over blocks of the vocabulary alone.
 
     Attributes:
-        weights: exp(z − max z), not normalised.
-        ends: the sum of the weights up to the end of each block.
-        log_total: logsumexp(z).
+        weights: softmax(z), whose sum is 1 but for rounding.
+        ends: the sum of the weights up to the end of each block, in double precision.
     """
 
     weights: Float[Tensor, "B V"]
     ends: Float[Tensor, "B N"]
-    log_total: Float[Tensor, " B"]
 
 
 def cumulate(logits: Float[Tensor, "B V"]) -> Cumulative:
-    """The cumulative distribution at the ends of blocks of tokens: one exponential a token, in float32.
+    """The cumulative distribution at the ends of blocks of tokens.
 
     The sums over blocks are added up in double precision, so that a long vocabulary costs no accuracy.
     """
-    top = logits.amax(-1, keepdim=True)
-    weights = (logits - top).exp_()
-    ends = _block_sums(weights, block_size(logits.shape[1])).cumsum(-1, dtype=torch.float64)
-    return Cumulative(weights, ends, (ends[:, -1].log() + top[:, 0]).float())
+    weights = logits.softmax(-1)
+    return Cumulative(weights, _block_sums(weights, block_size(logits.shape[1])).cumsum(-1, dtype=torch.float64))
 
 
 def block_size(vocabulary: int) -> int:
@@ -63,7 +59,7 @@ def invert(cumulative: Cumulative, uniform: Float[Tensor, " B"]) -> Int[Tensor, 
 
     A token of weight 0 is never returned: the sum exceeds its target only where something was added.
     """
-    weights, ends, _ = cumulative
+    weights, ends = cumulative
     size = block_size(weights.shape[1])
     # Scaling by the last entry keeps the target below the total, whatever rounding did to the sum.
     targets = uniform.double()[:, None] * ends[:, -1:]
@@ -78,3 +74,9 @@ def invert(cumulative: Cumulative, uniform: Float[Tensor, " B"]) -> Int[Tensor, 
     rest = torch.minimum(targets - before, inside[:, -1:] * BELOW_ONE)
     place = torch.searchsorted(inside, rest, right=True).clamp_(max=size - 1)
     return places.gather(1, place)[:, 0]
+
+
+def log_chances(cumulative: Cumulative, tokens: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """log π of tokens that were drawn; the sum in double precision takes out what rounding did to the softmax."""
+    drawn = cumulative.weights.gather(1, tokens[:, None])[:, 0]
+    return (drawn / cumulative.ends[:, -1]).log().float()
