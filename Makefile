@@ -10,8 +10,9 @@ STAMP := $(VENV)/.installed
 run: $(STAMP)  ## the whole night
 	@$(BIN)/nightjar run
 
+# A file of tests keeps to one process, which builds what its tests share once; torch has a thread in each.
 test: $(STAMP)  ## the tests
-	@$(BIN)/pytest
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
 check: $(STAMP)  ## style and types
 	@$(BIN)/ruff check .
