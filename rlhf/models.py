@@ -59,6 +59,12 @@ class Policy:
         """A prompt as token ids, up to where the response begins."""
         return self.soft_ids + encode_prompt(self.tokenizer, prompt, self.model.config.is_encoder_decoder)
 
+    def encode_prompts(self, prompts: Sequence[str | Sequence[Message]]) -> list[list[int]]:
+        """`encode_prompt` of each; what comes several times is encoded once."""
+        keys = [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
+        encoded = {key: self.encode_prompt(key) for key in dict.fromkeys(keys)}
+        return [encoded[key] for key in keys]
+
     def encode_response(self, response: str, max_tokens: int, finished: bool = True) -> list[int]:
         """A response as at most `max_tokens` ids, EOS included when it is finished and fits."""
         tokens = self.tokenizer.encode(response, add_special_tokens=False) + [self.eos_id] * finished

@@ -45,7 +45,7 @@ def sequence_kl(
     batch_size: int,
 ) -> float:
     """KL(π ‖ π_ref) in nats per sequence: the mean of Σ_t logπ − logπ_ref over one sample of π per prompt."""
-    encoded = [policy.encode_prompt(prompt) for prompt in prompts]
+    encoded = policy.encode_prompts(prompts)
     total = 0.0
     for start in range(0, len(encoded), batch_size):
         part = encoded[start : start + batch_size]

@@ -37,7 +37,7 @@ def generate(
         raise ValueError(
             f"found {len(prompts)} prompts, {len(sampling)} settings and {len(seeds)} seeds; give one of each a row"
         )
-    encoded = [policy.encode_prompt(prompt) for prompt in prompts]
+    encoded = policy.encode_prompts(prompts)
     completions: list[Completion | None] = [None] * len(prompts)
     for rows in _batches(encoded, sampling, batch_size):
         chosen = [encoded[row] for row in rows], [sampling[row] for row in rows], [seeds[row] for row in rows]

@@ -119,7 +119,7 @@ def sample_experience(
     """Samples completions for each prompt, scores them, and estimates advantages; returns its figures beside it."""
     policy = networks.policy
     prompts = [prompt for prompt in prompts for _ in range(settings.completions)]
-    encoded = [policy.encode_prompt(prompt) for prompt in prompts]
+    encoded = policy.encode_prompts(prompts)
     seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
     sampling = Sampling(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
     samples = sample(policy, encoded, [sampling] * len(prompts), seeds)

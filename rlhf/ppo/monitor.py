@@ -74,7 +74,7 @@ class Monitor:
         texts: list[str] = []
         kl, tokens = 0.0, 0
         for start in range(0, len(self.prompts), BATCH):
-            encoded = [policy.encode_prompt(prompt) for prompt in self.prompts[start : start + BATCH]]
+            encoded = policy.encode_prompts(self.prompts[start : start + BATCH])
             seeds = [self.seed + start + row for row in range(len(encoded))]
             drawn = sample(policy, encoded, [self.sampling] * len(encoded), seeds)
             responses = drawn.responses()

@@ -7,6 +7,7 @@ language-model head that is tuned with it compares every token with the prompt, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 
 from rlhf.batches import Batch, make_batch, response_logprobs, response_states
 from rlhf.models import Policy, load_policy, save_policy
-from rlhf.records import Message, prompt_key
+from rlhf.records import Message
 from rlhf.reward.head import score_states
 from rlhf.settings import ComputeSettings
+
+REMEMBERED = 2**16
+"""So many completions' tokens are kept."""
 
 
 class ScalarReward(nn.Module):
@@ -33,6 +37,8 @@ class ScalarReward(nn.Module):
         super().__init__()
         self.policy, self.loglikelihood = policy, loglikelihood
         self.max_completion_tokens = max_completion_tokens
+        # Training sees each completion once an epoch, and encoding it takes longer than looking it up.
+        self.encode_response = lru_cache(REMEMBERED)(partial(policy.encode_response, max_tokens=max_completion_tokens))
         self.backbone = policy.model
         self.head = nn.Linear(policy.hidden, 1)
         nn.init.normal_(self.head.weight, std=1.0 / (policy.hidden + 1))  # Stiennon et al. (2020), appendix B
@@ -46,17 +52,9 @@ class ScalarReward(nn.Module):
         The states of a batch are those that predict its tokens, so the place after a completion's last token has the
         state in which that token, too, has been read.
         """
-        responses = [self.policy.encode_response(text, self.max_completion_tokens) for text in completions]
-        keys = [prompt_key(prompt) for prompt in prompts]
-        encoded = {
-            key: self.policy.encode_prompt(prompt) for key, prompt in dict(zip(keys, prompts, strict=True)).items()
-        }
-        return make_batch(
-            [encoded[key] for key in keys],
-            responses,
-            self.policy.device,
-            response_width=max(map(len, responses)) + 1,
-        )
+        responses = [self.encode_response(text) for text in completions]
+        width = max(map(len, responses)) + 1
+        return make_batch(self.policy.encode_prompts(prompts), responses, self.policy.device, response_width=width)
 
     def forward(self, batch: Batch) -> Float[Tensor, " B"]:
         """One raw score per row."""

@@ -210,6 +210,19 @@ def test_a_chat_template_is_used_with_its_generation_prompt(llama: Policy, bpe: 
     assert policy.decode(policy.encode_prompt(turns)) == "[user]Hi;[bot]Ho;[user]?;[bot]"
 
 
+def test_prompts_are_encoded_each_in_its_own_form(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text and chat, twice each; a chat is not taken for the text that reads like it. Either is encoded once."""
+    chat = [Message(role="user", content="Hi")]
+    prompts = ["user: Hi", chat, "user: Hi", list(chat)]
+    expected = [llama.encode_prompt(prompt) for prompt in prompts]
+    calls: list[object] = []
+    plain = Policy.encode_prompt
+    monkeypatch.setattr(Policy, "encode_prompt", lambda self, prompt: (calls.append(prompt), plain(self, prompt))[1])
+    assert llama.encode_prompts(prompts) == expected
+    assert expected[0] != expected[1]
+    assert len(calls) == 2
+
+
 def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """auto is float32 on the CPU and bfloat16 on CUDA; what is named is taken."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)

@@ -105,6 +105,24 @@ def test_completions_are_cut_at_their_limit(llama: Policy, clone: Callable[[Poli
     assert llama.eos_id not in batch.response_ids[0].tolist()
 
 
+def test_a_completion_that_comes_again_is_not_encoded_again(
+    llama: Policy, clone: Callable[[Policy], Policy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second batch repeats one completion and brings one; its tokens are those that a new model finds."""
+    calls: list[str] = []
+    plain = Policy.encode_response
+    monkeypatch.setattr(
+        Policy, "encode_response", lambda self, text, **options: (calls.append(text), plain(self, text, **options))[1]
+    )
+    network = ScalarReward(clone(llama), loglikelihood=False, max_completion_tokens=6)
+    network.encode(["name[Quill]"], ["Quill is a diner."])
+    found = network.encode(["name[Quill]"] * 2, ["Quill is a diner.", "Quill is a pub."])
+    assert calls == ["Quill is a diner.", "Quill is a pub."]
+    expected = [plain(llama, text, max_tokens=6) for text in calls]
+    lengths = found.response_mask.sum(1).tolist()
+    assert [row[:length] for row, length in zip(found.response_ids.tolist(), lengths, strict=True)] == expected
+
+
 def test_the_head_starts_small(llama: Policy, clone: Callable[[Policy], Policy]) -> None:
     """Deviation 1 / (hidden + 1): over 200 heads of width 16, 1/17 within a tenth."""
     torch.manual_seed(0)
