@@ -64,12 +64,15 @@ class Chooser:
             self.history_mask = torch.cat([history.mask, torch.ones_like(room, dtype=torch.bool)], dim=1)
 
     @torch.inference_mode()
-    def choose(self, logits: Float[Tensor, "N V"], step: int) -> Choice:
-        """A token a row from its logits, the step-th of its response."""
+    def choose(self, logits: Float[Tensor, "N V"], step: int | Int[Tensor, "1"]) -> Choice:
+        """A token a row from its logits, the step-th of its response; without filters a tensor may say which."""
         scaled = logits / self.scale if self.warm else logits
-        warped = self._warp(logits, step) if self.filters else scaled
+        warped = scaled
+        if self.filters:
+            assert isinstance(step, int)
+            warped = self._warp(logits, step)
         cumulative = cumulate(warped)
-        tokens = warped.argmax(-1) if self.all_greedy else invert(cumulative, self.uniform[step])
+        tokens = warped.argmax(-1) if self.all_greedy else invert(cumulative, self.uniform[step].view(-1))
         if self.any_greedy and not self.all_greedy:
             tokens = torch.where(self.controls.greedy[:, 0], warped.argmax(-1), tokens)
         if not self.filters:

@@ -16,6 +16,7 @@ from rlhf.generation.controls import needs_filters
 from rlhf.generation.decoding import ForwardDecoder, prompt_history, prompt_inputs
 from rlhf.generation.networks import read_network
 from rlhf.generation.samples import Samples, check_context
+from rlhf.generation.static import StaticDecoder, write
 from rlhf.generation.transcript import Transcript
 from rlhf.models import Policy
 from rlhf.records import Completion, Message, Sampling
@@ -63,6 +64,9 @@ def sample(
     chooser = Chooser(sampling, seeds, history, policy.eos_id, device)
     limits = torch.tensor([settings.max_new_tokens for settings in sampling], device=device)
     transcript = Transcript(limits, policy.eos_id)
+    if isinstance(decoder, StaticDecoder) and history is None:
+        write(decoder, chooser, transcript, steps)
+        return transcript.samples()
     logits = decoder.first()
     for step in range(steps):
         tokens, logprobs = chooser.choose(logits, step)
@@ -78,15 +82,18 @@ def sample(
     return transcript.samples()
 
 
-def open_decoder(policy: Policy, prompts: Sequence[Sequence[int]], steps: int) -> CachedDecoder | ForwardDecoder:
-    """The fast one where it knows the model, else the model's own forward."""
+def open_decoder(
+    policy: Policy, prompts: Sequence[Sequence[int]], steps: int
+) -> CachedDecoder | StaticDecoder | ForwardDecoder:
+    """The device's fast one where it knows the model, else the model's own forward."""
     model, device = policy.model, policy.device
     mixed = torch.is_autocast_enabled(device.type)
     dtype = torch.get_autocast_dtype(device.type) if mixed else model.dtype
     network = read_network(model, len(prompts), max(map(len, prompts)) + steps, dtype)
     if network is None:
         return ForwardDecoder(model, prompt_inputs(model, prompts, device))
-    return CachedDecoder(network, model.get_input_embeddings(), prompts, steps, model.config.max_position_embeddings)
+    decoder = StaticDecoder if device.type == "cuda" else CachedDecoder
+    return decoder(network, model.get_input_embeddings(), prompts, steps, model.config.max_position_embeddings)
 
 
 def _batches(encoded: Sequence[Sequence[int]], sampling: Sequence[Sampling], size: int) -> list[list[int]]:

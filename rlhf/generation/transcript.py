@@ -1,6 +1,6 @@
 """What has been written, and by which rows.
 
-Dimensions: B rows at the start, N rows that are still in the batch, T new tokens.
+Dimensions: B rows at the start, N rows that are still in the batch, K steps, T new tokens.
 """
 
 from __future__ import annotations
@@ -47,6 +47,20 @@ class Transcript:
         self.alive = self.alive & ~over
         self.left = int(self.alive.sum())
 
+    def extend(self, tokens: Int[Tensor, "K N"], logprobs: Float[Tensor, "K N"]) -> None:
+        """Notes several steps at once; what a row wrote after its end does not count."""
+        steps = torch.arange(self.step + 1, self.step + 1 + len(tokens), device=tokens.device)
+        ended = tokens == self.eos_id
+        over = ended | (steps[:, None] == self.limits)
+        first = over.long().argmax(0)
+        done = over.any(0) & self.alive
+        self.lengths[self.rows] = torch.where(done, steps[first], self.lengths[self.rows])
+        self.finished[self.rows] |= done & ended.gather(0, first[None])[0]
+        self.alive = self.alive & ~done
+        self.step += len(tokens)
+        self.unfiled += zip(tokens, logprobs, strict=True)
+        self.left = int(self.alive.sum())
+
     def drop(self, patience: float) -> Int[Tensor, " N"] | None:
         """The rows to go on with when more than this share of the batch is done: the last ones fill the gaps."""
         size = len(self.alive)
@@ -62,9 +76,10 @@ class Transcript:
     def samples(self) -> Samples:
         """All that counts, cut to the longest row."""
         self._file()
-        past = torch.arange(self.step, device=self.lengths.device) >= self.lengths[:, None]
-        tokens = self.tokens[:, : self.step].masked_fill(past, 0)
-        return Samples(tokens, self.lengths, self.finished, self.logprobs[:, : self.step].masked_fill(past, 0.0))
+        width = int(self.lengths.max())  # steps noted together may go past the longest row
+        past = torch.arange(width, device=self.lengths.device) >= self.lengths[:, None]
+        tokens, logprobs = self.tokens[:, :width].masked_fill(past, 0), self.logprobs[:, :width].masked_fill(past, 0.0)
+        return Samples(tokens, self.lengths, self.finished, logprobs)
 
     def _file(self) -> None:
         columns = slice(self.step - len(self.unfiled), self.step)

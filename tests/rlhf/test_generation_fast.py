@@ -76,8 +76,13 @@ SEEDS = [1, 2**62, 3, 4, 5, 6]
 
 @pytest.fixture(params=FAMILIES)
 def policy(request: pytest.FixtureRequest, bpe: Any) -> Policy:
-    """Each family in turn, with random weights: biases and the norms' weights too, which are 0 and 1 at birth."""
-    policy = build_policy(FAMILIES[request.param], bpe, seed=0)
+    """Each family in turn."""
+    return random_policy(request.param, bpe)
+
+
+def random_policy(family: str, bpe: Any) -> Policy:
+    """Random weights: biases and the norms' weights too, which are 0 and 1 at birth."""
+    policy = build_policy(FAMILIES[family], bpe, seed=0)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for weight in policy.model.parameters():
