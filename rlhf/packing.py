@@ -1,8 +1,9 @@
 """Rows without padding: a batch's tokens end to end in one row, so that all but attention works on what counts.
 
 Attention takes rows of like length together, filled up on the right to the longest of their group; under a causal mask
-no token that counts sees the filler, so that it needs no mask. Where rows share their prompt, it stands in the packed
-row once, and only attention sees it in each of them.
+no token that counts sees the filler, so that it needs no mask. On a GPU in half precision one kernel takes all rows,
+whatever their lengths, and there is no filler. Where rows share their prompt, it stands in the packed row once, and
+only attention sees it in each of them.
 Dimensions: B batch, P prompt tokens, T response tokens, L = P + T, N packed tokens, M tokens of all groups, W width of
 a group, A attention heads, S tokens attended to, H hidden, D width of a head.
 """
@@ -10,6 +11,7 @@ a group, A attention heads, S tokens attended to, H hidden, D width of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -67,6 +69,7 @@ class Packing(NamedTuple):
         source: for each packed token its place in the flattened batch.
         states: for each place of a response, and the one after its end, the packed token that predicts it.
         groups: of attention's rows.
+        bounds: where each of attention's rows begins among the tokens of the groups, and where the last one ends.
         spread: for each token of the groups the packed one; None where they are the same.
         back: for each packed token one of the groups' that is it; None where they are the same.
     """
@@ -74,6 +77,7 @@ class Packing(NamedTuple):
     source: Int[Tensor, " N"]
     states: Int[Tensor, "B T"]
     groups: list[Group]
+    bounds: Int[Tensor, " B+1"]
     spread: Int[Tensor, " M"] | None = None
     back: Int[Tensor, " N"] | None = None
 
@@ -108,7 +112,9 @@ def pack(
     """
     rows, owners = _rows(input_ids, attention_mask, response_mask)
     order = sorted(range(len(rows)), key=lambda row: rows[row].length)
-    groups = group_lengths([rows[row].length for row in order])
+    # The kernel of a GPU takes rows of any length, so that no filler saves it anything.
+    group_cost = 0 if input_ids.is_cuda else GROUP_COST
+    groups = group_lengths([rows[row].length for row in order], group_cost)
     widths = [group.width for group in groups for _ in range(group.rows)]
     repeated = sum(rows[row].prompt for row, owner in enumerate(owners) if owner != row)
     apart = repeated < SHARED * sum(row.length for row in rows)
@@ -119,7 +125,8 @@ def pack(
     written = torch.arange(response_mask.shape[1], device=input_ids.device).minimum(ends)
     # The prompt's last token predicts the first of the response, which may stand elsewhere.
     states = torch.where(written == 0, before[:, :1], before[:, 1:] + written - 1)
-    return Packing(source, states, groups, *places)
+    bounds = torch.tensor([0, *accumulate(widths)], dtype=torch.int32, device=input_ids.device)
+    return Packing(source, states, groups, bounds, *places)
 
 
 def _rows(
@@ -171,8 +178,8 @@ def _sharing(
     return source, before, spread, back
 
 
-def group_lengths(lengths: Sequence[int]) -> list[Group]:
-    """The cheapest groups of rows in ascending order of length: filler tokens plus `GROUP_COST` a group.
+def group_lengths(lengths: Sequence[int], group_cost: int = GROUP_COST) -> list[Group]:
+    """The cheapest groups of rows in ascending order of length: filler tokens plus a cost for each group.
 
     Dynamic programming over the distinct lengths: the best way to end a group at each of them.
     """
@@ -187,7 +194,7 @@ def group_lengths(lengths: Sequence[int]) -> list[Group]:
         for start in range(end - 1, -1, -1):
             length, count = steps[start]
             rows, tokens = rows + count, tokens + count * length
-            options.append((best[start][0] + GROUP_COST + rows * width - tokens, start, Group(rows, width)))
+            options.append((best[start][0] + group_cost + rows * width - tokens, start, Group(rows, width)))
         cost, start, group = min(options)
         best.append((cost, [*best[start][1], group]))
     return best[-1][1]
@@ -225,6 +232,10 @@ def packed_attention(
     streams = [states[0].transpose(0, 1) for states in (query, key, value)]
     if packing.spread is not None:
         streams = [states.index_select(0, packing.spread) for states in streams]
+    half = _half_precision(query, options.get("dropout"))
+    if half is not None:
+        states = _attend_at_once([states.to(half) for states in streams], packing, **options)
+        return (states if packing.back is None else states.index_select(0, packing.back))[None], None
     sizes = [group.rows * group.width for group in packing.groups]
     outputs = []
     for group, *parts in zip(packing.groups, *(states.split(sizes) for states in streams), strict=True):
@@ -233,6 +244,41 @@ def packed_attention(
         outputs.append(sdpa_attention_forward(module, q, k, v, mask, **options)[0].flatten(0, 1))
     states = torch.cat(outputs)
     return (states if packing.back is None else states.index_select(0, packing.back))[None], None
+
+
+def _half_precision(query: Float[Tensor, "B A L D"], dropout: float | None) -> torch.dtype | None:
+    """The type in which one kernel may take all rows; None where it can not.
+
+    Under autocast rotary positions leave queries and keys in float32, and it is for attention to round them.
+    """
+    mixed = torch.is_autocast_enabled(query.device.type)
+    dtype = torch.get_autocast_dtype(query.device.type) if mixed else query.dtype
+    if not query.is_cuda or dtype not in (torch.float16, torch.bfloat16) or dropout:
+        return None
+    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+    return dtype if fits and torch.cuda.get_device_capability(query.device) >= (8, 0) else None
+
+
+def _attend_at_once(
+    streams: Sequence[Float[Tensor, "M _ D"]],
+    packing: Packing,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> Float[Tensor, "M A D"]:
+    """Causal attention within all rows by torch's own kernel for ragged ones (Dao 2023, FlashAttention-2)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    query, key, value = streams
+    longest = max(group.width for group in packing.groups)
+    before = (
+        -1 if sliding_window is None or longest <= sliding_window else sliding_window - 1
+    )  # besides the token itself
+    grouped: dict[str, Any] = {"enable_gqa": True} if key.shape[1] < query.shape[1] else {}
+    bounds = (packing.bounds, packing.bounds, longest, longest)
+    attended = varlen_attn(query, key, value, *bounds, scale=scaling, window_size=(before, 0), **grouped)
+    assert isinstance(attended, Tensor)
+    return attended
 
 
 def _window_mask(width: int, window: int | None, device: torch.device) -> Bool[Tensor, "1 1 W W"] | None:

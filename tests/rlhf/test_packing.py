@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf import packing
 from rlhf.batches import make_batch, response_logprobs, response_states
 from rlhf.models import Policy, build_policy, checkpoint_layers, load_policy, save_policy
 from rlhf.packing import FAMILIES, GROUP_COST, PACKED, Group, can_pack, group_lengths, pack
@@ -70,6 +72,109 @@ def test_a_packed_batch_gives_the_logprobs_and_gradients_of_the_padded_one(
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+def ragged_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """What `varlen_attn` computes, row by row and written out: a window counts the tokens before the last one."""
+    bounds = cu_seq_q.tolist()
+    assert cu_seq_q is cu_seq_k
+    assert cu_seq_q.dtype == torch.int32
+    assert (bounds[0], bounds[-1]) == (0, len(query))
+    assert max_q == max_k == max(end - start for start, end in pairwise(bounds))
+    shared = query.shape[1] // key.shape[1]
+    assert enable_gqa == (shared > 1)
+    before, after = window_size
+    rows = []
+    for start, end in pairwise(bounds):
+        q, k, v = query[start:end], *(each[start:end].repeat_interleave(shared, 1) for each in (key, value))
+        scores = torch.einsum("iad,jad->aij", q, k) * (scale or q.shape[-1] ** -0.5)
+        distance = torch.arange(end - start)[:, None] - torch.arange(end - start)
+        seen = (distance >= -after) & ((distance <= before) | (before == -1))
+        rows.append(torch.einsum("aij,jad->iad", scores.masked_fill(~seen, -torch.inf).softmax(-1), v))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("filler", [True, False], ids=["filler", "no filler"])
+@pytest.mark.parametrize("prompts", [PROMPTS, SHARED_PROMPTS], ids=["apart", "sharing"])
+def test_one_kernel_for_all_rows_is_told_where_each_begins(
+    policy: Policy, prompts: list[list[int]], filler: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a plain kernel in its place, logprobs and gradients are the padded batch's: windows, shared keys, scale."""
+    calls: list[tuple[int, int]] = []
+
+    def kernel(*args: Any, **options: Any) -> torch.Tensor:
+        calls.append(options["window_size"])
+        return ragged_attention(*args, **options)
+
+    monkeypatch.setattr(packing, "_half_precision", lambda query, dropout: query.dtype)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    if not filler:
+        monkeypatch.setattr(packing, "group_lengths", lambda lengths, cost: group_lengths(lengths, 0))
+    packed, gradients = logprobs_and_gradients(policy, PACKED, prompts)
+    layers = policy.model.config.num_hidden_layers
+    assert len(calls) == layers
+    window = getattr(policy.model.config, "sliding_window", None) or 99
+    assert {before for before, _ in calls} <= {-1, window - 1}
+    assert ((window - 1, 0) in calls) == (window < 10)
+    padded, expected = logprobs_and_gradients(policy, "eager", prompts)
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_the_kernel_of_a_gpu_is_left_alone_elsewhere(bpe: Any) -> None:
+    """On the CPU attention takes groups in either precision."""
+    states = torch.zeros(1, 2, 3, 8)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert packing._half_precision(states.to(dtype), None) is None
+
+
+def test_without_filler_each_length_is_a_group() -> None:
+    """As the kernel of a GPU takes them: lengths 3, 3, 4, 9 need no token more than they have."""
+    assert group_lengths([3, 3, 4, 9], 0) == [Group(2, 3), Group(1, 4), Group(1, 9)]
+    assert group_lengths([3, 3, 4, 9], 2) == [Group(3, 4), Group(1, 9)]
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device: the kernel for ragged rows runs on one alone"
+)
+@pytest.mark.parametrize("prompts", [PROMPTS, SHARED_PROMPTS], ids=["apart", "sharing"])
+@pytest.mark.parametrize("mixed", [True, False], ids=["autocast", "bfloat16"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral, sliding"])
+def test_on_a_gpu_one_kernel_rounds_no_more_than_groups_do(
+    name: str, mixed: bool, prompts: list[list[int]], bpe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logprobs and gradients in bfloat16: their distance to float32's is at most 1.2 times that of the groups."""
+    wider = {"n_embd": 64, "n_head": 4} if name == "gpt2" else {"hidden_size": 64}
+    policy = build_policy(SHAPES[name] | wider | {"initializer_range": 0.2}, bpe, seed=0)
+    monkeypatch.setitem(globals(), "make_batch", partial(make_batch, device="cuda"))
+    policy.model.to("cuda")
+    exact = torch.cat([each.flatten() for each in flat(*logprobs_and_gradients(policy, PACKED, prompts))])
+    policy.model.to(torch.float32 if mixed else torch.bfloat16)
+    distances = []
+    for fused in (True, False):
+        with monkeypatch.context() as patch, torch.autocast("cuda", torch.bfloat16, mixed, cache_enabled=False):
+            if not fused:
+                patch.setattr(packing, "_half_precision", lambda query, dropout: None)
+            found = flat(*logprobs_and_gradients(policy, PACKED, prompts))
+        distances.append(float((torch.cat([each.flatten() for each in found]) - exact).abs().mean()))
+    assert 0 < distances[0] < 1.2 * distances[1]
+
+
+def flat(logprobs: torch.Tensor, gradients: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    return [logprobs.float(), *(gradient.float() for gradient in gradients.values())]
 
 
 def test_layers_that_compute_again_stay_packed(bpe: Any) -> None:
