@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,18 @@ from typing import Any
 import pytest
 import torch
 
+from rlhf.adapters import attach
+from rlhf.batches import CHUNK_LOGITS
 from rlhf.models import save_policy
-from tests.benchmarks import floor, growth, onednn, ours, report, shapes
+from rlhf.ppo.critic import Critic
+from rlhf.settings import AdapterSettings
+from tests.benchmarks import __main__ as benchmarks
+from tests.benchmarks import floor, growth, memory, onednn, ours, report, shapes, worker
 from tests.benchmarks.cases import CASES, Case, Entry
 from tests.benchmarks.floor import Network, Rates
 from tests.benchmarks.harness import Contender, Runs, race
 from tests.benchmarks.models import build
-from tests.benchmarks.shapes import Work
+from tests.benchmarks.shapes import PREFIX, Work
 from tests.benchmarks.worker import Job, Stopped, Turns
 
 TINY = Work(shape="tiny", rows=4, new_tokens=3, completions=3, longest_prompt=10, longest_response=12, minibatches=2)
@@ -59,6 +65,13 @@ def test_the_counted_matrices_are_the_models_own(shape: str) -> None:
     built, counted = build(shape, None).model, floor.network_of(shape)
     matrices = sum(weight.numel() for weight in built.transformer.h.parameters() if weight.ndim > 1)
     assert (counted.matrices, counted.head) == (matrices, built.lm_head.weight.numel())
+
+
+def test_the_counted_matrices_of_llama_are_the_models_own() -> None:
+    """The layers' parameters of more than one dimension, and the width of what is cached of a token."""
+    built, counted = build("tiny-llama", None).model, floor.network_of("tiny-llama")
+    matrices = sum(weight.numel() for weight in built.model.layers.parameters() if weight.ndim > 1)
+    assert (counted.matrices, counted.cache) == (matrices, 2 * 8)
 
 
 def test_the_layers_of_llama_are_counted_with_their_shared_keys() -> None:
@@ -113,6 +126,44 @@ def test_a_case_is_summed_up_against_each_peer() -> None:
     assert "| 2 (2–4)×; CPU 3×; memory 0.25 |" in shown
     assert "- them: slow." in shown
     json.dumps(found)
+
+
+def test_on_a_gpu_it_says_what_part_of_the_floor_was_reached() -> None:
+    """4 seconds on a floor of 2 are 50 %; at 494.5 TFLOP/s measured that is a quarter of the 989 that are stated."""
+    contender = {"name": "ours", "times_floor": 2.0}
+    summary = {"kind": "sft", "accelerator": "NVIDIA H200", "rates": {"cublas": 494.5e12, "bandwidth": 4e12}}
+    (line,) = report._shares(summary, contender)
+    assert "50% of what the floor allows" in line
+    assert "25% of the 989 TFLOP/s stated" in line
+    assert report._shares(summary | {"accelerator": "another"}, contender)[0].endswith("over the rate measured).")
+    assert report._shares(summary | {"kind": "sampling"}, contender) == ["- ours: 50% of what the floor allows."]
+    assert report._shares(summary | {"accelerator": None}, contender) == []
+
+
+def test_the_peak_stands_beside_the_sum_of_what_must_be_there() -> None:
+    """600 MB where 300 + 100 must be: 1.5 times; nothing where a contender does not say."""
+    row = {"name": "ours", "peak_mb": 600.0, "figures": [{f"{PREFIX}backbone": 300.0, f"{PREFIX}cache": 100.0}]}
+    assert report._memory(row) == ["- ours: peak 600 MB, 1.50 × 400 MB (backbone 300, cache 100)."]
+    assert report._memory(row | {"figures": [{"tokens": 1.0}]}) == []
+
+
+def test_what_must_be_there_is_summed_up_by_hand() -> None:
+    """The tiny shape with an adapter of rank 2: 4 rows of 10 + 3 columns, two minibatches.
+
+    Weights of 64 tokens and 64 places of 16, a layer of 12·16² and 13·16, a last norm of 32: 5,360, each of 4 bytes.
+    LoRA on matrices 16 × 48, 16 × 16, 16 × 64 and 64 × 16: 2·(64 + 32 + 80 + 80) = 512 weights, four times. A head of
+    17 weights, four times. Sampled: a cache of 1·32·13·4 numbers and 64·4 logits; while it learns the logits are more.
+    """
+    policy = attach(build("tiny", None), AdapterSettings(rank=2), seed=0)
+    found = memory.must_be_there(policy, Critic(None, 16), TINY, 99)
+    sizes = {name.removeprefix(PREFIX): round(size * 1e6) for name, size in found.items()}
+    assert sizes == {
+        "backbone": 4 * 5_360,
+        "adapter and its optimizer": 16 * 512,
+        "critic and its optimizer": 16 * 17,
+        "layers' inputs": 4 * 16 * 13 * 2,
+        "a chunk of logits and their gradient": 8 * CHUNK_LOGITS,
+    }
 
 
 @pytest.mark.parametrize(
@@ -193,7 +244,8 @@ def test_a_text_is_the_same_tokens_again() -> None:
 @pytest.mark.parametrize(
     ("subject", "options"),
     [(ours.sft, {}), (ours.reward, {}), (ours.sampling, {})]
-    + [(ours.ppo, {"critic": critic}) for critic in ("network", "head")],
+    + [(ours.ppo, {"critic": critic}) for critic in ("network", "head")]
+    + [(ours.lora, {"critic": "head", "micro_batch_size": 1})],
 )
 def test_our_subjects_run(model: str, subject: Callable[[Job, Turns], None], options: dict[str, Any]) -> None:
     """Two repetitions of each on a tiny shape, with the seconds that they took and what they say of them."""
@@ -208,6 +260,48 @@ def test_our_subjects_run(model: str, subject: Callable[[Job, Turns], None], opt
     assert figures.get("pairs", 12) == 12
     assert figures.get("tokens", 12) == 12
     assert figures.get("update_steps", 8) == 8
+
+
+@pytest.mark.parametrize("subject", [ours.sft, ours.reward, ours.ppo])
+def test_we_train_in_the_precision_of_the_race(model: str, subject: Callable[[Job, Turns], None]) -> None:
+    """As the stages do: products in bfloat16 over weights of float32."""
+    seen: list[bool] = []
+
+    class Looking(Turns):
+        def __call__(self, **figures: float) -> None:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            super().__call__(**figures)
+
+    with pytest.raises(Stopped):
+        subject(
+            Job("", TINY, model, {"critic": "head"}, dtype="bfloat16"),
+            Looking(io.StringIO("go\nstop\n"), io.StringIO()),
+        )
+    assert seen[1:] == [True]
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_what_a_gpu_held_to_warm_up_is_forgotten_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its peak is that of the repetitions, and starts anew after the first."""
+    forgotten: list[int] = []
+    monkeypatch.setattr(worker, "_forget_peak", lambda: forgotten.append(len(replies.getvalue().splitlines())))
+    replies = io.StringIO()
+    turns = Turns(io.StringIO("go\n" * 4), replies)
+    for _ in range(4):
+        turns()
+    assert forgotten == [2]  # after `ready` and the first repetition
+
+
+def test_a_gpus_cases_run_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless they are named: all of them with --device cuda, none of them without."""
+
+    def chosen(*arguments: str) -> set[str]:
+        monkeypatch.setattr("sys.argv", ["benchmarks", *arguments])
+        return {case.name for case in benchmarks._parse().cases}
+
+    assert chosen("--device", "cuda") == {"gpu-sampling", "gpu-ppo", "gpu-sft", "gpu-lora"}
+    assert not any(name.startswith("gpu") for name in chosen("all") | chosen())
+    assert chosen("gpu-sft", "ppo") == {"gpu-sft", "ppo"}
 
 
 class Scripted:
@@ -245,10 +339,18 @@ def test_a_contender_runs_in_a_process_of_its_own() -> None:
     assert run.peak_mb >= run.start_mb > 0.0
 
 
-def test_a_contender_that_fails_is_heard(tmp_path: Path) -> None:
-    """The error names the subject and ends with what it printed."""
-    with pytest.raises(RuntimeError, match=r"floor:nothing ended early:(.|\n)*no attribute 'nothing'"):
-        race([Contender(Job("floor:nothing", TINY, str(tmp_path)))], repetitions=1)
+def test_a_contender_that_fails_is_out_and_the_others_go_on(tmp_path: Path) -> None:
+    """Its error names the subject and ends with what it printed; the table has the others, and says who failed."""
+    failed, ours = race(
+        [Contender(Job(subject, TINY, str(tmp_path))) for subject in ("floor:nothing", "floor:machine")], repetitions=2
+    )
+    assert re.match(r"floor:nothing ended early:(.|\n)*no attribute 'nothing'", failed.error)
+    assert (len(failed.wall), len(ours.wall), ours.error) == (0, 2, "")
+    case = Case("sft", "SFT", "sft", TINY, (Entry("them", "peers:sft"), Entry("ours", "ours:sft")))
+    shown = report.table(report.summarise(case, [failed, ours], ours))
+    assert "| ours | " in shown
+    assert "| them | " not in shown
+    assert re.search(r"- them failed: .*no attribute 'nothing'", shown)
 
 
 def test_every_case_names_subjects_that_exist() -> None:

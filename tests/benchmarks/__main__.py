@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,6 +33,9 @@ def main() -> None:
             print(report.table(summaries[-1]), flush=True)
             write(arguments, machine, summaries)
     print(report.libraries(summaries))
+    failed = [f"{name}: {error}" for summary in summaries for name, error in summary["failed"].items()]
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 def write(arguments: argparse.Namespace, machine: dict[str, Any], summaries: Sequence[dict[str, Any]]) -> None:
@@ -56,7 +60,20 @@ def run(case: Case, arguments: argparse.Namespace, folder: Path) -> dict[str, An
         job = Job(entry.subject, work, model, entry.options, **common, library=arguments.library)
         contenders.append(Contender(job, entry.peer, ALLOCATOR if tuned else None))
     machine, *runs = race(contenders, arguments.repetitions)
-    return report.summarise(case, runs, machine, 2 if arguments.dtype == "bfloat16" else 4)
+    if machine.error:
+        raise RuntimeError(machine.error)
+    return report.summarise(
+        case, runs, machine, 2 if arguments.dtype == "bfloat16" else 4, accelerator(arguments.device)
+    )
+
+
+def accelerator(device: str) -> str | None:
+    """What torch calls the GPU; None on the CPU."""
+    if device == "cpu":
+        return None
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def describe(arguments: argparse.Namespace) -> dict[str, object]:
@@ -66,6 +83,7 @@ def describe(arguments: argparse.Namespace) -> dict[str, object]:
     chosen = ("repetitions", "threads", "device", "dtype", "library", "allocator")
     return {
         "processor": models[0] if models else platform.processor(),
+        "accelerator": accelerator(arguments.device),
         "cores": os.cpu_count(),
         "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
         **{name: getattr(arguments, name) for name in chosen},
@@ -99,8 +117,9 @@ def _parse() -> argparse.Namespace:
     unknown = set(arguments.cases) - {*known, "all"}
     if unknown:
         parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(known)}, or all")
-    usual = [name for name, case in known.items() if not case.extra]
-    arguments.cases = [known[name] for name in (known if "all" in arguments.cases else arguments.cases or usual)]
+    sized = [name for name, case in known.items() if case.device == arguments.device]
+    usual = [name for name in sized if not known[name].extra]
+    arguments.cases = [known[name] for name in (sized if "all" in arguments.cases else arguments.cases or usual)]
     return arguments
 
 

@@ -36,7 +36,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Case:
-    """One race; its kind is sft, reward, ppo or sampling, and an extra one is run only where it is named."""
+    """One race.
+
+    Attributes:
+        name: by which it is chosen.
+        title: of its table.
+        kind: sft, reward, ppo, lora or sampling.
+        work: how much.
+        entries: who takes part.
+        extra: whether it is run only where it is named.
+        device: that it is sized for, and on which it is run unless it is named.
+    """
 
     name: str
     title: str
@@ -44,6 +54,7 @@ class Case:
     work: Work
     entries: tuple[Entry, ...]
     extra: bool = False
+    device: str = "cpu"
 
 
 PPO = (
@@ -95,6 +106,54 @@ def _large(case: Case, **fields: Any) -> Case:
     return replace(case, name=f"{case.name}-50k", title=f"{case.title}, V = 50,257", work=work)
 
 
+_ON_GPU = (
+    Case(
+        "gpu-sampling",
+        "Sampling, GPT-2 124M, batch of 256",
+        "sampling",
+        Work("gpt2-124m", rows=256, new_tokens=256, longest_prompt=64, stop=0.0),
+        (replace(SAMPLING[0], differs=f"{SAMPLING[0].differs}; CUDA graphs, recorded anew in each call"), SAMPLING[1]),
+    ),
+    Case(
+        "gpu-ppo",
+        "PPO iteration, GPT-2 124M, 128 prompts × 128 tokens, 4 epochs × 4 minibatches",
+        "ppo",
+        Work("gpt2-124m", rows=128, new_tokens=128, longest_prompt=64, stop=0.0),
+        (
+            replace(PPO[0], differs=f"{PPO[0].differs}; weights in float32, products in --dtype"),
+            PPO[1],
+            replace(PPO[2], differs=f"{PPO[2].differs}; weights in --dtype, since it has no mixed precision"),
+        ),
+    ),
+    Case(
+        "gpu-sft",
+        "SFT step, Llama 1B, 24 ragged demonstrations",
+        "sft",
+        Work("llama-1b", rows=24, longest_prompt=256, longest_response=1_024),
+        (
+            Entry("ours", "ours:sft", differs="weights in float32, products in --dtype, no checkpointing"),
+            Entry(
+                "TRL 1.16.0, packing", "peers:sft", PEER, {"packing": True}, "the same; blocks of 2,048, masked SDPA"
+            ),
+        ),
+    ),
+    Case(
+        "gpu-lora",
+        "PPO iteration with LoRA, Llama 1B, 64 prompts × 128 tokens, 4 epochs × 4 minibatches",
+        "lora",
+        Work("llama-1b", rows=64, new_tokens=128, longest_prompt=64),
+        (
+            Entry(
+                "ours, LoRA",
+                "ours:lora",
+                options={"critic": "head", "micro_batch_size": 16},
+                differs="weights in --dtype, adapter in float32, checkpointing; a rule for a scorer; samples by the "
+                "model's own forward, since the adapter is not merged",
+            ),
+        ),
+    ),
+)
+
 _PPO_CASE = Case("ppo", "PPO iteration, 64 prompts × 32 tokens, 4 epochs × 4 minibatches", "ppo", _PPO, PPO)
 _SFT_CASE = Case("sft", "SFT step, 64 ragged demonstrations", "sft", Work(), SFT)
 _RANKINGS = Work(rows=11, completions=4)
@@ -110,4 +169,5 @@ CASES = (
     *_sampling("128", "batch of 128", extra=False, rows=128),
     *_sampling("stops", "batch of 128, stops at 1 in 32 tokens", rows=128, stop=1 / 32),
     *_sampling("filters", "batch of 32, top-k 50 and top-p 0.9", rows=32, top_k=50, top_p=0.9),
+    *(replace(case, device="cuda") for case in _ON_GPU),
 )

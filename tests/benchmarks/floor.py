@@ -91,7 +91,7 @@ def network_of(shape: str) -> Network:
 
 def tokens(work: Work, kind: str) -> float:
     """Real tokens of a repetition: those that are sampled, or those that are trained on, prompts included."""
-    if kind in ("ppo", "sampling"):
+    if kind in ("ppo", "lora", "sampling"):
         return work.rows * sum(_alive(work))
     if kind == "sft":
         return sum(len(prompt) + len(response) for prompt, response in shapes.demonstrations(work))
@@ -105,11 +105,12 @@ def seconds(work: Work, kind: str, rates: Rates, critic: str = "network") -> flo
 
     Args:
         work: what is done.
-        kind: sft, reward, ppo or sampling.
+        kind: sft, reward, ppo, lora or sampling.
         rates: of the machine.
         critic: of PPO: a network of its own, or a head.
     """
-    return {"sft": _sft, "reward": _reward, "ppo": _ppo, "sampling": _sampling}[kind](work, rates, critic)
+    kinds = {"sft": _sft, "reward": _reward, "ppo": _ppo, "lora": _lora, "sampling": _sampling}
+    return kinds[kind](work, rates, critic)
 
 
 def _sft(work: Work, rates: Rates, critic: str) -> float:
@@ -144,6 +145,16 @@ def _ppo(work: Work, rates: Rates, critic: str) -> float:
     return network.decode(prompts, _alive(work), rates) + passes / rates.flops
 
 
+def _lora(work: Work, rates: Rates, critic: str) -> float:
+    """As PPO with a head for a critic and a rule for a scorer; frozen weights take no gradient, so that a backward pass
+    costs as much as its forward. The adapter's own products are not counted."""
+    network, length = network_of(work.shape), sum(_alive(work))
+    prompts = list(map(len, shapes.prompts(work)))
+    forward = network.forward([round(prompt + length - 1) for prompt in prompts]) + network.predict(work.rows * length)
+    passes = 2 * forward + 2 * work.epochs * forward
+    return network.decode(prompts, _alive(work), rates) + passes / rates.flops
+
+
 def _alive(work: Work) -> list[float]:
     """The share of rows that each step of sampling is expected to write."""
     return [(1.0 - (work.stop or 0.0)) ** step for step in range(work.new_tokens)]
@@ -151,20 +162,26 @@ def _alive(work: Work) -> list[float]:
 
 def machine(job: Job, turn: Turns) -> None:
     """Measures the machine in a race: the product of square matrices by each library, and the reading of as many bytes
-    as the model's weights have."""
+    as the model's weights have; on a GPU of more, or copying them."""
     import torch
 
     dtype = getattr(torch, job.dtype)
-    network = network_of(job.work.shape)
-    read = torch.randn((network.matrices + network.head) // 1024, 1024, device=job.device, dtype=dtype)
+    network, on_gpu = network_of(job.work.shape), job.device != "cpu"
+    # A GPU's cache would hold a small model's weights, and a launch would take longer than reading them.
+    weights = 2**29 if on_gpu else network.matrices + network.head
+    read = torch.randn(weights // 1024, 1024, device=job.device, dtype=dtype)
     vector = torch.randn(1024, device=job.device, dtype=dtype)
     nbytes = read.numel() * read.element_size()
-    size = 1536 if job.device == "cpu" else 8192
+    size = 8192 if on_gpu else 1536
+    target = torch.empty_like(read) if on_gpu else read
     left, right = (torch.randn(size, size, device=job.device, dtype=dtype) for _ in range(2))
     with torch.no_grad():
         turn()
         while True:
             rates = {"bandwidth": nbytes / min(_times(lambda: torch.mv(read, vector), 0.1))}
+            if on_gpu:  # whose product with a vector may not reach what a copy does
+                copying = 2 * nbytes / min(_times(lambda: target.copy_(read), 0.1))
+                rates["bandwidth"] = max(rates["bandwidth"], copying)
             for name, product in _products(job.device).items():
                 rates[name] = 2 * size**3 / min(_times(partial(product, left, right), 0.2))
             turn(**rates)

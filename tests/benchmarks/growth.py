@@ -91,6 +91,8 @@ def measure(axis: Axis, repetitions: int, folder: Path) -> dict[str, Any]:
         (run,) = race(
             [Contender(Job(axis.subject, work, model_of(work, folder), axis.options), None, ALLOCATOR)], repetitions
         )
+        if run.error:
+            raise RuntimeError(run.error)
         seconds.append(median(run.cpu))
         megabytes.append(run.peak_mb - run.start_mb)
     sizes = [axis.size(work) for work in axis.work]

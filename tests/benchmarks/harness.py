@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class Runs:
         wall, cpu: seconds of each repetition.
         figures: what it said of each.
         start_mb, peak_mb: memory before the first repetition and at its highest, imports included.
+        error: why it is out of the race, or empty.
     """
 
     wall: list[float] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Runs:
     figures: list[dict[str, float]] = field(default_factory=list)
     start_mb: float = 0.0
     peak_mb: float = 0.0
+    error: str = ""
 
 
 class Contender:
@@ -105,22 +107,42 @@ class Contender:
 
 
 def race(contenders: Sequence[Contender], repetitions: int) -> list[Runs]:
-    """Lets each contender warm up with one repetition, then all take turns; they are ended in any case."""
+    """Lets each contender warm up with one repetition, then all take turns; they are ended in any case.
+
+    One that fails is out, and the others go on without it.
+    """
     runs = [Runs() for _ in contenders]
+    turns: list[Callable[[Contender, Runs], None]] = [_hear, _warm_up, *[_repeat] * repetitions, _stop]
     try:
-        for contender, run in zip(contenders, runs, strict=True):
-            run.start_mb = contender.hear()["start_mb"]
-        for contender in contenders:
-            contender.ask("go")
-        for _ in range(repetitions):
+        for turn in turns:
             for contender, run in zip(contenders, runs, strict=True):
-                answer = contender.ask("go")
-                run.wall.append(answer["wall"])
-                run.cpu.append(answer["cpu"])
-                run.figures.append(answer["figures"])
-        for contender, run in zip(contenders, runs, strict=True):
-            run.peak_mb = contender.ask("stop")["peak_mb"]
+                if not run.error:
+                    try:
+                        turn(contender, run)
+                    except (RuntimeError, BrokenPipeError) as error:
+                        run.error = str(error)
+                        contender.close()
     finally:
-        for contender in contenders:
-            contender.close()
+        for contender, run in zip(contenders, runs, strict=True):
+            if not run.error:
+                contender.close()
     return runs
+
+
+def _hear(contender: Contender, run: Runs) -> None:
+    run.start_mb = contender.hear()["start_mb"]
+
+
+def _warm_up(contender: Contender, run: Runs) -> None:
+    contender.ask("go")
+
+
+def _repeat(contender: Contender, run: Runs) -> None:
+    answer = contender.ask("go")
+    run.wall.append(answer["wall"])
+    run.cpu.append(answer["cpu"])
+    run.figures.append(answer["figures"])
+
+
+def _stop(contender: Contender, run: Runs) -> None:
+    run.peak_mb = contender.ask("stop")["peak_mb"]

@@ -39,6 +39,7 @@ def build(shape: str, stop: float | None) -> Policy:
     made = SHAPES[shape]
     policy = build_policy(made.config, word_tokenizer(made.vocab_size), seed=0)
     if stop is not None:
+        assert made.config["model_type"] == "gpt2", "only GPT-2's last norm has the bias that fixes EOS's logit"
         fix_stop(policy.model, stop, made.vocab_size)
     return policy
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
+from rlhf.adapters import attach
 from rlhf.generation import sample
-from rlhf.models import Policy, load_policy
+from rlhf.models import Policy, autocast, load_policy
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.records import Pair, Sampling
 from rlhf.reward.model import RewardModel
 from rlhf.reward.scalar import ScalarReward
 from rlhf.reward.training import group_pairs, train_reward
-from rlhf.settings import ComputeSettings, PpoSettings, RewardSettings, SftSettings
+from rlhf.settings import AdapterSettings, ComputeSettings, PpoSettings, RewardSettings, SftSettings
 from rlhf.sft import train_sft
-from tests.benchmarks import shapes
+from tests.benchmarks import memory, shapes
 from tests.benchmarks.worker import Job, Turns
 
 STEPS = 1_000
@@ -29,9 +33,10 @@ def sft(job: Job, turn: Turns) -> None:
     steps = train_sft(_load(job), [tuple(example) for example in examples], [], settings)
     turn()
     first = 0.0
-    for figures in steps:
-        first = first or figures["loss"]
-        turn(first_loss=first)
+    with _precision(job):
+        for figures in steps:
+            first = first or figures["loss"]
+            turn(first_loss=first)
 
 
 def reward(job: Job, turn: Turns) -> None:
@@ -55,36 +60,50 @@ def reward(job: Job, turn: Turns) -> None:
     )
     steps = train_reward(network, groups, [], settings)
     turn()
-    for _ in steps:
-        turn(pairs=len(rows))
+    with _precision(job):
+        for _ in steps:
+            turn(pairs=len(rows))
 
 
 def ppo(job: Job, turn: Turns) -> None:
     """An iteration of PPO; option `critic` says whether the critic is a network or a head."""
-    work, policy = job.work, _load(job)
-    settings = PpoSettings(
-        iterations=STEPS,
-        prompts_per_iteration=work.rows,
-        epochs=work.epochs,
-        minibatches=work.minibatches,
-        learning_rate=3e-6,
-        critic=job.options["critic"],
-        critic_learning_rate=3e-6,
-        critic_warmup=0,
-        update_kl_ceiling=None,
-        unfinished="reduce",
-        unfinished_score=0.0,
-        max_new_tokens=work.new_tokens,
-        checkpoint_every=0,
-    )
+    work, policy, settings = job.work, _load(job), _ppo_settings(job)
     backbone = policy.model.base_model if settings.critic == "network" else None
-    critic = Critic(backbone, policy.hidden)
+    critic = Critic(backbone, policy.hidden).to(policy.device)
     scorer = RewardModel(ScalarReward(_copy(policy), loglikelihood=False, max_completion_tokens=work.new_tokens))
     prompts = [shapes.text(prompt) for prompt in shapes.prompts(work)]
     iterations = PpoTrainer(policy, _copy(policy), critic, scorer, prompts, settings).train()
     turn()
+    with _precision(job):
+        for figures in iterations:
+            turn(update_steps=figures["update_steps"], tokens=work.rows * figures["response_tokens"])
+
+
+def lora(job: Job, turn: Turns) -> None:
+    """An iteration of PPO on an adapter: the weights below it are there once, for policy, reference and critic."""
+    work, settings = job.work, _ppo_settings(job)
+    precision = "pure_bfloat16" if job.dtype == "bfloat16" else job.dtype
+    compute = ComputeSettings.model_validate(
+        {"device": job.device, "precision": precision, "gradient_checkpointing": True}
+    )
+    policy = attach(load_policy(job.folder, compute, training=True), AdapterSettings(rank=16), seed=0)
+    critic = Critic(None, policy.hidden).to(policy.device)
+    prompts = [shapes.text(prompt) for prompt in shapes.prompts(work)]
+    iterations = PpoTrainer(policy, None, critic, Even(), prompts, settings).train()
+    turn()
     for figures in iterations:
-        turn(update_steps=figures["update_steps"], tokens=work.rows * figures["response_tokens"])
+        turn(
+            tokens=work.rows * figures["response_tokens"],
+            **memory.must_be_there(policy, critic, work, settings.micro_batch_size or work.rows),
+        )
+
+
+class Even:
+    """A scorer that is a rule: the share of words with even numbers."""
+
+    def score(self, prompts: Sequence[object], completions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
+        words = [text.split() for text in completions]
+        return torch.tensor([sum(word[-1] in "02468" for word in row) / max(1, len(row)) for row in words])
 
 
 def sampling(job: Job, turn: Turns) -> None:
@@ -97,6 +116,31 @@ def sampling(job: Job, turn: Turns) -> None:
     while True:
         samples = sample(policy, prompts, settings, list(range(work.rows)))
         turn(tokens=int(samples.lengths.sum()))
+
+
+def _ppo_settings(job: Job) -> PpoSettings:
+    work = job.work
+    return PpoSettings(
+        iterations=STEPS,
+        prompts_per_iteration=work.rows,
+        epochs=work.epochs,
+        minibatches=work.minibatches,
+        micro_batch_size=job.options.get("micro_batch_size"),
+        learning_rate=3e-6,
+        critic=job.options["critic"],
+        critic_learning_rate=3e-6,
+        critic_warmup=0,
+        update_kl_ceiling=None,
+        unfinished="reduce",
+        unfinished_score=0.0,
+        max_new_tokens=work.new_tokens,
+        checkpoint_every=0,
+    )
+
+
+def _precision(job: Job) -> torch.autocast:
+    """As the stages train: products in bfloat16 over weights of float32, where that is the type of the race."""
+    return autocast(job.dtype, torch.device(job.device))
 
 
 def _load(job: Job, training: bool = True) -> Policy:

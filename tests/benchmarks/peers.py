@@ -54,7 +54,7 @@ def sft(job: Job, turn: Turns) -> None:
     settings = SFTConfig(
         **_common(job, len(rows)),
         packing=packing,
-        max_length=shapes.SHAPES[job.work.shape].config["n_positions"] if packing else None,
+        max_length=shapes.SHAPES[job.work.shape].context if packing else None,
     )
     trainer = SFTTrainer(
         _load(job, AutoModelForCausalLM),
@@ -137,7 +137,9 @@ def _common(job: Job, rows: int) -> dict[str, Any]:
 
 
 def _load(job: Job, kind: Any, **fields: Any) -> Any:
-    return kind.from_pretrained(job.folder, dtype=torch.float32, **fields)
+    """Weights of float32, which its trainers multiply in bfloat16 where asked; PPO's, which does not, in its own."""
+    dtype = getattr(torch, job.dtype) if job.subject.endswith("ppo") else torch.float32
+    return kind.from_pretrained(job.folder, dtype=dtype, **fields)
 
 
 def _load_scorer(job: Job) -> Any:

@@ -9,8 +9,12 @@ from typing import Any, NamedTuple
 from tests.benchmarks import floor
 from tests.benchmarks.cases import Case
 from tests.benchmarks.harness import Runs
+from tests.benchmarks.shapes import PREFIX
 
 PRODUCTS = ("mkl", "onednn", "cublas")
+
+STATED = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}
+"""Operations per second in bfloat16 that the makers' data sheets give without sparsity, by what torch calls a GPU."""
 
 
 class Spread(NamedTuple):
@@ -42,7 +46,9 @@ def best_rates(measured: Sequence[dict[str, float]], itemsize: int = 4) -> floor
     return floor.Rates(products, max(rates["bandwidth"] for rates in measured), itemsize)
 
 
-def summarise(case: Case, runs: Sequence[Runs], machine: Runs, itemsize: int = 4) -> dict[str, Any]:
+def summarise(
+    case: Case, runs: Sequence[Runs], machine: Runs, itemsize: int = 4, accelerator: str | None = None
+) -> dict[str, Any]:
     """One case as plain data: each contender with its repetitions, and our ratios to each peer.
 
     Args:
@@ -50,10 +56,13 @@ def summarise(case: Case, runs: Sequence[Runs], machine: Runs, itemsize: int = 4
         runs: of its entries, in their order.
         machine: what `floor.machine` measured beside them.
         itemsize: bytes of a number.
+        accelerator: what torch calls the GPU; None on the CPU.
     """
     rates, expected = best_rates(machine.figures, itemsize), floor.tokens(case.work, case.kind)
     rows: list[dict[str, Any]] = []
     for entry, run in zip(case.entries, runs, strict=True):
+        if run.error:
+            continue
         wall, cpu = (for_the_same_tokens(values, run.figures, expected) for values in (run.wall, run.cpu))
         least = floor.seconds(case.work, case.kind, rates, entry.options.get("critic", "network"))
         rows.append(
@@ -85,7 +94,16 @@ def summarise(case: Case, runs: Sequence[Runs], machine: Runs, itemsize: int = 4
                 if our["ours"]
             }
     measured = {name: max(rates[name] for rates in machine.figures) for name in machine.figures[0]}
-    return {"name": case.name, "title": case.title, "tokens": expected, "rates": measured, "contenders": rows}
+    return {
+        "name": case.name,
+        "title": case.title,
+        "kind": case.kind,
+        "tokens": expected,
+        "rates": measured,
+        "accelerator": accelerator,
+        "contenders": rows,
+        "failed": {entry.name: run.error for entry, run in zip(case.entries, runs, strict=True) if run.error},
+    }
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -108,14 +126,45 @@ def table(summary: dict[str, Any]) -> str:
             cells.append(_against(found) if found else "")
         lines.append(_line(cells))
     notes = [f"- {row['name']}: {row['differs']}." for row in summary["contenders"] if row["differs"]]
+    for row in summary["contenders"]:
+        notes += [*_shares(summary, row), *_memory(row)]
+    notes += [f"- {name} failed: {error.strip().splitlines()[-1]}." for name, error in summary["failed"].items()]
     return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def _shares(summary: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    """Of a GPU's floor, and where that is operations alone, of the rate that its maker states."""
+    if summary["accelerator"] is None:
+        return []
+    said = f"- {row['name']}: {1 / row['times_floor']:.0%} of what the floor allows"
+    stated = STATED.get(summary["accelerator"])
+    if summary["kind"] not in ("sft", "reward"):
+        return [f"{said}."]
+    said += " (model FLOPs over the rate measured"
+    if stated is None:
+        return [f"{said})."]
+    rate = max(summary["rates"].get(name, 0.0) for name in PRODUCTS)
+    return [f"{said}; {rate / row['times_floor'] / stated:.0%} of the {stated / 1e12:.0f} TFLOP/s stated)."]
+
+
+def _memory(row: dict[str, Any]) -> list[str]:
+    """The peak beside what must be there, where a contender says what that is."""
+    must = {name.removeprefix(PREFIX): size for name, size in row["figures"][-1].items() if name.startswith(PREFIX)}
+    if not must:
+        return []
+    parts = ", ".join(f"{name} {size:,.0f}" for name, size in must.items())
+    whole = sum(must.values())
+    return [
+        f"- {row['name']}: peak {row['peak_mb']:,.0f} MB, {row['peak_mb'] / whole:.2f} × {whole:,.0f} MB ({parts})."
+    ]
 
 
 def conditions(machine: dict[str, Any]) -> str:
     """What the figures were taken on, in a line."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    where = machine["accelerator"] or machine["processor"]
     return (
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} thread(s), {machine['device']}, "
+        f"{where}, {machine['cores']} cores, {machine['threads']} thread(s), {machine['device']}, "
         f"{machine['dtype']}; matrix library: {machine['library']}; allocator: {machine['allocator']}; "
         f"{machine['repetitions']} repetitions; {versions}."
     )

@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 SPECIAL = ("<pad>", "<eos>", "<sep>")
 PAD, EOS, SEP = range(3)
 
+PREFIX = "must hold: "
+"""Before the names of what a contender's memory must hold, in megabytes, among its figures."""
+
 _SMALL = {"model_type": "gpt2", "n_layer": 4, "n_embd": 256, "n_head": 4, "n_positions": 512}
 _QUIET = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
@@ -26,6 +29,11 @@ class Shape:
     config: dict[str, Any]
     vocab_size: int
 
+    @property
+    def context(self) -> int:
+        """How many tokens it reads at most."""
+        return int(self.config.get("n_positions") or self.config["max_position_embeddings"])
+
 
 SHAPES = {
     "tiny": Shape({**_SMALL, **_QUIET, "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 64}, 64),
@@ -34,6 +42,14 @@ SHAPES = {
     **{f"width-{width}": Shape({**_SMALL, **_QUIET, "n_embd": width}, 2_048) for width in (128, 256, 384, 512)},
     "gpt2-124m": Shape(
         {**_QUIET, "model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1_024}, 50_257
+    ),
+    "tiny-llama": Shape(
+        {
+            **{"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 32},
+            **{"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64},
+            "tie_word_embeddings": True,
+        },
+        64,
     ),
     "llama-1b": Shape(
         {

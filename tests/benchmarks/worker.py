@@ -53,6 +53,7 @@ class Turns:
     requests: TextIO
     replies: TextIO
     begun: tuple[float, float] | None = None
+    warm: bool = False
 
     def __call__(self, **figures: float) -> None:
         """Ends the repetition that runs, if one does, and waits for the next.
@@ -66,6 +67,9 @@ class Turns:
         else:
             wall, cpu = time.perf_counter() - self.begun[0], time.process_time() - self.begun[1]
             self.say(wall=wall, cpu=cpu, figures=figures)
+            if not self.warm:
+                self.warm = True
+                _forget_peak()
         if self.requests.readline().strip() != "go":
             raise Stopped
         self.begun = time.perf_counter(), time.process_time()
@@ -98,6 +102,13 @@ def _synchronize() -> None:
     torch = sys.modules["torch"]
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+
+
+def _forget_peak() -> None:
+    """What a GPU held to warm up is no part of a repetition's memory; a process's own peak cannot be forgotten."""
+    torch = sys.modules["torch"]
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _peak_mb() -> float:
