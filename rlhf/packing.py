@@ -253,10 +253,14 @@ def _half_precision(query: Float[Tensor, "B A L D"], dropout: float | None) -> t
     """
     mixed = torch.is_autocast_enabled(query.device.type)
     dtype = torch.get_autocast_dtype(query.device.type) if mixed else query.dtype
-    if not query.is_cuda or dtype not in (torch.float16, torch.bfloat16) or dropout:
-        return None
-    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
-    return dtype if fits and torch.cuda.get_device_capability(query.device) >= (8, 0) else None
+    return dtype if takes_ragged_rows(query.device, dtype, query.shape[-1]) and not dropout else None
+
+
+def takes_ragged_rows(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
+    """Whether torch's attention for ragged rows runs there: in half precision on a GPU, from Ampere on."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return head_width % 8 == 0 and head_width <= 256 and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _attend_at_once(

@@ -1,15 +1,17 @@
 """Writing on a GPU: a step whose shapes and addresses stay, so that it can be recorded and replayed.
 
-Which column is written, each row's position and the tokens are tensors on the device. Attention reads the cache's
-columns up to the end of a bucket; those that are not written yet are masked. Where rows ask for nothing but a
-temperature, the choice of the token belongs to the step, and nobody looks at what was drawn for a whole round.
-Dimensions: B rows at the start, N rows that are still written, K steps of a round, V vocabulary, C columns.
+Which column is written, each row's position and the tokens are tensors on the device. In half precision a kernel for
+ragged rows attends to what each row has written. Else attention reads the cache's columns up to the end of a bucket,
+and those that are not written yet are masked. Where rows ask for nothing but a temperature, the choice of the token
+belongs to the step, and nobody looks at what was drawn for a whole round.
+Dimensions: B rows at the start, N rows that are still written, K steps of a round, V vocabulary, A heads of queries,
+A_kv of keys and values, C columns, S tokens of all rows, D width of a head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +23,7 @@ from rlhf.generation.choosing import Choice, Chooser
 from rlhf.generation.graphs import Recordings
 from rlhf.generation.networks import Network, project
 from rlhf.generation.transcript import Transcript
+from rlhf.packing import takes_ragged_rows
 
 BUCKET = 128
 """Columns of a bucket: each is recorded anew, and on average half of one is read in vain."""
@@ -52,15 +55,17 @@ class StaticDecoder:
         self, network: Network, embedding: nn.Module, prompts: Sequence[Sequence[int]], steps: int, context: int
     ) -> None:
         self.written = max(map(len, prompts))
-        room = _to_bucket(self.written + steps)
+        self.room = room = _to_bucket(self.written + steps)
         self.start = CachedDecoder(network, embedding, prompts, room - self.written, context)
         self.network, self.last_position = network, context - 1
         self.cache, self.positions = self.start.cache.zero_(), self.start.positions
         device, dtype = self.cache.device, self.cache.dtype
+        self.ragged = takes_ragged_rows(device, dtype, network.head_width)
+        self.filler = self.written - self.positions
         self.tokens = torch.zeros_like(self.positions)
         self.column = torch.full((1,), self.written, device=device)
         columns = torch.arange(room, device=device)
-        hidden = (columns < self.written - self.positions[:, None]) | (columns >= self.written)
+        hidden = (columns < self.filler[:, None]) | (columns >= self.written)
         # Finite, so that attention may meet a block of hidden columns before any that count.
         never = torch.finfo(dtype).min / 2
         self.mask = torch.zeros(hidden.shape, device=device, dtype=dtype).masked_fill_(hidden, never)
@@ -79,7 +84,7 @@ class StaticDecoder:
     def run(self, step: Callable[[], T]) -> T:
         """One more step: a function that calls `forward` once."""
         self.written += 1
-        self.width = _to_bucket(self.written)
+        self.width = self.room if self.ragged else _to_bucket(self.written)
         return step() if self.recordings is None else self.recordings.run(self.width, step)
 
     def forward(self) -> Float[Tensor, "N V"]:
@@ -93,14 +98,17 @@ class StaticDecoder:
         kv_heads, width = network.kv_heads, network.head_width
         groups = network.heads // kv_heads
         mask = self.mask.index_fill_(1, self.column, 0.0).narrow(1, 0, self.width)[:, None, None]
-        mask = mask.expand(-1, kv_heads, groups, -1)
+        mask, written = mask.expand(-1, kv_heads, groups, -1), (self.positions + 1).int()
         for layer, cache in zip(network.layers, self.cache[:, :, :rows], strict=True):
             states = project(network, layer, stream, rotation).view(rows, groups + 2, kv_heads, width)
             cache.index_copy_(3, self.column, states.narrow(1, groups, 2).transpose(0, 1).unsqueeze(3))
             # Queries that share their keys stand side by side as if they were a text: the cache is read once.
             queries = states.narrow(1, 0, groups).reshape(rows, kv_heads, groups, width)
             keys, values = cache.narrow(3, 0, self.width).unbind(0)
-            attended = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=layer.scale)
+            if self.ragged:
+                attended = self._attend_to_written(queries.flatten(1, 2), keys, values, written, layer.scale)
+            else:
+                attended = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=layer.scale)
             layer.out.add_to(stream, attended.reshape(rows, -1))
             layer.down.add_to(stream, layer.feed(layer.feed_norm(stream)))
         self.column += 1
@@ -114,11 +122,43 @@ class StaticDecoder:
         moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
         self.cache[:, :, moved, :, : self.written] = self.cache[:, :, rows[moved], :, : self.written]
         self.tokens, self.positions, self.mask = self.tokens[rows], self.positions[rows], self.mask[rows]
+        self.filler = self.filler[rows]
         self._record()
+
+    def _attend_to_written(
+        self,
+        queries: Float[Tensor, "N A D"],
+        keys: Float[Tensor, "N A_kv C D"],
+        values: Float[Tensor, "N A_kv C D"],
+        written: Int[Tensor, " N"],
+        scale: float,
+    ) -> Float[Tensor, "N A D"]:
+        """One token of each row attends to so many of its row, from where its prompt begins."""
+        from torch.nn.attention.varlen import varlen_attn
+
+        grouped: dict[str, Any] = {"enable_gqa": True} if keys.shape[1] < queries.shape[1] else {}
+        attended = varlen_attn(
+            queries,
+            _end_to_end(keys),
+            _end_to_end(values),
+            self.rows,
+            self.begins,
+            1,
+            self.room,
+            scale=scale,
+            seqused_k=written,
+            **grouped,
+        )
+        assert isinstance(attended, Tensor)
+        return attended
 
     def _record(self) -> None:
         """Begins anew with recordings: the tensors that they know are no longer those to work on."""
-        self.recordings = Recordings() if self.cache.device.type == "cuda" else None
+        count, kv_heads = len(self.tokens), self.network.kv_heads
+        self.rows = torch.arange(count + 1, device=self.cache.device, dtype=torch.int32)
+        self.begins = self.rows * (kv_heads * self.room)  # the last entry, after all rows, is not read
+        self.begins[:-1] += self.filler
+        self.recordings = open_recordings(self.cache.device)
 
 
 class Rounds:
@@ -177,6 +217,21 @@ def write(decoder: StaticDecoder, chooser: Chooser, transcript: Transcript, step
             kept = transcript.drop(decoder.patience)
             if kept is not None:
                 rounds.keep(kept)
+
+
+def open_recordings(device: torch.device) -> Recordings | None:
+    """Recordings on a GPU; elsewhere steps run as they are."""
+    return Recordings() if device.type == "cuda" else None
+
+
+def _end_to_end(cached: Float[Tensor, "N A C D"]) -> Float[Tensor, "S A D"]:
+    """A cache laid out row by row and head by head, seen as tokens of all rows: each steps over the other heads.
+
+    A row's tokens begin at its place times A·C; the places in between, which other heads have, are no token's.
+    """
+    rows, heads, columns, width = cached.shape
+    tokens = (rows - 1) * heads * columns + columns
+    return cached.as_strided((tokens, heads, width), (width, columns * width, 1))
 
 
 def _to_bucket(columns: int) -> int:

@@ -112,7 +112,11 @@ _ON_GPU = (
         "Sampling, GPT-2 124M, batch of 256",
         "sampling",
         Work("gpt2-124m", rows=256, new_tokens=256, longest_prompt=64, stop=0.0),
-        (replace(SAMPLING[0], differs=f"{SAMPLING[0].differs}; CUDA graphs, recorded anew in each call"), SAMPLING[1]),
+        (
+            replace(SAMPLING[0], differs=f"{SAMPLING[0].differs}; CUDA graphs, recorded anew in each call"),
+            Entry("ours, masked", "ours:sampling", options={"masked": True}, differs="as above; attends to buckets"),
+            SAMPLING[1],
+        ),
     ),
     Case(
         "gpu-ppo",

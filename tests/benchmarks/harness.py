@@ -57,11 +57,11 @@ class Contender:
     """
 
     def __init__(self, job: Job, peer: str | None = None, environment: Mapping[str, str] | None = None) -> None:
-        paths = [str(ROOT), *([str(PEERS / peer)] if peer else [])]
+        paths = [str(ROOT), *([str(PEERS / peer)] if peer else []), os.environ.get("PYTHONPATH", "")]
         threads = str(job.threads)
         variables = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "TOKENIZERS_PARALLELISM": "false",

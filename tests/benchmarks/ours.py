@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from rlhf.adapters import attach
-from rlhf.generation import sample
+from rlhf.generation import sample, static
 from rlhf.models import Policy, autocast, load_policy
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.trainer import PpoTrainer
@@ -107,8 +107,10 @@ class Even:
 
 
 def sampling(job: Job, turn: Turns) -> None:
-    """One batch of completions."""
+    """One batch of completions; option `masked` has a GPU attend to masked buckets in half precision too."""
     work = job.work
+    if job.options.get("masked"):
+        static.takes_ragged_rows = lambda *_: False
     policy = _load(job, training=False)
     prompts = shapes.prompts(work)
     settings = [Sampling(top_k=work.top_k, top_p=work.top_p, max_new_tokens=work.new_tokens)] * work.rows

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlhf.generation import Samples, graphs, sample, sampler, static
 from rlhf.generation.cached import CachedDecoder
+from rlhf.generation.networks import read_network
 from rlhf.generation.static import StaticDecoder
 from rlhf.generation.transcript import Transcript
 from rlhf.models import Policy
@@ -43,6 +44,41 @@ def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(static, name, value)
 
 
+@pytest.fixture(params=["masked buckets", "ragged rows"])
+def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either way to attend; the kernel for ragged rows is written out in its place."""
+    if request.param == "ragged rows":
+        monkeypatch.setattr(static, "takes_ragged_rows", lambda *_: True)
+        monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", attention_to_written)
+
+
+def attention_to_written(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float,
+    seqused_k: Tensor,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What `varlen_attn` computes of one query a row: over so many of the tokens that begin where it is told."""
+    assert max_q == 1
+    assert len(cu_seq_q) == len(cu_seq_k) == len(query) + 1
+    assert {cu_seq_q.dtype, cu_seq_k.dtype, seqused_k.dtype} == {torch.int32}
+    assert enable_gqa == (key.shape[1] < query.shape[1])
+    shared = query.shape[1] // key.shape[1]
+    columns = torch.arange(max_k)
+    places = (cu_seq_k[:-1, None] + columns).clamp(max=len(key) - 1).long()
+    keys, values = (each[places].repeat_interleave(shared, 2) for each in (key, value))
+    scores = torch.einsum("nad,ncad->nac", query, keys) * scale
+    unwritten = (columns >= seqused_k[:, None])[:, None]
+    return torch.einsum("nac,ncad->nad", scores.masked_fill(unwritten, -torch.inf).softmax(-1), values)
+
+
 def on_the_static_path(monkeypatch: pytest.MonkeyPatch) -> list[StaticDecoder]:
     """Has `sample` decode on the CPU as it would on a GPU from now on; the decoders that it opens."""
     opened: list[StaticDecoder] = []
@@ -63,6 +99,7 @@ def assert_same(ours: Samples, theirs: Samples) -> None:
 
 
 @pytest.mark.parametrize("sampling", [PLAIN, MIXED], ids=["temperatures alone", "filters"])
+@pytest.mark.usefixtures("attention")
 def test_static_steps_write_what_the_others_write(
     policy: Policy, sampling: list[Sampling], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +112,7 @@ def test_static_steps_write_what_the_others_write(
     assert len(decoder.tokens) < len(PROMPTS)
 
 
+@pytest.mark.usefixtures("attention")
 def test_a_row_may_stay_after_its_end_and_past_its_context(bpe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is dropped, and the longest prompt's row ends where its context does, long before the others."""
     policy = random_policy("gpt2", bpe)
@@ -154,11 +192,12 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         graph_pool_handle=object, CUDAGraph=Graph, graph=graph, stream=stream, Stream=place, current_stream=place
     )
     monkeypatch.setattr(graphs, "torch", SimpleNamespace(cuda=cuda))
-    monkeypatch.setattr(StaticDecoder, "_record", lambda self: setattr(self, "recordings", graphs.Recordings()))
+    monkeypatch.setattr(static, "open_recordings", lambda device: graphs.Recordings())
     return log
 
 
 @pytest.mark.parametrize("sampling", [PLAIN, MIXED], ids=["temperatures alone", "filters"])
+@pytest.mark.usefixtures("attention")
 def test_a_recorded_step_is_right_at_every_replay(
     policy: Policy, sampling: list[Sampling], recorded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,7 +205,7 @@ def test_a_recorded_step_is_right_at_every_replay(
     expected = sample(policy, PROMPTS, sampling, SEEDS)
     on_the_static_path(monkeypatch)
     assert_same(sample(policy, PROMPTS, sampling, SEEDS), expected)
-    assert recorded.count("replay") > recorded.count("capture") >= 3
+    assert recorded.count("replay") > recorded.count("capture") >= 2
 
 
 def test_bfloat16_is_recorded_too(llama: Policy, clone: Any, recorded: list[str], monkeypatch: Any) -> None:
@@ -177,7 +216,7 @@ def test_bfloat16_is_recorded_too(llama: Policy, clone: Any, recorded: list[str]
         policy.model.to(torch.bfloat16 if half else torch.float32)
         with nullcontext() if half else torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
             with monkeypatch.context() as patch:
-                patch.setattr(StaticDecoder, "_record", lambda self: setattr(self, "recordings", None))
+                patch.setattr(static, "open_recordings", lambda device: None)
                 expected = sample(policy, PROMPTS, sampling, SEEDS)
             ours = sample(policy, PROMPTS, sampling, SEEDS)
         assert torch.equal(ours.tokens, expected.tokens)
@@ -237,12 +276,26 @@ class TestOnAGpu:
         assert torch.equal(ours.tokens, expected.tokens)
         torch.testing.assert_close(ours.logprobs, expected.logprobs, atol=1e-4, rtol=0)
 
-    def test_replays_are_the_steps_without_recording(self, llama: Policy, clone: Any, monkeypatch: Any) -> None:
-        """In bfloat16, greedily: the same tokens and logprobs, bit for bit."""
-        policy, sampling = clone(llama), [Sampling(temperature=0.0, max_new_tokens=40)] * 6
+    @pytest.mark.parametrize("ragged", [True, False], ids=["ragged rows", "masked buckets"])
+    def test_replays_in_bfloat16_round_no_more_than_plain_steps(
+        self, policy: Policy, ragged: bool, bpe: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Logits after the same tokens: their distance to float32's is at most 1.2 times the other decoder's."""
+        exact = logits_after(CachedDecoder, policy)
         policy.model.to("cuda", torch.bfloat16)
-        ours = sample(policy, PROMPTS, sampling, SEEDS)
-        monkeypatch.setattr(StaticDecoder, "_record", lambda self: setattr(self, "recordings", None))
-        plain = sample(policy, PROMPTS, sampling, SEEDS)
-        assert torch.equal(ours.tokens, plain.tokens)
-        assert torch.equal(ours.logprobs, plain.logprobs)
+        own = (logits_after(CachedDecoder, policy) - exact).abs().mean()
+        if not ragged:
+            monkeypatch.setattr(static, "takes_ragged_rows", lambda *_: False)
+        ours = (logits_after(StaticDecoder, policy) - exact).abs().mean()
+        assert 0 < ours < 1.2 * own
+
+
+def logits_after(kind: type[CachedDecoder] | type[StaticDecoder], policy: Policy) -> Tensor:
+    """Those of 24 steps whose tokens are the same whatever the model says, in float32 on the CPU."""
+    model, device = policy.model, policy.device
+    network = read_network(model, len(PROMPTS), 40, model.dtype)
+    assert network is not None
+    with torch.no_grad():
+        decoder = kind(network, model.get_input_embeddings(), PROMPTS, 24, 40)
+        tokens = [torch.arange(6, device=device) + 3 + step for step in range(24)]
+        return torch.stack([decoder.first().float().cpu(), *(decoder.next(each).float().cpu() for each in tokens)])
