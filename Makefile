@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check lock repro bench bench-growth
+.PHONY: run test check lock repro bench bench-gpu bench-growth
 .DEFAULT_GOAL := run
 
 run: $(STAMP)  ## the whole night
@@ -28,6 +28,13 @@ PEERS := $(BENCH)/trl-1.12.0 $(BENCH)/trl-1.16.0
 
 bench: $(STAMP) $(PEERS)  ## ours and the peers side by side; ARGS="ppo --repetitions 5" chooses
 	@$(BIN)/python -m tests.benchmarks --json $(BENCH)/results.json --markdown $(BENCH)/results.md $(ARGS)
+
+GPU_TESTS := tests/rlhf/test_generation_static.py tests/rlhf/test_packing.py
+
+bench-gpu: $(STAMP) $(PEERS)  ## what needs a GPU: its tests, then its races, whatever the tests said
+	@status=0; $(BIN)/python -m pytest $(GPU_TESTS) -k gpu -rs || status=1; \
+	  $(BIN)/python -m tests.benchmarks --device cuda --dtype bfloat16 --threads 4 --json $(BENCH)/gpu.json \
+	  --markdown $(BENCH)/gpu.md $(ARGS) || status=1; exit $$status
 
 bench-growth: $(STAMP)  ## how our time and memory grow
 	@$(BIN)/python -m tests.benchmarks.growth $(ARGS)

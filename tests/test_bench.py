@@ -295,10 +295,15 @@ def test_what_a_gpu_held_to_warm_up_is_forgotten_once(monkeypatch: pytest.Monkey
 def test_a_gpus_cases_run_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless they are named: all of them with --device cuda, none of them without."""
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
     def chosen(*arguments: str) -> set[str]:
         monkeypatch.setattr("sys.argv", ["benchmarks", *arguments])
         return {case.name for case in benchmarks._parse().cases}
 
+    with pytest.raises(SystemExit):
+        chosen("--device", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert chosen("--device", "cuda") == {"gpu-sampling", "gpu-ppo", "gpu-sft", "gpu-lora"}
     assert not any(name.startswith("gpu") for name in chosen("all") | chosen())
     assert chosen("gpu-sft", "ppo") == {"gpu-sft", "ppo"}

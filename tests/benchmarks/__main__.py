@@ -117,6 +117,11 @@ def _parse() -> argparse.Namespace:
     unknown = set(arguments.cases) - {*known, "all"}
     if unknown:
         parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(known)}, or all")
+    if arguments.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            parser.error("--device is cuda, but no CUDA device is visible")
     sized = [name for name, case in known.items() if case.device == arguments.device]
     usual = [name for name in sized if not known[name].extra]
     arguments.cases = [known[name] for name in (sized if "all" in arguments.cases else arguments.cases or usual)]
