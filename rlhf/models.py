@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from rlhf.activations import fuse_activations
 from rlhf.packing import enable_packing
 from rlhf.records import Message
 from rlhf.settings import ComputeSettings
@@ -254,16 +255,6 @@ def _dtype(compute: ComputeSettings, training: bool) -> torch.dtype:
     """The type of the weights: those that are trained in mixed precision are float32."""
     dtype = resolve_dtype(compute.precision, resolve_device(compute.device))
     return torch.float32 if training and compute.precision != "pure_bfloat16" else dtype
-
-
-def fuse_activations(model: nn.Module) -> None:
-    """Computes GELU's tanh approximation in one pass, where the model writes it out in eight."""
-    from transformers.activations import NewGELUActivation
-
-    for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def checkpoint_layers(model: nn.Module) -> None:
