@@ -189,7 +189,7 @@ def _in_chunks(
     states, tokens = states.flatten(0, 1).index_select(0, counted), batch.response_ids.flatten()[counted]
 
     def run(states: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-        return measure(apply_head(model, states[None])[0], tokens)
+        return measure(apply_head(model, states[None]).squeeze(0), tokens)
 
     chunks = list(zip(states.split(size), tokens.split(size), strict=True))
     again = len(chunks) > 1 and torch.is_grad_enabled()

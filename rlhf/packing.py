@@ -211,7 +211,7 @@ def packed_states(
         attention_mask=torch.zeros(1, 1, 1, 1, device=input_ids.device),
         use_cache=False,
         packing=packing,
-    ).last_hidden_state[0]
+    ).last_hidden_state.squeeze(0)
     return states.index_select(0, packing.states.flatten()).view(*packing.states.shape, -1)
 
 
@@ -229,7 +229,7 @@ def packed_attention(
 
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    streams = [states[0].transpose(0, 1) for states in (query, key, value)]
+    streams = [states.squeeze(0).transpose(0, 1) for states in (query, key, value)]
     if packing.spread is not None:
         streams = [states.index_select(0, packing.spread) for states in streams]
     half = _half_precision(query, options.get("dropout"))
