@@ -68,12 +68,13 @@ def positions(attention_mask: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
 
-def response_states(model: nn.Module, batch: Batch) -> Float[Tensor, "B T H"]:
+def response_states(model: nn.Module, batch: Batch, with_end: bool = False) -> Float[Tensor, "B T H"]:
     """The last hidden states, those that the head turns into a prediction of each response token.
 
     Args:
         model: a language model, or one without its head.
         batch: prompts and responses; an encoder reads the prompts, and its decoder writes the responses.
+        with_end: whether the state after a response's last token is wanted too; the batch has a place for it.
     """
     network: Any = model
     if network.config.is_encoder_decoder:
@@ -88,7 +89,7 @@ def response_states(model: nn.Module, batch: Batch) -> Float[Tensor, "B T H"]:
         ).last_hidden_state
     width = batch.response_ids.shape[1]
     if can_pack(network):
-        packing = pack(batch.input_ids, batch.attention_mask, batch.response_mask)
+        packing = pack(batch.input_ids, batch.attention_mask, batch.response_mask, with_end)
         return packed_states(network.get_decoder(), batch.input_ids, batch.position_ids, packing)
     states = network.get_decoder()(
         input_ids=batch.input_ids,

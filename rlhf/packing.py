@@ -50,7 +50,8 @@ class Row(NamedTuple):
 
     Attributes:
         place: of its first token in the flattened batch.
-        prompt: how many tokens the prompt has; `response` likewise.
+        prompt: how many tokens the prompt has.
+        response: how many of the response are read.
     """
 
     place: int
@@ -67,7 +68,8 @@ class Packing(NamedTuple):
 
     Attributes:
         source: for each packed token its place in the flattened batch.
-        states: for each place of a response, and the one after its end, the packed token that predicts it.
+        states: for each place of a response, and the one after its end where that is wanted, the packed token that
+            predicts it.
         groups: of attention's rows.
         bounds: where each of attention's rows begins among the tokens of the groups, and where the last one ends.
         spread: for each token of the groups the packed one; None where they are the same.
@@ -101,7 +103,10 @@ def can_pack(model: nn.Module) -> bool:
 
 
 def pack(
-    input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"], response_mask: Bool[Tensor, "B T"]
+    input_ids: Int[Tensor, "B L"],
+    attention_mask: Bool[Tensor, "B L"],
+    response_mask: Bool[Tensor, "B T"],
+    with_end: bool = False,
 ) -> Packing:
     """Where each token goes; prompts that rows share are read once, where that saves enough.
 
@@ -109,8 +114,10 @@ def pack(
         input_ids: prompts, padded on the left, and responses, padded on the right.
         attention_mask: True at the tokens of either.
         response_mask: True at the tokens of the response.
+        with_end: whether the state after a response's last token is wanted; else that token, which predicts nothing,
+            is not read.
     """
-    rows, owners = _rows(input_ids, attention_mask, response_mask)
+    rows, owners = _rows(input_ids, attention_mask, response_mask, with_end)
     order = sorted(range(len(rows)), key=lambda row: rows[row].length)
     # The kernel of a GPU takes rows of any length, so that no filler saves it anything.
     group_cost = 0 if input_ids.is_cuda else GROUP_COST
@@ -130,11 +137,15 @@ def pack(
 
 
 def _rows(
-    input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"], response_mask: Bool[Tensor, "B T"]
+    input_ids: Int[Tensor, "B L"],
+    attention_mask: Bool[Tensor, "B L"],
+    response_mask: Bool[Tensor, "B T"],
+    with_end: bool,
 ) -> tuple[list[Row], list[int]]:
     """Each row, and the first that has its prompt."""
     columns, start = input_ids.shape[1], input_ids.shape[1] - response_mask.shape[1]
-    lengths = zip(attention_mask[:, :start].sum(1).tolist(), response_mask.sum(1).tolist(), strict=True)
+    read = response_mask.sum(1) if with_end else (response_mask.sum(1) - 1).clamp(min=0)
+    lengths = zip(attention_mask[:, :start].sum(1).tolist(), read.tolist(), strict=True)
     rows = [Row(row * columns + start - prompt, prompt, response) for row, (prompt, response) in enumerate(lengths)]
     first_with: dict[tuple[int, ...], int] = {}
     prompts = (tuple(ids[start - row.prompt :]) for ids, row in zip(input_ids[:, :start].tolist(), rows, strict=True))

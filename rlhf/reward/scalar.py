@@ -58,7 +58,7 @@ class ScalarReward(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, " B"]:
         """One raw score per row."""
-        states, lengths = response_states(self.backbone, batch), batch.response_mask.sum(1)
+        states, lengths = response_states(self.backbone, batch, with_end=True), batch.response_mask.sum(1)
         last = states[torch.arange(len(lengths), device=states.device), lengths]
         score = score_states(self.head, last)
         if not self.loglikelihood:

@@ -192,7 +192,7 @@ def test_the_last_token_of_every_row_has_its_state(bpe: Any) -> None:
     model = build_policy(SHAPES["gpt2"], bpe, seed=0).model
     batch = make_batch(PROMPTS, RESPONSES, response_width=9)
     with torch.no_grad():
-        states = response_states(model, batch)
+        states = response_states(model, batch, with_end=True)
         for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
             alone = model.transformer(torch.tensor([prompt + response])).last_hidden_state[0]
             ours = states[row, : len(response) + 1]
@@ -215,7 +215,7 @@ def test_a_saved_model_knows_nothing_of_packing(bpe: Any, tmp_path: Path) -> Non
 def test_rows_of_like_length_stand_together() -> None:
     """Prompts of 1, 6, 1, 2 and responses of 1, 6, 1, 1 tokens: a group of three rows of 3, and one of a row of 12."""
     batch = make_batch([[3], [4] * 6, [5], [6, 6]], [[7], [8] * 6, [9], [9]])
-    packing = pack(batch.input_ids, batch.attention_mask, batch.response_mask)
+    packing = pack(batch.input_ids, batch.attention_mask, batch.response_mask, with_end=True)
     assert packing.groups == [Group(3, 3), Group(1, 12)]
     assert (packing.spread, packing.back) == (None, None)
     # A padded row has 12 columns, and its response begins at the seventh; rows of 2 have their last token twice.
@@ -228,7 +228,7 @@ def test_rows_of_like_length_stand_together() -> None:
 def test_a_shared_prompt_stands_in_the_packed_row_once() -> None:
     """Two rows on the prompt 3 4, one on 5: six packed tokens instead of eight, and attention sees all eight."""
     batch = make_batch([[3, 4], [5], [3, 4]], [[7], [8], [9]], response_width=2)
-    packing = pack(batch.input_ids, batch.attention_mask, batch.response_mask)
+    packing = pack(batch.input_ids, batch.attention_mask, batch.response_mask, with_end=True)
     assert batch.input_ids.flatten()[packing.source].tolist() == [3, 4, 7, 5, 8, 9]
     assert packing.groups == [Group(3, 3)]
     assert packing.spread is not None
@@ -236,6 +236,15 @@ def test_a_shared_prompt_stands_in_the_packed_row_once() -> None:
     assert packing.spread.tolist() == [3, 4, 4, 0, 1, 2, 0, 1, 5]
     assert packing.spread[packing.back].tolist() == [0, 1, 2, 3, 4, 5]
     assert packing.states.tolist() == [[1, 2], [3, 4], [1, 5]]
+
+
+def test_the_last_token_of_a_response_is_not_read_where_only_predictions_are_wanted() -> None:
+    """It predicts nothing: rows of four tokens but for the last, a row without response, and places past the end."""
+    batch = make_batch([[3], [4, 5], [6, 7, 8], [6, 5, 3]], [[9, 1, 2], [9, 1], [9], []])
+    packing = pack(batch.input_ids, batch.attention_mask, batch.response_mask)
+    assert packing.groups == [Group(4, 3)]
+    assert batch.input_ids.flatten()[packing.source].tolist() == [3, 9, 1, 4, 5, 9, 6, 7, 8, 6, 5, 3]
+    assert packing.states.tolist() == [[0, 1, 2], [4, 5, 5], [8, 8, 8], [11, 11, 11]]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=9))
