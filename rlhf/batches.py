@@ -19,7 +19,10 @@ from rlhf.masking import length_mask
 from rlhf.packing import can_pack, pack, packed_states
 
 CHUNK_LOGITS = 2**23
-"""Logits that are held at once: 32 MiB in float32."""
+"""Logits that are held at once on the CPU: 32 MiB in float32."""
+
+GPU_CHUNK_LOGITS = 2**28
+"""The same on a GPU: 1 GiB. Each chunk reads the whole head, and adds to a gradient of that size."""
 
 
 class Batch(NamedTuple):
@@ -185,7 +188,7 @@ def _in_chunks(
     that those of one alone are held at any time.
     """
     mask, network = batch.response_mask, cast("Any", model)
-    size = max(1, CHUNK_LOGITS // network.config.get_text_config().vocab_size)
+    size = max(1, chunk_logits(states.device) // network.config.get_text_config().vocab_size)
     counted = mask.flatten().nonzero()[:, 0]
     states, tokens = states.flatten(0, 1).index_select(0, counted), batch.response_ids.flatten()[counted]
 
@@ -197,6 +200,11 @@ def _in_chunks(
     parts = [checkpoint(run, *chunk, use_reentrant=False) if again else run(*chunk) for chunk in chunks]
     nothing = torch.zeros(mask.shape, device=states.device)
     return (nothing.masked_scatter(mask, torch.cat(part)) for part in zip(*parts, strict=True))
+
+
+def chunk_logits(device: torch.device) -> int:
+    """How many logits are held at once."""
+    return GPU_CHUNK_LOGITS if device.type == "cuda" else CHUNK_LOGITS
 
 
 def response_logits(model: nn.Module, batch: Batch) -> Float[Tensor, "B T V"]:

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import pytest
 import torch
 
 from rlhf.adapters import attach
-from rlhf.batches import CHUNK_LOGITS
 from rlhf.models import save_policy
 from rlhf.ppo.critic import Critic
 from rlhf.settings import AdapterSettings
@@ -152,18 +152,17 @@ def test_what_must_be_there_is_summed_up_by_hand() -> None:
 
     Weights of 64 tokens and 64 places of 16, a layer of 12·16² and 13·16, a last norm of 32: 5,360, each of 4 bytes.
     LoRA on matrices 16 × 48, 16 × 16, 16 × 64 and 64 × 16: 2·(64 + 32 + 80 + 80) = 512 weights, four times. A head of
-    17 weights, four times. Sampled: a cache of 1·32·13·4 numbers and 64·4 logits; while it learns the logits are more.
+    17 weights, four times. Sampled: a cache of 1·32·13·4 numbers and 64·4 logits, 7,680 bytes. Learnt from two rows:
+    their inputs 16·13·2 and, with their gradient, 64·3·2 logits, 4,736 bytes; from four twice as much, which is more.
     """
     policy = attach(build("tiny", None), AdapterSettings(rank=2), seed=0)
-    found = memory.must_be_there(policy, Critic(None, 16), TINY, 99)
-    sizes = {name.removeprefix(PREFIX): round(size * 1e6) for name, size in found.items()}
-    assert sizes == {
-        "backbone": 4 * 5_360,
-        "adapter and its optimizer": 16 * 512,
-        "critic and its optimizer": 16 * 17,
-        "layers' inputs": 4 * 16 * 13 * 2,
-        "a chunk of logits and their gradient": 8 * CHUNK_LOGITS,
-    }
+    always = {"backbone": 4 * 5_360, "adapter and its optimizer": 16 * 512, "critic and its optimizer": 16 * 17}
+    sampled = {"cache": 4 * 1_664, "logits of a step": 4 * 256}
+    learnt = {"layers' inputs": 4 * 16 * 13 * 4, "a chunk of logits and their gradient": 8 * 64 * 3 * 4}
+    for minibatches, expected in ((2, sampled), (1, learnt)):
+        found = memory.must_be_there(policy, Critic(None, 16), replace(TINY, minibatches=minibatches), 99)
+        sizes = {name.removeprefix(PREFIX): round(size * 1e6) for name, size in found.items()}
+        assert sizes == {**always, **expected}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from rlhf.batches import CHUNK_LOGITS
+from rlhf.batches import chunk_logits
 from rlhf.models import Policy
 from rlhf.ppo.critic import Critic
 from tests.benchmarks import shapes
@@ -32,11 +32,15 @@ def must_be_there(policy: Policy, critic: Critic, work: Work, micro_batch: int) 
     network, weights = network_of(work.shape), list(policy.model.parameters())
     columns = max(map(len, shapes.prompts(work))) + work.new_tokens
     itemsize = next(weight.element_size() for weight in weights if not weight.requires_grad)
-    inputs = network.layers * network.attention * columns * min(micro_batch, work.rows // work.minibatches) * itemsize
-    learning = {"layers' inputs": inputs, "a chunk of logits and their gradient": 2 * 4 * CHUNK_LOGITS}
+    vocabulary, rows = SHAPES[work.shape].vocab_size, min(micro_batch, work.rows // work.minibatches)
+    logits = min(vocabulary * rows * work.new_tokens, chunk_logits(policy.device))
+    learning = {
+        "layers' inputs": network.layers * network.attention * columns * rows * itemsize,
+        "a chunk of logits and their gradient": 2 * 4 * logits,
+    }
     sampling = {
         "cache": network.layers * network.cache * columns * work.rows * itemsize,
-        "logits of a step": 4 * SHAPES[work.shape].vocab_size * work.rows,
+        "logits of a step": 4 * vocabulary * work.rows,
     }
     always = {
         "backbone": _size(weight for weight in weights if not weight.requires_grad),
