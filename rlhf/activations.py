@@ -1,4 +1,4 @@
-"""GELU's tanh approximation; on the CPU, forwards and backwards, in two thirds of the time that torch's own takes."""
+"""GELU's tanh approximation, on the CPU faster than torch's own, forwards and backwards."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Gelu(nn.GELU):
         super().__init__(approximate="tanh")
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """GELU of each number; elsewhere than on the CPU, and in other types than float32, by torch's own."""
-        if input.device.type == "cpu" and input.dtype == torch.float32:
+        """GELU of each number: of few, elsewhere than on the CPU, and in other types than float32 torch's own."""
+        if input.device.type == "cpu" and input.dtype == torch.float32 and input.numel() > BLOCK:
             return _BlockwiseGelu.apply(input)
         return super().forward(input)
 

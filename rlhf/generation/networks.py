@@ -8,7 +8,6 @@ head, R = D / 2, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,9 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlhf.generation.projection import PACKED_ROWS, Part, Projection
-
-FEW_STATES = 2**12
-"""Up to so many numbers torch's own GELU is the faster one."""
 
 FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
 ROTARY_FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -239,19 +235,4 @@ def _rms_norm(norm: Any, order: Int[Tensor, " M"] | None = None) -> Function:
 
 
 def _activation(module: nn.Module) -> Function:
-    """The same function in fewer operations, where there is one."""
-    name = type(module).__name__
-    if name in ("NewGELUActivation", "GELUTanh") or (isinstance(module, nn.GELU) and module.approximate == "tanh"):
-        return _gelu
-    return functional.silu if name in ("SiLU", "SiLUActivation") else module
-
-
-def _gelu(states: Float[Tensor, "N M"]) -> Float[Tensor, "N M"]:
-    """x·σ(2u) with u = √(2/π)·(x + .044715·x³), which is ½x·(1 + tanh u) (Hendrycks & Gimpel 2016, §2).
-
-    On the CPU torch's own takes twice as long for many states, and is quicker for few.
-    """
-    if states.device.type != "cpu" or states.dtype != torch.float32 or states.numel() < FEW_STATES:
-        return functional.gelu(states, approximate="tanh")
-    slope = 2 * math.sqrt(2 / math.pi)
-    return states.square().mul_(slope * 0.044715).add_(slope).mul_(states).sigmoid_().mul_(states)
+    return functional.silu if type(module).__name__ in ("SiLU", "SiLUActivation") else module

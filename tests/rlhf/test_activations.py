@@ -14,6 +14,12 @@ from rlhf import activations
 from rlhf.activations import Gelu, fuse_activations
 
 
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than two numbers make several blocks."""
+    monkeypatch.setattr(activations, "BLOCK", 2)
+
+
 def value_and_gradient(function: Any, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """At some states, with a gradient that tells them apart."""
     leaf = states.clone().requires_grad_()
@@ -58,10 +64,10 @@ def gelu_tanh(states: torch.Tensor) -> torch.Tensor:
     return gelu(states, approximate="tanh")
 
 
-def test_half_precision_is_left_to_torch() -> None:
-    """In bfloat16, as under autocast, and in double precision the result is torch's to the bit."""
-    for dtype in (torch.bfloat16, torch.float64):
-        states = torch.linspace(-3, 3, 50, dtype=dtype)
+def test_other_types_and_few_numbers_are_left_to_torch() -> None:
+    """In bfloat16, as under autocast, in double precision, and of a single block the result is torch's to the bit."""
+    for dtype, size in ((torch.bfloat16, 50), (torch.float64, 50), (torch.float32, 2)):
+        states = torch.linspace(-3, 3, size, dtype=dtype)
         for ours, theirs in zip(value_and_gradient(Gelu(), states), value_and_gradient(gelu_tanh, states), strict=True):
             assert torch.equal(ours, theirs)
 
