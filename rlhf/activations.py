@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 RATE = 2.0 * math.sqrt(2.0 / math.pi)
+"""Of x in the gate's argument u."""
+
 CUBE = 0.044715 * RATE
+"""Of x³ in it."""
+
 BLOCK = 2**15
-"""Numbers that are taken through all steps at once: few enough that they stay in the cache."""
+"""Numbers that are taken through all steps at once, so that they stay in the cache; as few are left to torch."""
 
 
 class Gelu(nn.GELU):

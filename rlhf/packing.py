@@ -244,17 +244,26 @@ def packed_attention(
     if packing.spread is not None:
         streams = [states.index_select(0, packing.spread) for states in streams]
     half = _half_precision(query, options.get("dropout"))
-    if half is not None:
+    if half is None:
+        states = _attend_in_groups(module, streams, packing.groups, **options)
+    else:
         states = _attend_at_once([states.to(half) for states in streams], packing, **options)
-        return (states if packing.back is None else states.index_select(0, packing.back))[None], None
-    sizes = [group.rows * group.width for group in packing.groups]
-    outputs = []
-    for group, *parts in zip(packing.groups, *(states.split(sizes) for states in streams), strict=True):
-        q, k, v = (part.unflatten(0, group).transpose(1, 2) for part in parts)
-        mask = _window_mask(group.width, options.get("sliding_window"), query.device)
-        outputs.append(sdpa_attention_forward(module, q, k, v, mask, **options)[0].flatten(0, 1))
-    states = torch.cat(outputs)
     return (states if packing.back is None else states.index_select(0, packing.back))[None], None
+
+
+def _attend_in_groups(
+    module: nn.Module, streams: Sequence[Float[Tensor, "M _ D"]], groups: Sequence[Group], **options: Any
+) -> Float[Tensor, "M A D"]:
+    """Causal attention within the rows of one group after the other, by transformers' own."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    sizes = [group.rows * group.width for group in groups]
+    outputs = []
+    for group, *parts in zip(groups, *(states.split(sizes) for states in streams), strict=True):
+        query, key, value = (part.unflatten(0, group).transpose(1, 2) for part in parts)
+        mask = _window_mask(group.width, options.get("sliding_window"), query.device)
+        outputs.append(sdpa_attention_forward(module, query, key, value, mask, **options)[0].flatten(0, 1))
+    return torch.cat(outputs)
 
 
 def _half_precision(query: Float[Tensor, "B A L D"], dropout: float | None) -> torch.dtype | None:
@@ -286,9 +295,8 @@ def _attend_at_once(
 
     query, key, value = streams
     longest = max(group.width for group in packing.groups)
-    before = (
-        -1 if sliding_window is None or longest <= sliding_window else sliding_window - 1
-    )  # besides the token itself
+    # Of tokens before the one that attends; -1 stands for all of them.
+    before = -1 if sliding_window is None or longest <= sliding_window else sliding_window - 1
     grouped: dict[str, Any] = {"enable_gqa": True} if key.shape[1] < query.shape[1] else {}
     bounds = (packing.bounds, packing.bounds, longest, longest)
     attended = varlen_attn(query, key, value, *bounds, scale=scaling, window_size=(before, 0), **grouped)

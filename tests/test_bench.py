@@ -129,22 +129,31 @@ def test_a_case_is_summed_up_against_each_peer() -> None:
 
 
 def test_on_a_gpu_it_says_what_part_of_the_floor_was_reached() -> None:
-    """4 seconds on a floor of 2 are 50 %; at 494.5 TFLOP/s measured that is a quarter of the 989 that are stated."""
-    contender = {"name": "ours", "times_floor": 2.0}
-    summary = {"kind": "sft", "accelerator": "NVIDIA H200", "rates": {"cublas": 494.5e12, "bandwidth": 4e12}}
-    (line,) = report._shares(summary, contender)
-    assert "50% of what the floor allows" in line
-    assert "25% of the 989 TFLOP/s stated" in line
-    assert report._shares(summary | {"accelerator": "another"}, contender)[0].endswith("over the rate measured).")
-    assert report._shares(summary | {"kind": "sampling"}, contender) == ["- ours: 50% of what the floor allows."]
-    assert report._shares(summary | {"accelerator": None}, contender) == []
+    """Twice the floor's seconds are 50 %; at 494.5 TFLOP/s measured that is a quarter of the 989 that are stated."""
+
+    def notes(kind: str, accelerator: str | None) -> str:
+        case = Case(kind, "", kind, TINY, (Entry("ours", f"ours:{kind}"),))
+        machine = Runs(figures=[{"cublas": 494.5e12, "bandwidth": 4e12}])
+        least = floor.seconds(TINY, kind, Rates(494.5e12, 4e12))
+        runs = [Runs([2 * least], [1.0], [{}])]
+        return report.table(report.summarise(case, runs, machine, accelerator=accelerator))
+
+    known = notes("sft", "NVIDIA H200")
+    assert "- ours: 50% of what the floor allows (model FLOPs over the rate measured; 25% of the 989 TFLOP/s" in known
+    assert "over the rate measured).\n" in notes("sft", "another")
+    assert "- ours: 50% of what the floor allows.\n" in notes("sampling", "NVIDIA H200")
+    assert "floor allows" not in notes("sft", None)
 
 
 def test_the_peak_stands_beside_the_sum_of_what_must_be_there() -> None:
     """600 MB where 300 + 100 must be: 1.5 times; nothing where a contender does not say."""
-    row = {"name": "ours", "peak_mb": 600.0, "figures": [{f"{PREFIX}backbone": 300.0, f"{PREFIX}cache": 100.0}]}
-    assert report._memory(row) == ["- ours: peak 600 MB, 1.50 × 400 MB (backbone 300, cache 100)."]
-    assert report._memory(row | {"figures": [{"tokens": 1.0}]}) == []
+    case = Case("lora", "", "lora", TINY, (Entry("ours", "ours:lora"), Entry("theirs", "peers:lora")))
+    machine = Runs(figures=[{"mkl": 1e9, "bandwidth": 1e9}])
+    held = {f"{PREFIX}backbone": 300.0, f"{PREFIX}cache": 100.0}
+    runs = [Runs([1.0], [1.0], [figures], peak_mb=600.0) for figures in (held, {"tokens": 1.0})]
+    shown = report.table(report.summarise(case, runs, machine))
+    assert "- ours: peak 600 MB, 1.50 × 400 MB (backbone 300, cache 100).\n" in shown
+    assert shown.count("peak 600") == 1
 
 
 def test_what_must_be_there_is_summed_up_by_hand() -> None:
@@ -298,7 +307,7 @@ def test_a_gpus_cases_run_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def chosen(*arguments: str) -> set[str]:
         monkeypatch.setattr("sys.argv", ["benchmarks", *arguments])
-        return {case.name for case in benchmarks._parse().cases}
+        return {case.name for case in benchmarks.parse().cases}
 
     with pytest.raises(SystemExit):
         chosen("--device", "cuda")

@@ -92,8 +92,8 @@ def open_decoder(
     network = read_network(model, len(prompts), max(map(len, prompts)) + steps, dtype)
     if network is None:
         return ForwardDecoder(model, prompt_inputs(model, prompts, device))
-    decoder = StaticDecoder if device.type == "cuda" else CachedDecoder
-    return decoder(network, model.get_input_embeddings(), prompts, steps, model.config.max_position_embeddings)
+    decoder = CachedDecoder(network, model.get_input_embeddings(), prompts, steps, model.config.max_position_embeddings)
+    return StaticDecoder(decoder) if device.type == "cuda" else decoder
 
 
 def _batches(encoded: Sequence[Sequence[int]], sampling: Sequence[Sampling], size: int) -> list[list[int]]:

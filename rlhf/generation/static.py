@@ -10,18 +10,18 @@ A_kv of keys and values, C columns, S tokens of all rows, D width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from rlhf.generation.cached import CachedDecoder
 from rlhf.generation.choosing import Choice, Chooser
 from rlhf.generation.graphs import Recordings
-from rlhf.generation.networks import Network, project
+from rlhf.generation.networks import project
 from rlhf.generation.transcript import Transcript
 from rlhf.packing import takes_ragged_rows
 
@@ -41,30 +41,22 @@ class StaticDecoder:
     """One-token steps of static shapes; as they are on the CPU, recorded on a GPU.
 
     Args:
-        network: as read from the model as it is now.
-        embedding: the model's own, which may know more ids than its vocabulary has.
-        prompts: one a row.
-        steps: how many tokens may be drawn.
-        context: how many tokens a row may hold.
+        start: at its beginning; it reads the prompts, and its cache is the one that is written to.
     """
 
     patience = 1 / 2
     """The share of rows that may be done before it pays to drop them."""
 
-    def __init__(
-        self, network: Network, embedding: nn.Module, prompts: Sequence[Sequence[int]], steps: int, context: int
-    ) -> None:
-        self.written = max(map(len, prompts))
-        self.room = room = _to_bucket(self.written + steps)
-        self.start = CachedDecoder(network, embedding, prompts, room - self.written, context)
-        self.network, self.last_position = network, context - 1
-        self.cache, self.positions = self.start.cache.zero_(), self.start.positions
+    def __init__(self, start: CachedDecoder) -> None:
+        self.start, self.network, self.last_position = start, start.network, start.last_position
+        self.cache, self.positions, self.written = start.cache.zero_(), start.positions, start.column
+        self.room = self.cache.shape[4]
         device, dtype = self.cache.device, self.cache.dtype
-        self.ragged = takes_ragged_rows(device, dtype, network.head_width)
+        self.ragged = takes_ragged_rows(device, dtype, self.network.head_width)
         self.filler = self.written - self.positions
         self.tokens = torch.zeros_like(self.positions)
         self.column = torch.full((1,), self.written, device=device)
-        columns = torch.arange(room, device=device)
+        columns = torch.arange(self.room, device=device)
         hidden = (columns < self.filler[:, None]) | (columns >= self.written)
         # Finite, so that attention may meet a block of hidden columns before any that count.
         never = torch.finfo(dtype).min / 2
@@ -84,7 +76,7 @@ class StaticDecoder:
     def run(self, step: Callable[[], T]) -> T:
         """One more step: a function that calls `forward` once."""
         self.written += 1
-        self.width = self.room if self.ragged else _to_bucket(self.written)
+        self.width = self.room if self.ragged else min(self.room, _to_bucket(self.written))
         return step() if self.recordings is None else self.recordings.run(self.width, step)
 
     def forward(self) -> Float[Tensor, "N V"]:

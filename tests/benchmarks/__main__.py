@@ -24,7 +24,7 @@ from tests.benchmarks.worker import Job
 
 def main() -> None:
     """Runs the chosen cases; prints the table of each as it ends, and writes all so far."""
-    arguments, summaries = _parse(), []
+    arguments, summaries = parse(), []
     machine = describe(arguments)
     print(report.conditions(machine), end="\n\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,8 @@ def describe(arguments: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def _parse() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
+    """The command's arguments, its cases looked up; ends with what is wrong with them."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     known = {case.name: case for case in CASES}
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"{', '.join(known)}; or all")
