@@ -71,28 +71,37 @@ def positions(attention_mask: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
 
-def response_states(model: nn.Module, batch: Batch, with_end: bool = False) -> Float[Tensor, "B T H"]:
-    """The last hidden states, those that the head turns into a prediction of each response token.
+def response_places(response_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """0, 1, 2, … to the last token of each response, whose place stands again where it is padded; 0 in an empty one."""
+    last = (response_mask.sum(1, keepdim=True) - 1).clamp(min=0)
+    return torch.arange(response_mask.shape[1], device=last.device).minimum(last)
+
+
+def response_states(model: nn.Module, batch: Batch, places: Int[Tensor, "B S"] | None = None) -> Float[Tensor, "B S H"]:
+    """The last hidden states, those that the head turns into a prediction of response tokens.
 
     Args:
         model: a language model, or one without its head.
         batch: prompts and responses; an encoder reads the prompts, and its decoder writes the responses.
-        with_end: whether the state after a response's last token is wanted too; the batch has a place for it.
+        places: in each response, of the tokens to predict, or of what would come after its end; None is all of its
+            tokens, as `response_places` has them.
     """
     network: Any = model
+    places = response_places(batch.response_mask) if places is None else places
     if network.config.is_encoder_decoder:
         prompts, mask = encoder_inputs(batch)
         memory = network.get_encoder()(input_ids=prompts, attention_mask=mask).last_hidden_state
         start = torch.full_like(batch.response_ids[:, :1], network.config.decoder_start_token_id)
-        return network.get_decoder()(
-            input_ids=torch.cat([start, batch.response_ids[:, :-1]], dim=1),
+        states = network.get_decoder()(
+            input_ids=torch.cat([start, batch.response_ids], dim=1)[:, : int(places.max()) + 1],
             encoder_hidden_states=memory,
             encoder_attention_mask=mask,
             use_cache=False,
         ).last_hidden_state
+        return _at(states, places)
     width = batch.response_ids.shape[1]
     if can_pack(network):
-        packing = pack(batch.input_ids, batch.attention_mask, batch.response_mask, with_end)
+        packing = pack(batch.input_ids, batch.attention_mask, width, places)
         return packed_states(network.get_decoder(), batch.input_ids, batch.position_ids, packing)
     states = network.get_decoder()(
         input_ids=batch.input_ids,
@@ -100,7 +109,11 @@ def response_states(model: nn.Module, batch: Batch, with_end: bool = False) -> F
         position_ids=batch.position_ids,
         use_cache=False,
     ).last_hidden_state
-    return states[:, -width - 1 : -1]
+    return _at(states, places + batch.input_ids.shape[1] - width - 1)
+
+
+def _at(states: Float[Tensor, "B L H"], places: Int[Tensor, "B S"]) -> Float[Tensor, "B S H"]:
+    return states.gather(1, places[:, :, None].expand(-1, -1, states.shape[2]))
 
 
 class EncoderInputs(NamedTuple):

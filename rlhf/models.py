@@ -244,10 +244,10 @@ def _auto_class(config: PretrainedConfig) -> Any:
 def _placed(model: PreTrainedModel, compute: ComputeSettings, training: bool) -> PreTrainedModel:
     """The model on its device and in evaluation mode, with the type and the memory that training it takes."""
     place = resolve_device(compute.device)
-    if training and compute.gradient_checkpointing:
-        checkpoint_layers(model)
     enable_packing(model)
     fuse_activations(model)
+    if training and compute.gradient_checkpointing:  # of layers as they now are
+        checkpoint_layers(model)
     return model.to(place, _dtype(compute, training)).eval()  # type: ignore[arg-type]
 
 

@@ -47,24 +47,21 @@ class ScalarReward(nn.Module):
         self.to(policy.device)
 
     def encode(self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str]) -> Batch:
-        """Tokens of prompts and completions, EOS included where it fits, and a place to the right of the longest.
-
-        The states of a batch are those that predict its tokens, so the place after a completion's last token has the
-        state in which that token, too, has been read.
-        """
+        """Tokens of prompts and completions, EOS included where it fits."""
         responses = [self.encode_response(text) for text in completions]
-        width = max(map(len, responses)) + 1
-        return make_batch(self.policy.encode_prompts(prompts), responses, self.policy.device, response_width=width)
+        return make_batch(self.policy.encode_prompts(prompts), responses, self.policy.device)
 
     def forward(self, batch: Batch) -> Float[Tensor, " B"]:
         """One raw score per row."""
-        states, lengths = response_states(self.backbone, batch, with_end=True), batch.response_mask.sum(1)
-        last = states[torch.arange(len(lengths), device=states.device), lengths]
-        score = score_states(self.head, last)
+        lengths = batch.response_mask.sum(1, keepdim=True)
         if not self.loglikelihood:
-            return score
-        total = response_logprobs(self.backbone, batch, states=states).sum(1)
-        return score + (torch.stack([total, total / lengths.clamp(min=1)], dim=1) * self.likelihood_weights).sum(1)
+            return score_states(self.head, response_states(self.backbone, batch, lengths)[:, 0])
+        width = batch.response_ids.shape[1]
+        # Past the end of a response stands the state that has read all of it, again and again.
+        states = response_states(self.backbone, batch, torch.arange(width + 1, device=lengths.device).minimum(lengths))
+        total = response_logprobs(self.backbone, batch, states=states[:, :width]).sum(1, keepdim=True)
+        likelihood = torch.cat([total, total / lengths.clamp(min=1)], dim=1)
+        return score_states(self.head, states[:, width]) + (likelihood * self.likelihood_weights).sum(1)
 
     def heads(self) -> dict[str, Tensor]:
         """The weights that the backbone's own files do not hold."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from functools import partial
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -11,11 +13,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rlhf import packing
-from rlhf.batches import make_batch, response_logprobs, response_states
+from rlhf.batches import Batch, make_batch, response_logprobs, response_places, response_states
 from rlhf.models import Policy, build_policy, checkpoint_layers, load_policy, save_policy
-from rlhf.packing import FAMILIES, GROUP_COST, PACKED, Group, can_pack, group_lengths, pack
+from rlhf.packing import attention, can_pack, layout, pack
+from rlhf.packing.layout import GROUP_COST, Group, group_lengths
+from rlhf.packing.reading import FAMILIES, PACKED
 
 PROMPTS = [[3, 4, 5], [6], [7, 3, 3, 5, 6, 4], [5, 7], [8, 9, 4]]
 SHARED_PROMPTS = [PROMPTS[2], PROMPTS[1], PROMPTS[2], PROMPTS[2], PROMPTS[1]]
@@ -35,6 +39,11 @@ SHAPES["gpt2"] = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2,
 SHAPES["gemma"]["head_dim"] = SHAPES["qwen3"]["head_dim"] = 8
 SHAPES["mistral, sliding"] = SHAPES["mistral"] | {"sliding_window": 5}
 SHAPES["qwen2, sliding"] = SHAPES["qwen2"] | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+
+
+def to_the_end(batch: Batch) -> torch.Tensor:
+    """The places of all tokens of a response, and the one after its end."""
+    return torch.arange(batch.response_ids.shape[1] + 1).minimum(batch.response_mask.sum(1, keepdim=True))
 
 
 @pytest.fixture(params=sorted(SHAPES))
@@ -118,10 +127,10 @@ def test_one_kernel_for_all_rows_is_told_where_each_begins(
         calls.append(options["window_size"])
         return ragged_attention(*args, **options)
 
-    monkeypatch.setattr(packing, "_half_precision", lambda query, dropout: query.dtype)
+    monkeypatch.setattr(attention, "_half_precision", lambda query, dropout: query.dtype)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
     if not filler:
-        monkeypatch.setattr(packing, "group_lengths", lambda lengths, cost: group_lengths(lengths, 0))
+        monkeypatch.setattr(layout, "group_lengths", lambda lengths, cost: group_lengths(lengths, 0))
     packed, gradients = logprobs_and_gradients(policy, PACKED, prompts)
     layers = policy.model.config.num_hidden_layers
     assert len(calls) == layers
@@ -138,7 +147,7 @@ def test_the_kernel_of_a_gpu_is_left_alone_elsewhere(bpe: Any) -> None:
     """On the CPU attention takes groups in either precision."""
     states = torch.zeros(1, 2, 3, 8)
     for dtype in (torch.float32, torch.bfloat16):
-        assert packing._half_precision(states.to(dtype), None) is None
+        assert attention._half_precision(states.to(dtype), None) is None
 
 
 def test_without_filler_each_length_is_a_group() -> None:
@@ -167,7 +176,7 @@ def test_on_a_gpu_one_kernel_rounds_no_more_than_groups_do(
     for fused in (True, False):
         with monkeypatch.context() as patch, torch.autocast("cuda", torch.bfloat16, mixed, cache_enabled=False):
             if not fused:
-                patch.setattr(packing, "_half_precision", lambda query, dropout: None)
+                patch.setattr(attention, "_half_precision", lambda query, dropout: None)
             found = flat(*logprobs_and_gradients(policy, PACKED, prompts))
         distances.append(float((torch.cat([each.flatten() for each in found]) - exact).abs().mean()))
     assert 0 < distances[0] < 1.2 * distances[1]
@@ -187,12 +196,53 @@ def test_layers_that_compute_again_stay_packed(bpe: Any) -> None:
         torch.testing.assert_close(gradient, theirs[name], atol=1e-6, rtol=0)
 
 
-def test_the_last_token_of_every_row_has_its_state(bpe: Any) -> None:
-    """Where the batch leaves a place after each response, the state there has read the whole row."""
-    model = build_policy(SHAPES["gpt2"], bpe, seed=0).model
-    batch = make_batch(PROMPTS, RESPONSES, response_width=9)
+def test_the_last_feed_forward_reads_what_is_wanted_alone(policy: Policy) -> None:
+    """Of 15 tokens of prompts and 16 of responses those that predict the 16, or the five that end a row.
+
+    The layer before reads all 26 that are not a response's last, or all 31, filler included; of a padded batch either
+    layer reads everything.
+    """
+    seen: list[torch.Size] = []
+    layers = [module for module in policy.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+    def see(plain: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor) -> torch.Tensor:
+        seen.append(states.shape[:2])
+        return plain(states)
+
+    for layer in layers:
+        layer.mlp.forward = partial(see, layer.mlp.forward)
+    batch = make_batch(PROMPTS, RESPONSES)
+    ends = batch.response_mask.sum(1, keepdim=True)
     with torch.no_grad():
-        states = response_states(model, batch, with_end=True)
+        response_states(policy.model, batch)
+        last = response_states(policy.model, batch, ends)
+        policy.model.set_attn_implementation("eager")
+        expected = response_states(policy.model, batch, ends)
+    (packed, wanted), (whole, ended), padded = seen[:2], seen[2:4], seen[4:]
+    assert (wanted, ended, padded) == ((1, 16), (1, 5), [batch.input_ids.shape] * 2)
+    assert 26 <= packed[1] < 26 + GROUP_COST * 4
+    assert 31 <= whole[1] < 31 + GROUP_COST * 4
+    torch.testing.assert_close(last, expected, atol=1e-5, rtol=0)
+
+
+def test_a_copy_feeds_its_own_layer(bpe: Any) -> None:
+    """What is changed in a copy's last layer changes the copy's states, and leaves the other's as they were."""
+    model = build_policy(SHAPES["gpt2"], bpe, seed=0).model
+    copied, batch = copy.deepcopy(model), make_batch(PROMPTS, RESPONSES)
+    with torch.no_grad():
+        before = response_states(model, batch)
+        assert torch.equal(response_states(copied, batch), before)
+        copied.transformer.h[-1].mlp.c_proj.weight.mul_(-50.0)
+        assert torch.equal(response_states(model, batch), before)
+        assert not torch.allclose(response_states(copied, batch), before, atol=0.1)
+
+
+def test_the_last_token_of_every_row_has_its_state(bpe: Any) -> None:
+    """Asked for what would come after each response, the state has read the whole row."""
+    model = build_policy(SHAPES["gpt2"], bpe, seed=0).model
+    batch = make_batch(PROMPTS, RESPONSES)
+    with torch.no_grad():
+        states = response_states(model, batch, to_the_end(batch))
         for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
             alone = model.transformer(torch.tensor([prompt + response])).last_hidden_state[0]
             ours = states[row, : len(response) + 1]
@@ -215,20 +265,20 @@ def test_a_saved_model_knows_nothing_of_packing(bpe: Any, tmp_path: Path) -> Non
 def test_rows_of_like_length_stand_together() -> None:
     """Prompts of 1, 6, 1, 2 and responses of 1, 6, 1, 1 tokens: a group of three rows of 3, and one of a row of 12."""
     batch = make_batch([[3], [4] * 6, [5], [6, 6]], [[7], [8] * 6, [9], [9]])
-    packing = pack(batch.input_ids, batch.attention_mask, batch.response_mask, with_end=True)
+    packing = pack(batch.input_ids, batch.attention_mask, batch.response_ids.shape[1], to_the_end(batch))
     assert packing.groups == [Group(3, 3), Group(1, 12)]
     assert (packing.spread, packing.back) == (None, None)
     # A padded row has 12 columns, and its response begins at the seventh; rows of 2 have their last token twice.
     assert packing.source[:9].tolist() == [5, 6, 6, 29, 30, 30, 40, 41, 42]
     assert packing.source[9:].tolist() == list(range(12, 24))
     assert packing.states[:, :2].tolist() == [[0, 1], [14, 15], [3, 4], [7, 8]]
-    assert packing.states[1].tolist() == [14, 15, 16, 17, 18, 19]
+    assert packing.states[1].tolist() == [14, 15, 16, 17, 18, 19, 20]
 
 
 def test_a_shared_prompt_stands_in_the_packed_row_once() -> None:
     """Two rows on the prompt 3 4, one on 5: six packed tokens instead of eight, and attention sees all eight."""
-    batch = make_batch([[3, 4], [5], [3, 4]], [[7], [8], [9]], response_width=2)
-    packing = pack(batch.input_ids, batch.attention_mask, batch.response_mask, with_end=True)
+    batch = make_batch([[3, 4], [5], [3, 4]], [[7], [8], [9]])
+    packing = pack(batch.input_ids, batch.attention_mask, batch.response_ids.shape[1], to_the_end(batch))
     assert batch.input_ids.flatten()[packing.source].tolist() == [3, 4, 7, 5, 8, 9]
     assert packing.groups == [Group(3, 3)]
     assert packing.spread is not None
@@ -241,10 +291,13 @@ def test_a_shared_prompt_stands_in_the_packed_row_once() -> None:
 def test_the_last_token_of_a_response_is_not_read_where_only_predictions_are_wanted() -> None:
     """It predicts nothing: rows of four tokens but for the last, a row without response, and places past the end."""
     batch = make_batch([[3], [4, 5], [6, 7, 8], [6, 5, 3]], [[9, 1, 2], [9, 1], [9], []])
-    packing = pack(batch.input_ids, batch.attention_mask, batch.response_mask)
+    places = response_places(batch.response_mask)
+    assert places.tolist() == [[0, 1, 2], [0, 1, 1], [0, 0, 0], [0, 0, 0]]
+    packing = pack(batch.input_ids, batch.attention_mask, 3, places)
     assert packing.groups == [Group(4, 3)]
     assert batch.input_ids.flatten()[packing.source].tolist() == [3, 9, 1, 4, 5, 9, 6, 7, 8, 6, 5, 3]
     assert packing.states.tolist() == [[0, 1, 2], [4, 5, 5], [8, 8, 8], [11, 11, 11]]
+    assert packing.wanted.tolist() == [0, 1, 2, 4, 5, 8, 11]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=9))
