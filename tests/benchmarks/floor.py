@@ -6,8 +6,9 @@ attention, V the vocabulary and d the width of the states, in floating-point ope
 - the head on r tokens: 2·d·V·r, and only where a token is predicted or sampled;
 - a backward pass: twice its forward;
 - a decoding step reads every weight and every row's cache once, which may take longer than its operations.
-Norms, activations, softmax and optimizers are not counted. Every layer counts for every token, though in the last one
-only keys and values are needed where nothing is predicted: at four layers and a third of prompt that is 7 %.
+Norms, activations, softmax and optimizers are not counted. Every layer counts for every token, as is usual, though the
+last one need only give keys and values where nothing is asked of it: ten of twelve parts of its matrices in GPT-2. At
+four layers that is 7 % where a third is prompt, and up to 21 % where a reward model asks for one state a row.
 """
 
 from __future__ import annotations

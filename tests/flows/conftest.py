@@ -18,23 +18,13 @@ import psutil
 import pytest
 
 from flows.up import free_port, responds
+from tests.small import MODEL
 
 assert prefect.main  # imported before any test runs: it sets logging up anew, and closes what a test is captured by
 
 HERE = Path(__file__).resolve().parent
 TWO_NIGHTS = ("night-2026-11-20-0200", "night-2026-11-21-0200")
-SMALL = """\
-model:
-  config:
-    model_type: llama
-    hidden_size: 48
-    intermediate_size: 96
-    num_hidden_layers: 1
-    num_attention_heads: 2
-    max_position_embeddings: 160
-    tie_word_embeddings: true
-  vocab_size: 400
-  threads: 1
+STAGES = """\
 ingest: {demonstrations: 400, prompts: 120}
 validate: {}
 sft: {steps: 150, batch_size: 16, learning_rate: 1.5e-2, eval_every: 30}
@@ -50,6 +40,7 @@ ppo:
   learning_rate: 2.0e-3
   max_new_tokens: 32
 """
+SMALL = MODEL + STAGES
 
 
 A_NIGHT = """

@@ -12,6 +12,7 @@ from tasks.files import write_json, write_rows
 from tasks.params import Params, read_params
 from tasks.paths import Paths
 from tasks.tracking import mlflow_store
+from tests.small import MODEL
 
 PARAMS = """\
 model: {config: {model_type: llama}}
@@ -29,19 +30,7 @@ PASSING = {
     "policy.kl": 2.6,
 }
 PROMPT = "name = Blue House, food = Thai"
-NIGHT = """\
-model:
-  config:
-    model_type: llama
-    hidden_size: 48
-    intermediate_size: 96
-    num_hidden_layers: 1
-    num_attention_heads: 2
-    max_position_embeddings: 160
-    tie_word_embeddings: true
-  vocab_size: 400
-  device: cpu
-  threads: 1
+STAGES = """\
 ingest: {demonstrations: 240, prompts: 60}
 sft: {steps: 150, batch_size: 16, learning_rate: 1.5e-2, eval_every: 50}
 rollouts: {completions: 3, sampling: [{max_new_tokens: 24}, {temperature: 0.7, top_p: 0.9, max_new_tokens: 24}]}
@@ -50,6 +39,7 @@ reward: {steps: 8, batch_size: 8, learning_rate: 2.0e-3}
 ppo: {iterations: 3, prompts_per_iteration: 8, critic_warmup: 1, learning_rate: 2.0e-3, max_new_tokens: 24}
 evaluate: {samples: 2, best_of: 2, bootstrap: 100, max_new_tokens: 24}
 """
+NIGHT = MODEL + STAGES
 
 
 @pytest.fixture
