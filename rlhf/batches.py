@@ -71,10 +71,15 @@ def positions(attention_mask: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
 
-def response_places(response_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """0, 1, 2, … to the last token of each response, whose place stands again where it is padded; 0 in an empty one."""
-    last = (response_mask.sum(1, keepdim=True) - 1).clamp(min=0)
-    return torch.arange(response_mask.shape[1], device=last.device).minimum(last)
+def response_places(response_mask: Bool[Tensor, "B T"], with_end: bool = False) -> Int[Tensor, "B S"]:
+    """0, 1, 2, … to the last token of each response, or to the place after it; what is last stands again where padded.
+
+    Args:
+        response_mask: True at the tokens of the response.
+        with_end: whether the place after the last token is there too: S is T + 1 then, else T.
+    """
+    last = (response_mask.sum(1, keepdim=True) - 1 + with_end).clamp(min=0)
+    return torch.arange(response_mask.shape[1] + with_end, device=last.device).minimum(last)
 
 
 def response_states(model: nn.Module, batch: Batch, places: Int[Tensor, "B S"] | None = None) -> Float[Tensor, "B S H"]:

@@ -28,7 +28,10 @@ part `mlp`."""
 
 
 def enable_packing(model: nn.Module) -> None:
-    """Lets a model of one of the families read packed rows; what it reads padded is computed as ever."""
+    """Lets a model of one of the families read packed rows; what it reads padded is computed as ever.
+
+    Of packed rows its last layer feeds forward what is wanted alone.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
     from transformers.modeling_layers import GradientCheckpointingLayer

@@ -100,6 +100,6 @@ def group_normalised_advantages(returns: Float[Tensor, " B"], group: int) -> Flo
         returns: G, the completions of a group side by side.
         group: K; divides B.
     """
-    grouped = returns.view(-1, group)
+    grouped = returns.view(-1, group).double()  # in float32 the mean of equal returns may be another than they
     centred = grouped - grouped.mean(1, keepdim=True)
-    return (centred / (grouped.std(1, correction=0, keepdim=True) + 1e-4)).flatten()
+    return (centred / (grouped.std(1, correction=0, keepdim=True) + 1e-4)).flatten().to(returns.dtype)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.batches import Batch, make_batch, response_logprobs, response_states
+from rlhf.batches import Batch, make_batch, response_logprobs, response_places, response_states
 from rlhf.models import Policy, load_policy, save_policy
 from rlhf.records import Message
 from rlhf.reward.head import score_states
@@ -54,14 +54,13 @@ class ScalarReward(nn.Module):
     def forward(self, batch: Batch) -> Float[Tensor, " B"]:
         """One raw score per row."""
         lengths = batch.response_mask.sum(1, keepdim=True)
+        places = response_places(batch.response_mask, with_end=True) if self.loglikelihood else lengths
+        states = response_states(self.backbone, batch, places)
+        score = score_states(self.head, states[:, -1])  # each row's last state has read all of it
         if not self.loglikelihood:
-            return score_states(self.head, response_states(self.backbone, batch, lengths)[:, 0])
-        width = batch.response_ids.shape[1]
-        # Past the end of a response stands the state that has read all of it, again and again.
-        states = response_states(self.backbone, batch, torch.arange(width + 1, device=lengths.device).minimum(lengths))
-        total = response_logprobs(self.backbone, batch, states=states[:, :width]).sum(1, keepdim=True)
-        likelihood = torch.cat([total, total / lengths.clamp(min=1)], dim=1)
-        return score_states(self.head, states[:, width]) + (likelihood * self.likelihood_weights).sum(1)
+            return score
+        total = response_logprobs(self.backbone, batch, states=states[:, :-1]).sum(1, keepdim=True)
+        return score + (torch.cat([total, total / lengths.clamp(min=1)], dim=1) * self.likelihood_weights).sum(1)
 
     def heads(self) -> dict[str, Tensor]:
         """The weights that the backbone's own files do not hold."""

@@ -127,6 +127,12 @@ def test_group_normalised_advantages_by_hand() -> None:
     torch.testing.assert_close(found, torch.tensor([-0.9999, 0.9999, 0.0, 0.0]), atol=1e-6, rtol=0)
 
 
+def test_equal_returns_teach_nothing_whatever_their_mean_rounds_to() -> None:
+    """Five times 3.3614123 has another mean in float32, by an amount that 1e-4 would make a signal of."""
+    found = group_normalised_advantages(torch.full((5,), 3.3614123), 5)
+    torch.testing.assert_close(found, torch.zeros(5), atol=1e-6, rtol=0)
+
+
 @given(
     returns=arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(2, 5)), elements=st.floats(-5, 5, width=32)),
     offset=st.floats(-3, 3, width=32),
