@@ -67,14 +67,13 @@ def byte_bpe(texts: list[str]) -> Any:
 
 
 def unigram(texts: list[str]) -> Any:
-    """DeBERTa's second and third version: a SentencePiece unigram model."""
-    from tokenizers import SentencePieceUnigramTokenizer
+    """DeBERTa's second and third version: a unigram model, not trained, since training does not repeat itself."""
     from transformers import DebertaV2Tokenizer
 
-    pieces = SentencePieceUnigramTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces.train_from_iterator(texts, 200, show_progress=False, special_tokens=special, unk_token="[UNK]")
-    return DebertaV2Tokenizer(vocab=[tuple(piece) for piece in json.loads(pieces.to_str())["model"]["vocab"]])
+    words = sorted({f"▁{word}" for text in texts for word in text.split()})
+    letters = sorted({"▁", *"".join(texts)} - {" ", *words})
+    pieces = {0.0: ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], -5.0: words, -9.0: letters}
+    return DebertaV2Tokenizer(vocab=[(piece, score) for score, alike in pieces.items() for piece in alike])
 
 
 def bare_bpe(texts: list[str]) -> Any:
