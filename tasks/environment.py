@@ -37,11 +37,11 @@ STEADY = {
 }
 
 ALLOCATOR = {
-    # A training step frees and asks for the same large blocks again; handing them back to the
-    # kernel in between costs page faults that took half of a small step's time.
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "20000000000",
-    "MALLOC_TOP_PAD_": "270000000",
+    # A training step frees and asks for the same large blocks again; handing them back to the kernel in between costs
+    # page faults that took half of a small step's time. And what is cut off a block to align it must not go to the
+    # caches of small blocks: it never joins its neighbours again, and the next large block finds no room between them.
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=20000000000:glibc.malloc.top_pad=270000000"
+    ":glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
 }
 COLLECTION = (50_000, 10, 10)
 """Objects that come to stay before the youngest are looked through, and how often until the next older are."""
@@ -137,6 +137,5 @@ def restart_tuned() -> None:
 
 def allocator_settings(environ: Mapping[str, str], libc: str) -> dict[str, str]:
     """What a restart should add to the environment; empty when no restart is due."""
-    if libc != "glibc" or TUNED in environ or any(name in environ for name in ALLOCATOR):
-        return {}
-    return {**ALLOCATOR, TUNED: "tuned"}
+    theirs = [name for name in environ if name in ALLOCATOR or name.startswith("MALLOC_")]
+    return {} if libc != "glibc" or TUNED in environ or theirs else {**ALLOCATOR, TUNED: "tuned"}

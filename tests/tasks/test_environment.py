@@ -44,14 +44,15 @@ def test_a_restart_is_due_once_and_only_with_glibc() -> None:
     assert environment.allocator_settings(first, "glibc") == {}
     assert environment.allocator_settings({}, "") == {}
     assert environment.allocator_settings({environment.TUNED: "off"}, "glibc") == {}
-    assert environment.allocator_settings({"MALLOC_TOP_PAD_": "1"}, "glibc") == {}
+    assert environment.allocator_settings({"MALLOC_ARENA_MAX": "1"}, "glibc") == {}
+    assert environment.allocator_settings({"GLIBC_TUNABLES": "glibc.malloc.check=1"}, "glibc") == {}
 
 
 def test_the_restarted_command_is_the_same_and_its_children_are_left_alone() -> None:
     """Arguments and -P survive; glibc's variables are gone from the environment that children inherit."""
     code = (
         "import os, sys; from tasks import environment; environment.restart_tuned()\n"
-        "print(sys.argv[1:], sys.flags.safe_path, os.environ.get(environment.TUNED), 'MALLOC_TOP_PAD_' in os.environ)"
+        "print(sys.argv[1:], sys.flags.safe_path, os.environ.get(environment.TUNED), 'GLIBC_TUNABLES' in os.environ)"
     )
     clean = {
         name: value
