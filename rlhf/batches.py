@@ -19,7 +19,7 @@ from rlhf.masking import length_mask
 from rlhf.packing import can_pack, pack, packed_states
 
 CHUNK_LOGITS = 2**23
-"""Logits that are held at once on the CPU: 32 MiB in float32."""
+"""Logits that are held at once on the CPU, as nearly as equal chunks allow: 32 MiB in float32."""
 
 GPU_CHUNK_LOGITS = 2**28
 """The same on a GPU: 1 GiB. Each chunk reads the whole head, and adds to a gradient of that size."""
@@ -202,18 +202,19 @@ def _in_chunks(
 ) -> Iterator[Float[Tensor, "B T"]]:
     """What `measure` makes of the logits and the tokens that count, without the logits of all of them at once.
 
-    The head runs on chunks. Where there are several, each one's logits are computed again in the backward pass, so
-    that those of one alone are held at any time.
+    The head runs on chunks of equal size. Where there are several, each one's logits are computed again in the backward
+    pass, so that those of one alone are held at any time.
     """
     mask, network = batch.response_mask, cast("Any", model)
-    size = max(1, chunk_logits(states.device) // network.config.get_text_config().vocab_size)
     counted = mask.flatten().nonzero()[:, 0]
+    logits = len(counted) * network.config.get_text_config().vocab_size
+    count = max(1, round(logits / chunk_logits(states.device)))  # a last small one would cost a gradient of the head
     states, tokens = states.flatten(0, 1).index_select(0, counted), batch.response_ids.flatten()[counted]
 
     def run(states: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
         return measure(apply_head(model, states[None]).squeeze(0), tokens)
 
-    chunks = list(zip(states.split(size), tokens.split(size), strict=True))
+    chunks = list(zip(states.tensor_split(count), tokens.tensor_split(count), strict=True))
     again = len(chunks) > 1 and torch.is_grad_enabled()
     parts = [checkpoint(run, *chunk, use_reentrant=False) if again else run(*chunk) for chunk in chunks]
     nothing = torch.zeros(mask.shape, device=states.device)
@@ -221,7 +222,7 @@ def _in_chunks(
 
 
 def chunk_logits(device: torch.device) -> int:
-    """How many logits are held at once."""
+    """About how many logits are held at once."""
     return GPU_CHUNK_LOGITS if device.type == "cuda" else CHUNK_LOGITS
 
 

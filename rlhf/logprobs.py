@@ -11,6 +11,9 @@ from torch.autograd.function import once_differentiable
 
 MAX_LOG_RATIO = 20.0
 
+CACHED_LOGITS = 2**17
+"""Logits that a core's cache holds beside what is made of them: half a MiB in float32."""
+
 
 class TokenStatistics(NamedTuple):
     """What a model says of each token, in float32.
@@ -39,18 +42,29 @@ def token_statistics(
 
 
 class _Softmax(torch.autograd.Function):
-    """Few passes over the vocabulary: one exponential a logit, and none again in the backward pass."""
+    """Few passes over the vocabulary: one exponential a logit, and none again in the backward pass.
+
+    On the CPU some rows at a time, so that what lies between logits and probabilities is neither held nor written back.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, with_entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        distribution = (wide if temperature == 1.0 else wide / temperature).log_softmax(-1)
-        logprobs = distribution.gather(-1, tokens[..., None]).squeeze(-1)
-        probabilities = distribution.exp() if with_entropy else distribution.exp_()
-        with torch.autocast(logits.device.type, enabled=False):  # which would round the sum's products
-            entropy = -torch.linalg.vecdot(probabilities, distribution) if with_entropy else None
+        dtype, vocabulary = torch.promote_types(logits.dtype, torch.float32), logits.shape[-1]
+        probabilities = torch.empty(logits.shape, dtype=dtype, device=logits.device)
+        size = max(1, tokens.numel() if logits.is_cuda else CACHED_LOGITS // vocabulary)
+        rows = (flat.split(size) for flat in (logits.reshape(-1, vocabulary), probabilities.view(-1, vocabulary)))
+        parts = []
+        for part, weights, chosen in zip(*rows, tokens.reshape(-1, 1).split(size), strict=True):
+            wide = part.to(dtype)
+            distribution = (wide if temperature == 1.0 else wide / temperature).log_softmax(-1)
+            torch.exp(distribution, out=weights)
+            with torch.autocast(logits.device.type, enabled=False):  # which would round the sum's products
+                entropy = -torch.linalg.vecdot(weights, distribution) if with_entropy else weights.new_empty(0)
+            parts.append((distribution.gather(-1, chosen).squeeze(-1), entropy))
+        logprobs, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
+        logprobs, entropy = logprobs.view(tokens.shape), entropy.view(tokens.shape) if with_entropy else None
         ctx.save_for_backward(probabilities, tokens, entropy)
         ctx.temperature, ctx.dtype = temperature, logits.dtype
         ctx.set_materialize_grads(False)

@@ -86,11 +86,13 @@ def _step(
     sums: dict[str, float] = {}
     for index in torch.arange(len(rows.logprobs)).split(size):
         part = rows.rows(index)
-        loss, figures = _losses(actors, part, settings, move_policy)
-        (loss / tokens).backward()
         share = int(part.batch.response_mask.sum()) / tokens
-        for key, value in figures.items():
-            sums[key] = max(sums.get(key, 0.0), value) if key == "ratio_error" else sums.get(key, 0.0) + share * value
+        for loss, figures in _losses(actors, part, settings, move_policy):
+            if loss.requires_grad:  # the policy's does not while the critic warms up
+                (loss / tokens).backward()
+            for key, value in figures.items():
+                before = sums.get(key, 0.0)
+                sums[key] = max(before, value) if key == "ratio_error" else before + share * value
     if first:
         _check_ratio(sums["ratio_error"], actors.policy)
     if move_policy and general_loss is not None:
@@ -115,12 +117,13 @@ def _check_ratio(error: float, policy: nn.Module) -> None:
 
 def _losses(
     actors: Actors, rows: Experience, settings: PpoSettings, move_policy: bool
-) -> tuple[Tensor, dict[str, float]]:
+) -> Iterator[tuple[Tensor, dict[str, float]]]:
     """The summed loss L_clip + c₁·L_vf − c₂·S of some rows (Schulman et al. 2017, equation 9), and diagnostics.
 
-    Without a critic c₁ is 0.
+    Without a critic c₁ is 0. L_vf of a critic with a network of its own comes by itself, after the rest has been gone
+    back through: the activations of both are never held at once.
     """
-    mask, old_logprobs = rows.batch.response_mask, rows.logprobs
+    mask, old_logprobs, critic = rows.batch.response_mask, rows.logprobs, actors.critic
     with torch.set_grad_enabled(move_policy):
         states = response_states(actors.policy, rows.batch)
         logprobs, entropy = response_statistics(actors.policy, states, rows.batch, settings.temperature)
@@ -130,9 +133,8 @@ def _losses(
     if settings.entropy_coefficient > 0:
         total = total - settings.entropy_coefficient * entropy
     averaged = {"policy_loss": policy_loss, "entropy": entropy, "ratio": ratio}
-    if actors.critic is not None:
-        values = actors.critic(rows.batch, states)
-        averaged["value_loss"] = value_losses(values, rows.values, rows.returns, settings.value_clip)
+    if critic is not None and critic.backbone is None:
+        averaged["value_loss"] = _value_losses(critic, rows, settings, states)
         total = total + settings.value_coefficient * averaged["value_loss"]
     with torch.no_grad():
         averaged["clip_fraction"] = ((ratio - 1.0).abs() > settings.clip).float()
@@ -140,7 +142,17 @@ def _losses(
             averaged[f"approx_kl_{estimator}"] = kl_estimate(old_logprobs, logprobs, estimator)
         figures = {name: float(masked_mean(values, mask)) for name, values in averaged.items()}
         figures["ratio_error"] = float(torch.where(mask, ratio - 1.0, 0.0).abs().max())
-    return torch.where(mask, total, 0.0).sum(), figures
+    yield torch.where(mask, total, 0.0).sum(), figures
+    if critic is not None and critic.backbone is not None:
+        losses = _value_losses(critic, rows, settings)
+        figures = {"value_loss": float(masked_mean(losses.detach(), mask))}
+        yield settings.value_coefficient * torch.where(mask, losses, 0.0).sum(), figures
+
+
+def _value_losses(
+    critic: Critic, rows: Experience, settings: PpoSettings, states: Float[Tensor, "B T H"] | None = None
+) -> Float[Tensor, "B T"]:
+    return value_losses(critic(rows.batch, states), rows.values, rows.returns, settings.value_clip)
 
 
 def _apply(network: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> float:
