@@ -1,28 +1,19 @@
 """Batches of token ids: prompts padded on the left, responses on the right, so that all responses align.
 
-Dimensions: B batch, P prompt tokens, T response tokens, L = P + T, H hidden, V vocabulary, N tokens that count.
+Dimensions: B batch, P prompt tokens, T response tokens, L = P + T, H hidden, S places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from rlhf.logprobs import TokenStatistics, token_logprobs, token_statistics
 from rlhf.masking import length_mask
 from rlhf.packing import can_pack, pack, packed_states
-
-CHUNK_LOGITS = 2**23
-"""Logits that are held at once on the CPU, as nearly as equal chunks allow: 32 MiB in float32."""
-
-GPU_CHUNK_LOGITS = 2**28
-"""The same on a GPU: 1 GiB. Each chunk reads the whole head, and adds to a gradient of that size."""
 
 
 class Batch(NamedTuple):
@@ -134,98 +125,3 @@ def encoder_inputs(batch: Batch) -> EncoderInputs:
     mask = batch.attention_mask[:, :width].long()
     order = mask.argsort(dim=1, descending=True, stable=True)
     return EncoderInputs(batch.input_ids[:, :width].gather(1, order), mask.gather(1, order))
-
-
-def apply_head(model: nn.Module, states: Float[Tensor, "B T H"]) -> Float[Tensor, "B T V"]:
-    """The logits of hidden states, by the model's own forward with a stand-in for its layers.
-
-    What lies between the last state and the logits differs from family to family: Gemma caps them, Cohere and
-    Granite scale them, T5 scales the states, BART adds a bias. The model's forward has it right.
-    """
-    network: Any = model
-    layers, nothing = network.get_decoder(), states[:, :0]
-    if network.config.is_encoder_decoder:
-        inputs = {"encoder_outputs": (nothing,), "decoder_inputs_embeds": nothing}
-    else:
-        inputs = {"inputs_embeds": nothing}
-    layers.forward = lambda *_, **__: _LayersOutput((states,))
-    try:
-        logits = network(**inputs, use_cache=False).logits
-    finally:
-        del layers.forward
-    assert logits.shape[:2] == states.shape[:2], f"{type(network).__name__} does not call {type(layers).__name__}"
-    return logits
-
-
-class _LayersOutput(tuple):
-    """What a model's layers return: the states first, and nothing else."""
-
-    @property
-    def last_hidden_state(self) -> Tensor:
-        return self[0]
-
-    def __getattr__(self, name: str) -> None:
-        return None
-
-
-def response_statistics(
-    model: nn.Module, states: Float[Tensor, "B T H"], batch: Batch, temperature: float = 1.0
-) -> TokenStatistics:
-    """log π and entropy of each response token, 0 where padded.
-
-    Args:
-        model: whose head it is.
-        states: from `response_states`.
-        batch: prompts and responses.
-        temperature: divides the logits.
-    """
-    return TokenStatistics(*_in_chunks(model, states, batch, partial(token_statistics, temperature=temperature)))
-
-
-def response_logprobs(
-    model: nn.Module, batch: Batch, temperature: float = 1.0, states: Float[Tensor, "B T H"] | None = None
-) -> Float[Tensor, "B T"]:
-    """log π of each response token, 0 where padded; `states` where they are known already."""
-    states = response_states(model, batch) if states is None else states
-
-    def measure(logits: Tensor, tokens: Tensor) -> tuple[Tensor]:
-        return (token_logprobs(logits, tokens, temperature),)
-
-    return next(_in_chunks(model, states, batch, measure))
-
-
-def _in_chunks(
-    model: nn.Module,
-    states: Float[Tensor, "B T H"],
-    batch: Batch,
-    measure: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
-) -> Iterator[Float[Tensor, "B T"]]:
-    """What `measure` makes of the logits and the tokens that count, without the logits of all of them at once.
-
-    The head runs on chunks of equal size. Where there are several, each one's logits are computed again in the backward
-    pass, so that those of one alone are held at any time.
-    """
-    mask, network = batch.response_mask, cast("Any", model)
-    counted = mask.flatten().nonzero()[:, 0]
-    logits = len(counted) * network.config.get_text_config().vocab_size
-    count = max(1, round(logits / chunk_logits(states.device)))  # a last small one would cost a gradient of the head
-    states, tokens = states.flatten(0, 1).index_select(0, counted), batch.response_ids.flatten()[counted]
-
-    def run(states: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-        return measure(apply_head(model, states[None]).squeeze(0), tokens)
-
-    chunks = list(zip(states.tensor_split(count), tokens.tensor_split(count), strict=True))
-    again = len(chunks) > 1 and torch.is_grad_enabled()
-    parts = [checkpoint(run, *chunk, use_reentrant=False) if again else run(*chunk) for chunk in chunks]
-    nothing = torch.zeros(mask.shape, device=states.device)
-    return (nothing.masked_scatter(mask, torch.cat(part)) for part in zip(*parts, strict=True))
-
-
-def chunk_logits(device: torch.device) -> int:
-    """About how many logits are held at once."""
-    return GPU_CHUNK_LOGITS if device.type == "cuda" else CHUNK_LOGITS
-
-
-def response_logits(model: nn.Module, batch: Batch) -> Float[Tensor, "B T V"]:
-    """The logits that predict each response token; the head runs on these places alone."""
-    return apply_head(model, response_states(model, batch))

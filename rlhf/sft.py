@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf.batches import make_batch, response_logprobs
+from rlhf.batches import make_batch
+from rlhf.heads import response_logprobs
 from rlhf.models import Policy
 from rlhf.optim import Optimizer, shuffled_batches
 from rlhf.records import Demonstration

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from rlhf.batches import make_batch, response_logprobs
+from rlhf.batches import make_batch
 from rlhf.generation import generate, sample
+from rlhf.heads import response_logprobs
 from rlhf.models import Policy
 from rlhf.records import PromptText, Sampling
 

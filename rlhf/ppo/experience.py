@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlhf.adapters import without_adapter
-from rlhf.batches import Batch, make_batch, response_logprobs, response_states
+from rlhf.batches import Batch, make_batch, response_states
 from rlhf.generation import Samples, sample
+from rlhf.heads import response_logprobs
 from rlhf.logprobs import kl_estimate
 from rlhf.masking import explained_variance, masked_mean, masked_variance, whiten
 from rlhf.models import Policy, computes_in_float32

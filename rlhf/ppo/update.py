@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.batches import response_states, response_statistics
+from rlhf.batches import response_states
+from rlhf.heads import response_statistics
 from rlhf.logprobs import kl_estimate
 from rlhf.masking import masked_mean
 from rlhf.models import computes_in_float32

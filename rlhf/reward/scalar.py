@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.batches import Batch, make_batch, response_logprobs, response_places, response_states
+from rlhf.batches import Batch, make_batch, response_places, response_states
+from rlhf.heads import response_logprobs
 from rlhf.models import Policy, load_policy, save_policy
 from rlhf.records import Message
 from rlhf.reward.head import score_states

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from rlhf.batches import chunk_logits
+from rlhf.heads import chunk_logits
 from rlhf.models import Policy
 from rlhf.ppo.critic import Critic
 from tests.benchmarks import shapes

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.adapters import attach, is_adapted, merge, trainable_parameters, without_adapter
-from rlhf.batches import make_batch, response_logprobs
+from rlhf.batches import make_batch
 from rlhf.generation import sample
+from rlhf.heads import response_logprobs
 from rlhf.models import Policy, load_policy, save_policy
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.experience import Scorer

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlhf.batches import make_batch, positions, response_logits, response_logprobs
+from rlhf.batches import make_batch, positions
+from rlhf.heads import response_logits, response_logprobs
 from rlhf.logprobs import token_logprobs
 from rlhf.models import Policy
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from rlhf.batches import apply_head, make_batch, response_logits, response_logprobs, response_states
+from rlhf.batches import make_batch, response_states
 from rlhf.generation import sample
+from rlhf.heads import apply_head, response_logits, response_logprobs
 from rlhf.models import Policy, build_policy, load_policy, save_policy
 from rlhf.records import Demonstration, Message, Sampling
 from rlhf.settings import ComputeSettings, SftSettings

@@ -18,9 +18,10 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from rlhf.batches import make_batch, response_logprobs
+from rlhf.batches import make_batch
 from rlhf.generation import Controls, beam_search, generate, sample, warp
 from rlhf.generation.drawing import cumulate, invert
+from rlhf.heads import response_logprobs
 from rlhf.models import Policy
 from rlhf.records import Sampling
 from rlhf.soft_prompt import add_soft_prompt

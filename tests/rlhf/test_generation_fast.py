@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from rlhf.adapters import attach, merge
-from rlhf.batches import make_batch, response_logprobs
+from rlhf.batches import make_batch
 from rlhf.generation import Samples, sample, sampler
 from rlhf.generation.cached import CachedDecoder
 from rlhf.generation.decoding import ForwardDecoder, prompt_inputs
+from rlhf.heads import response_logprobs
 from rlhf.models import Policy, build_policy
 from rlhf.records import Sampling
 from rlhf.settings import AdapterSettings

@@ -13,7 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rlhf.batches import make_batch, response_logprobs
+from rlhf.batches import make_batch
+from rlhf.heads import response_logprobs
 from rlhf.models import (
     BOS,
     EOS,

@@ -13,9 +13,10 @@ from torch import nn
 from torch.distributions import Categorical
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlhf import batches
-from rlhf.batches import Batch, make_batch, response_logits, response_logprobs, response_states, response_statistics
+from rlhf import heads
+from rlhf.batches import Batch, make_batch, response_states
 from rlhf.generation import sample
+from rlhf.heads import response_logits, response_logprobs, response_statistics
 from rlhf.logprobs import TokenStatistics
 from rlhf.models import Policy, autocast, build_policy, checkpoint_layers, load_policy, save_policy
 from rlhf.optim import Optimizer
@@ -49,7 +50,7 @@ def assert_same_gradients(ours: dict[str, torch.Tensor], theirs: dict[str, torch
 
 def small_chunks(monkeypatch: pytest.MonkeyPatch, policy: Policy, tokens: int) -> None:
     """So many tokens to a chunk."""
-    monkeypatch.setattr(batches, "CHUNK_LOGITS", tokens * policy.model.config.vocab_size)
+    monkeypatch.setattr(heads, "CHUNK_LOGITS", tokens * policy.model.config.vocab_size)
 
 
 def statistics(policy: Policy, batch: Batch, **settings: Any) -> TokenStatistics:
@@ -119,7 +120,7 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(bpe: Any, monkeypatch: pytes
     fields = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 32}
     model = build_policy(fields, bpe, seed=0).model
     model.resize_token_embeddings(vocabulary)
-    monkeypatch.setattr(batches, "CHUNK_LOGITS", size * vocabulary)
+    monkeypatch.setattr(heads, "CHUNK_LOGITS", size * vocabulary)
     batch = make_batch([[3, 4]] * 4, [[5] * 24] * 4)
     weights = {weight.data_ptr() for weight in model.parameters()}
     saved: dict[int, int] = {}
@@ -136,6 +137,37 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(bpe: Any, monkeypatch: pytes
         (ours.logprobs + ours.entropy).sum().backward()
     assert largest.elements == size * vocabulary
     assert sum(saved.values()) < size * vocabulary / 10
+
+
+class Made(TorchDispatchMode):
+    """How many tensors of a shape are made anew, in place of which a sum may be written."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        views = func.is_view or func._schema.is_mutable
+        self.count += isinstance(result, torch.Tensor) and result.shape == self.shape and not views
+        return result
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_chunks_add_to_one_gradient_of_the_head(gpt2: Policy, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are: one tensor for all of them and one for the embedding, which has the same weights.
+
+    A second backward pass adds to what is there, as micro-batches need.
+    """
+    small_chunks(monkeypatch, gpt2, tokens)
+    weights = gpt2.model.get_input_embeddings().weight
+    with Made(weights.shape) as made:
+        statistics(gpt2, make_batch(PROMPTS, RESPONSES)).logprobs.sum().backward()
+    assert made.count == 2
+    once = gradients(gpt2.model)
+    for _ in range(2):
+        statistics(gpt2, make_batch(PROMPTS, RESPONSES)).logprobs.sum().backward()
+    assert_same_gradients(gradients(gpt2.model), {name: 2 * gradient for name, gradient in once.items()}, atol=1e-5)
 
 
 def count_forwards(model: nn.Module) -> list[str]:

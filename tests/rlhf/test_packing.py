@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rlhf.batches import make_batch, response_logprobs, response_places, response_states
+from rlhf.batches import make_batch, response_places, response_states
+from rlhf.heads import response_logprobs
 from rlhf.models import Policy, build_policy, checkpoint_layers, load_policy, save_policy
 from rlhf.packing import attention, can_pack, layout, pack
 from rlhf.packing.layout import GROUP_COST, Group, group_lengths

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf.batches import encoder_inputs, make_batch, response_logits, response_logprobs, response_states
+from rlhf.batches import encoder_inputs, make_batch, response_states
 from rlhf.evaluation.answers import greedy_answers, sequence_kl
 from rlhf.generation import beam_search, generate, sample
+from rlhf.heads import response_logits, response_logprobs
 from rlhf.models import Policy, build_policy, load_policy, save_policy
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.trainer import PpoTrainer

@@ -10,7 +10,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from rlhf.batches import make_batch, response_logprobs
+from rlhf.batches import make_batch
+from rlhf.heads import response_logprobs
 from rlhf.models import Policy
 from rlhf.records import Demonstration
 from rlhf.settings import SftSettings

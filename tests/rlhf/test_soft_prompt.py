@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from rlhf.adapters import attach, is_adapted, merge, trainable_parameters, without_adapter
-from rlhf.batches import make_batch, response_logits, response_logprobs
+from rlhf.batches import make_batch
 from rlhf.generation import generate, sample
+from rlhf.heads import response_logits, response_logprobs
 from rlhf.models import Policy, build_policy, load_policy, save_policy
 from rlhf.records import Sampling
 from rlhf.settings import AdapterSettings, ComputeSettings, SftSettings

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from rlhf.batches import make_batch, response_logprobs
+from rlhf.batches import make_batch
 from rlhf.evaluation.answers import greedy_answers, sampled_answers, sequence_kl
 from rlhf.generation import generate
+from rlhf.heads import response_logprobs
 from rlhf.models import Policy
 from rlhf.records import Sampling
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from rlhf.batches import make_batch, response_logprobs
+from rlhf.batches import make_batch
+from rlhf.heads import response_logprobs
 from rlhf.models import Policy
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.experience import Experience, Scorer

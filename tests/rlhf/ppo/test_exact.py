@@ -14,7 +14,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from rlhf.batches import make_batch, response_logprobs
+from rlhf.batches import make_batch
+from rlhf.heads import response_logprobs
 from rlhf.models import Policy
 from rlhf.ppo.advantages import log_derivative_coefficients
 from rlhf.ppo.critic import Critic

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from rlhf.batches import response_logprobs
+from rlhf.heads import response_logprobs
 from rlhf.masking import masked_mean, masked_variance
 from rlhf.models import Policy
 from rlhf.ppo.critic import Critic

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from rlhf.batches import Batch, make_batch, response_logits, response_logprobs, response_states
+from rlhf.batches import Batch, make_batch, response_states
+from rlhf.heads import response_logits, response_logprobs
 from rlhf.logprobs import token_logprobs
 from rlhf.models import Policy
 from rlhf.ppo.critic import Critic
