@@ -5,13 +5,13 @@ Dimensions: B batch, T response tokens, H hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -25,6 +25,9 @@ CHUNK_LOGITS = 2**23
 
 GPU_CHUNK_LOGITS = 2**28
 """The same on a GPU: 1 GiB. Each chunk reads the whole head, and adds to a gradient of that size."""
+
+
+Measure = Callable[[Float[Tensor, "N V"], Int[Tensor, " N"]], tuple[Float[Tensor, " N"], ...]]
 
 
 def apply_head(model: nn.Module, states: Float[Tensor, "B T H"]) -> Float[Tensor, "B T V"]:
@@ -85,33 +88,81 @@ def response_logprobs(
     return next(_in_chunks(model, states, batch, measure))
 
 
-def _in_chunks(
+def learn_tokens(
     model: nn.Module,
     states: Float[Tensor, "B T H"],
     batch: Batch,
-    measure: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+    measure: Measure,
+    loss: Callable[[tuple[Tensor, ...], Int[Tensor, " N"]], Float[Tensor, ""]],
+) -> tuple[Float[Tensor, ""], tuple[Float[Tensor, "B T"], ...]]:
+    """Goes back through the head, for a loss that is a sum over tokens; each chunk's logits are computed once.
+
+    Args:
+        model: whose head it is; its weights get their gradients here.
+        states: from `response_states`.
+        batch: prompts and responses.
+        measure: what the loss is made of, from logits and tokens.
+        loss: the sum over some tokens, from what was measured of them and their places in the flattened batch.
+
+    Returns:
+        A scalar whose gradient is the loss's, for the layers below the head, to be gone back through next; and what
+        was measured of every token, without a graph, 0 where padded.
+    """
+    rest, parts = torch.zeros((), device=states.device), []
+    chunks = _split(model, states, batch)
+    for chunk in chunks:
+        start = chunk.states.detach().requires_grad_()
+        with _one_gradient(model) if len(chunks) > 1 else nullcontext():
+            part = measure(apply_head(model, start[None]).squeeze(0), chunk.tokens)
+        loss(part, chunk.places).backward()
+        assert start.grad is not None
+        rest = rest + (chunk.states * start.grad).sum()
+        parts.append(tuple(tensor.detach() for tensor in part))
+    return rest, tuple(_spread(parts, batch))
+
+
+def _in_chunks(
+    model: nn.Module, states: Float[Tensor, "B T H"], batch: Batch, measure: Measure
 ) -> Iterator[Float[Tensor, "B T"]]:
     """What `measure` makes of the logits and the tokens that count, without the logits of all of them at once.
 
-    The head runs on chunks of equal size. Where there are several, each one's logits are computed again in the backward
-    pass, so that those of one alone are held at any time.
+    Where there are several chunks, each one's logits are computed again in the backward pass, so that those of one
+    alone are held at any time.
     """
-    mask, network = batch.response_mask, cast("Any", model)
-    counted = mask.flatten().nonzero()[:, 0]
-    logits = len(counted) * network.config.get_text_config().vocab_size
-    count = max(1, round(logits / chunk_logits(states.device)))  # a last small one would cost a gradient of the head
-    states, tokens = states.flatten(0, 1).index_select(0, counted), batch.response_ids.flatten()[counted]
-
-    again = count > 1 and torch.is_grad_enabled()
+    chunks = _split(model, states, batch)
+    again = len(chunks) > 1 and torch.is_grad_enabled()
 
     def run(states: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
         with _one_gradient(model) if again else nullcontext():
             return measure(apply_head(model, states[None]).squeeze(0), tokens)
 
-    chunks = zip(states.tensor_split(count), tokens.tensor_split(count), strict=True)
-    parts = [checkpoint(run, *chunk, use_reentrant=False) if again else run(*chunk) for chunk in chunks]
-    nothing = torch.zeros(mask.shape, device=states.device)
-    return (nothing.masked_scatter(mask, torch.cat(part)) for part in zip(*parts, strict=True))
+    return _spread(
+        [checkpoint(run, *chunk[:2], use_reentrant=False) if again else run(*chunk[:2]) for chunk in chunks], batch
+    )
+
+
+class _Chunk(NamedTuple):
+    """Some of the tokens that count, the states that predict them, and their places in the flattened batch."""
+
+    states: Float[Tensor, "N H"]
+    tokens: Int[Tensor, " N"]
+    places: Int[Tensor, " N"]
+
+
+def _split(model: nn.Module, states: Float[Tensor, "B T H"], batch: Batch) -> list[_Chunk]:
+    """Chunks of equal size: a last small one would read the head, and write its gradient, for few tokens."""
+    places = batch.response_mask.flatten().nonzero()[:, 0]
+    logits = len(places) * cast("Any", model).config.get_text_config().vocab_size
+    count = max(1, round(logits / chunk_logits(states.device)))
+    columns = states.flatten(0, 1).index_select(0, places), batch.response_ids.flatten()[places], places
+    return [_Chunk(*chunk) for chunk in zip(*(column.tensor_split(count) for column in columns), strict=True)]
+
+
+def _spread(parts: Sequence[tuple[Tensor, ...]], batch: Batch) -> Iterator[Float[Tensor, "B T"]]:
+    """What was measured of each chunk, at its places in the batch."""
+    mask = batch.response_mask
+    nothing = torch.zeros(mask.shape, device=mask.device)
+    return (nothing.masked_scatter(mask, torch.cat(column)) for column in zip(*parts, strict=True))
 
 
 @contextmanager

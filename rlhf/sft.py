@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf.batches import make_batch
-from rlhf.heads import response_logprobs
+from rlhf.batches import make_batch, response_states
+from rlhf.heads import learn_tokens, response_logprobs
+from rlhf.logprobs import token_logprobs
 from rlhf.models import Policy
 from rlhf.optim import Optimizer, shuffled_batches
 from rlhf.records import Demonstration
@@ -73,9 +74,7 @@ def train_sft(
         total = sum(len(response) for _, response in batch)
         loss_sum = 0.0
         for start in range(0, len(batch), micro):
-            loss = response_nll(policy, batch[start : start + micro]).total / total
-            loss.backward()
-            loss_sum += loss.item()
+            loss_sum += learn_responses(policy, batch[start : start + micro], 1 / total) / total
         figures = {"loss": loss_sum, "grad_norm": optimizer.step(), "learning_rate": optimizer.learning_rate}
         if step % settings.eval_every == 0 or step == settings.steps:
             figures["eval_loss"] = evaluate_loss(policy, dev)
@@ -133,3 +132,18 @@ def response_nll(policy: Policy, examples: Sequence[Example]) -> ResponseNll:
     prompts, responses = zip(*examples, strict=True)
     logprobs = response_logprobs(policy.model, make_batch(prompts, responses, policy.device))
     return ResponseNll(-logprobs.sum(), sum(map(len, responses)))
+
+
+def learn_responses(policy: Policy, examples: Sequence[Example], weight: float) -> float:
+    """Adds the gradient of `weight` times the responses' negative log-likelihood; returns the latter, in nats."""
+    prompts, responses = zip(*examples, strict=True)
+    batch = make_batch(prompts, responses, policy.device)
+    rest, (logprobs,) = learn_tokens(
+        policy.model,
+        response_states(policy.model, batch),
+        batch,
+        measure=lambda logits, tokens: (token_logprobs(logits, tokens),),
+        loss=lambda measured, _: -weight * measured[0].sum(),
+    )
+    rest.backward()
+    return -float(logprobs.sum())

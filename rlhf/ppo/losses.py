@@ -9,17 +9,19 @@ from torch import Tensor
 from rlhf.logprobs import MAX_LOG_RATIO
 
 
-def probability_ratio(logprobs: Float[Tensor, "B T"], old_logprobs: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+def probability_ratio(
+    logprobs: Float[Tensor, "*shape"], old_logprobs: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
     """ρ = π / π_old of each token, with log ρ clamped to ±20."""
     return (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
 def policy_losses(
-    ratio: Float[Tensor, "B T"],
-    advantages: Float[Tensor, "B T"],
+    ratio: Float[Tensor, "*shape"],
+    advantages: Float[Tensor, "*shape"],
     clip: float,
     dual_clip: float | None = None,
-) -> Float[Tensor, "B T"]:
+) -> Float[Tensor, "*shape"]:
     """The clipped surrogate, to be minimised: max(−A·ρ, −A·clip(ρ, 1−ε, 1+ε)).
 
     Source: Schulman et al. (2017), equation 7. With `dual_clip` c > 1 the loss of a negative advantage is at most

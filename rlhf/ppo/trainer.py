@@ -20,7 +20,7 @@ from rlhf.ppo.experience import Experience, Networks, PromptText, Scorer, sample
 from rlhf.ppo.kl import KlController
 from rlhf.ppo.update import Actors, update
 from rlhf.settings import PpoSettings
-from rlhf.sft import Example, response_nll
+from rlhf.sft import Example, learn_responses
 
 LogRatio = Callable[[Batch], Float[Tensor, "B T"]]
 
@@ -129,7 +129,7 @@ class PpoTrainer:
                 return
             self._decay()
             move = self.critic is None or self.iteration >= settings.critic_warmup
-            general = self._general_loss if self.general and settings.ptx_coefficient > 0 else None
+            general = self._learn_general if self.general and settings.ptx_coefficient > 0 else None
             figures |= update(self.actors, experience, settings, move, self.generator, general)
             self.controller.update(figures["kl"], len(experience.logprobs))
             self.iteration += 1
@@ -251,13 +251,13 @@ class PpoTrainer:
             for group in optimizer.param_groups if optimizer is not None else ():
                 group["lr"] = rate * left
 
-    def _general_loss(self, rows: int) -> Iterator[Float[Tensor, ""]]:
-        """Cross-entropy of some general examples, nats per token, in parts of a micro-batch each."""
+    def _learn_general(self, rows: int, weight: float) -> float:
+        """Adds the weighted gradient of the cross-entropy of so many general examples; returns that, nats per token."""
         places = torch.randint(len(self.general), (rows,), generator=self.generator).tolist()
         examples = [self.general[place] for place in places]
         tokens, size = sum(len(response) for _, response in examples), self.settings.micro_batch_size or rows
-        for start in range(0, rows, size):
-            yield response_nll(self.policy, examples[start : start + size]).total / tokens
+        parts = (examples[start : start + size] for start in range(0, rows, size))
+        return sum(learn_responses(self.policy, part, weight / tokens) for part in parts) / tokens
 
     def _reference(self) -> str:
         """Which reference this is: the digest of its weights, or of those that the adapter leaves alone."""

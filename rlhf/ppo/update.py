@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf.batches import response_states
-from rlhf.heads import response_statistics
-from rlhf.logprobs import kl_estimate
+from rlhf.heads import learn_tokens, response_statistics
+from rlhf.logprobs import kl_estimate, token_statistics
 from rlhf.masking import masked_mean
 from rlhf.models import computes_in_float32
 from rlhf.ppo.critic import Critic
@@ -19,7 +20,7 @@ from rlhf.ppo.experience import Experience
 from rlhf.ppo.losses import policy_losses, probability_ratio, value_losses
 from rlhf.settings import PpoSettings
 
-GeneralLoss = Callable[[int], Iterator[Float[Tensor, ""]]]
+LearnGeneral = Callable[[int, float], float]
 
 
 class Actors(NamedTuple):
@@ -37,7 +38,7 @@ def update(
     settings: PpoSettings,
     move_policy: bool,
     generator: torch.Generator,
-    general_loss: GeneralLoss | None = None,
+    learn_general: LearnGeneral | None = None,
 ) -> dict[str, float]:
     """Learns from one set of rollouts, in place; returns the masked diagnostics, averaged over its steps.
 
@@ -50,9 +51,9 @@ def update(
         settings: epochs, minibatches, losses and their weights.
         move_policy: False while the critic warms up.
         generator: draws the minibatches.
-        general_loss: the parts, micro-batch by micro-batch, of the language-modelling loss on so many general
-            examples, nats per token; with it each step adds `settings.ptx_coefficient` times the gradient of their sum
-            (PPO-ptx; Ouyang et al. 2022, equation 2).
+        learn_general: adds the gradient of the language-modelling loss on so many general examples, times a weight,
+            here `settings.ptx_coefficient`, and returns the loss, nats per token (PPO-ptx; Ouyang et al. 2022,
+            equation 2).
 
     Raises:
         RuntimeError: the first ratios are not 1, so the sampled logprobs are not the policy's own.
@@ -60,11 +61,11 @@ def update(
     steps: list[dict[str, float]] = []
     for index in _minibatches(len(experience.logprobs), settings, generator):
         rows = experience.rows(index)
-        steps.append(_step(actors, rows, settings, move_policy, general_loss, first=not steps))
+        steps.append(_step(actors, rows, settings, move_policy, learn_general, first=not steps))
         ceiling = settings.update_kl_ceiling
         if move_policy and ceiling is not None and steps[-1]["approx_kl_k3"] > ceiling:
             break
-    averages = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0] if key != "ratio_error"}
+    averages = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]}
     return {**averages, "update_steps": float(len(steps))}
 
 
@@ -78,29 +79,26 @@ def _step(
     rows: Experience,
     settings: PpoSettings,
     move_policy: bool,
-    general_loss: GeneralLoss | None,
+    learn_general: LearnGeneral | None,
     first: bool,
 ) -> dict[str, float]:
-    """One optimizer step of the networks; losses are summed over the mask and divided by the step's tokens."""
+    """One optimizer step of the networks, on the mean loss over the step's tokens."""
     tokens = int(rows.batch.response_mask.sum())
     size = settings.micro_batch_size or len(rows.logprobs)
     sums: dict[str, float] = {}
     for index in torch.arange(len(rows.logprobs)).split(size):
         part = rows.rows(index)
-        share = int(part.batch.response_mask.sum()) / tokens
-        for loss, figures in _losses(actors, part, settings, move_policy):
+        mask = part.batch.response_mask
+        share = int(mask.sum()) / tokens
+        for loss, averaged in _losses(actors, part, settings, tokens, move_policy):
             if loss.requires_grad:  # the policy's does not while the critic warms up
-                (loss / tokens).backward()
-            for key, value in figures.items():
-                before = sums.get(key, 0.0)
-                sums[key] = max(before, value) if key == "ratio_error" else before + share * value
-    if first:
-        _check_ratio(sums["ratio_error"], actors.policy)
-    if move_policy and general_loss is not None:
-        sums["general_loss"] = 0.0
-        for share_of_loss in general_loss(len(rows.logprobs)):
-            (settings.ptx_coefficient * share_of_loss).backward()
-            sums["general_loss"] += share_of_loss.item()
+                loss.backward()
+            for key, values in averaged.items():
+                sums[key] = sums.get(key, 0.0) + share * float(masked_mean(values.detach(), mask))
+            if first and "ratio" in averaged:
+                _check_ratio(float(torch.where(mask, averaged["ratio"] - 1.0, 0.0).abs().max()), actors.policy)
+    if move_policy and learn_general is not None:
+        sums["general_loss"] = learn_general(len(rows.logprobs), settings.ptx_coefficient)
     if actors.critic is not None and actors.critic_optimizer is not None:
         sums["critic_grad_norm"] = _apply(actors.critic, actors.critic_optimizer, settings.max_grad_norm)
     sums["grad_norm"] = _apply(actors.policy, actors.policy_optimizer, settings.max_grad_norm) if move_policy else 0.0
@@ -117,43 +115,68 @@ def _check_ratio(error: float, policy: nn.Module) -> None:
 
 
 def _losses(
-    actors: Actors, rows: Experience, settings: PpoSettings, move_policy: bool
-) -> Iterator[tuple[Tensor, dict[str, float]]]:
-    """The summed loss L_clip + c₁·L_vf − c₂·S of some rows (Schulman et al. 2017, equation 9), and diagnostics.
+    actors: Actors, rows: Experience, settings: PpoSettings, tokens: int, move_policy: bool
+) -> Iterator[tuple[Float[Tensor, ""], dict[str, Float[Tensor, "B T"]]]]:
+    """Some rows' share of the loss L_clip + c₁·L_vf − c₂·S (Schulman et al. 2017, equation 9), and diagnostics.
 
-    Without a critic c₁ is 0. L_vf of a critic with a network of its own comes by itself, after the rest has been gone
+    Without a critic c₁ is 0. L_vf of a critic with a network of its own comes by itself, once the rest has been gone
     back through: the activations of both are never held at once.
+
+    Args:
+        actors: the policy's head gets its gradients here, all else when the losses are gone back through.
+        rows: a micro-batch.
+        settings: of the losses and their weights.
+        tokens: of the whole step, over which the loss is a mean.
+        move_policy: False while the critic warms up.
     """
-    mask, old_logprobs, critic = rows.batch.response_mask, rows.logprobs, actors.critic
-    with torch.set_grad_enabled(move_policy):
-        states = response_states(actors.policy, rows.batch)
-        logprobs, entropy = response_statistics(actors.policy, states, rows.batch, settings.temperature)
-    ratio = probability_ratio(logprobs, old_logprobs)
-    policy_loss = policy_losses(ratio, rows.advantages, settings.clip, settings.dual_clip)
-    total = policy_loss
-    if settings.entropy_coefficient > 0:
-        total = total - settings.entropy_coefficient * entropy
-    averaged = {"policy_loss": policy_loss, "entropy": entropy, "ratio": ratio}
-    if critic is not None and critic.backbone is None:
-        averaged["value_loss"] = _value_losses(critic, rows, settings, states)
-        total = total + settings.value_coefficient * averaged["value_loss"]
-    with torch.no_grad():
-        averaged["clip_fraction"] = ((ratio - 1.0).abs() > settings.clip).float()
-        for estimator in ("k1", "k2", "k3"):
-            averaged[f"approx_kl_{estimator}"] = kl_estimate(old_logprobs, logprobs, estimator)
-        figures = {name: float(masked_mean(values, mask)) for name, values in averaged.items()}
-        figures["ratio_error"] = float(torch.where(mask, ratio - 1.0, 0.0).abs().max())
-    yield torch.where(mask, total, 0.0).sum(), figures
+    mask, critic = rows.batch.response_mask, actors.critic
+    states, loss, averaged = _policy_loss(actors.policy, rows, settings, tokens, move_policy)
     if critic is not None and critic.backbone is not None:
-        losses = _value_losses(critic, rows, settings)
-        figures = {"value_loss": float(masked_mean(losses.detach(), mask))}
-        yield settings.value_coefficient * torch.where(mask, losses, 0.0).sum(), figures
+        yield loss, averaged
+        loss, averaged = torch.zeros_like(loss), {}
+    if critic is not None:
+        losses = value_losses(critic(rows.batch, states), rows.values, rows.returns, settings.value_clip)
+        loss = loss + settings.value_coefficient / tokens * torch.where(mask, losses, 0.0).sum()
+        averaged["value_loss"] = losses
+    yield loss, averaged
 
 
-def _value_losses(
-    critic: Critic, rows: Experience, settings: PpoSettings, states: Float[Tensor, "B T H"] | None = None
-) -> Float[Tensor, "B T"]:
-    return value_losses(critic(rows.batch, states), rows.values, rows.returns, settings.value_clip)
+def _policy_loss(
+    policy: nn.Module, rows: Experience, settings: PpoSettings, tokens: int, move: bool
+) -> tuple[Float[Tensor, "B T H"], Float[Tensor, ""], dict[str, Float[Tensor, "B T"]]]:
+    """The policy's states, L_clip − c₂·S for what lies below its head, and diagnostics."""
+    old_logprobs, advantages = rows.logprobs.flatten(), rows.advantages.flatten()
+
+    def losses(ratio: Tensor, advantages: Tensor) -> Tensor:
+        return policy_losses(ratio, advantages, settings.clip, settings.dual_clip)
+
+    def of_tokens(measured: tuple[Tensor, ...], places: Tensor) -> Tensor:
+        logprobs, entropy = measured
+        total = losses(probability_ratio(logprobs, old_logprobs[places]), advantages[places])
+        if settings.entropy_coefficient > 0:
+            total = total - settings.entropy_coefficient * entropy
+        return total.sum() / tokens
+
+    with torch.set_grad_enabled(move):
+        states = response_states(policy, rows.batch)
+        if move:
+            measure = partial(token_statistics, temperature=settings.temperature)
+            loss, (logprobs, entropy) = learn_tokens(policy, states, rows.batch, measure, of_tokens)
+        else:
+            logprobs, entropy = response_statistics(policy, states, rows.batch, settings.temperature)
+            loss = torch.zeros((), device=states.device)
+    ratio = probability_ratio(logprobs, rows.logprobs)
+    return (
+        states,
+        loss,
+        {
+            "policy_loss": losses(ratio, rows.advantages),
+            "entropy": entropy,
+            "ratio": ratio,
+            "clip_fraction": ((ratio - 1.0).abs() > settings.clip).float(),
+            **{f"approx_kl_{name}": kl_estimate(rows.logprobs, logprobs, name) for name in ("k1", "k2", "k3")},
+        },
+    )
 
 
 def _apply(network: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> float:

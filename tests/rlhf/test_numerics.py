@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rlhf import heads
 from rlhf.batches import Batch, make_batch, response_states
 from rlhf.generation import sample
-from rlhf.heads import response_logits, response_logprobs, response_statistics
-from rlhf.logprobs import TokenStatistics
+from rlhf.heads import learn_tokens, response_logits, response_logprobs, response_statistics
+from rlhf.logprobs import TokenStatistics, token_statistics
 from rlhf.models import Policy, autocast, build_policy, checkpoint_layers, load_policy, save_policy
 from rlhf.optim import Optimizer
 from rlhf.records import Sampling
@@ -137,6 +137,43 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(bpe: Any, monkeypatch: pytes
         (ours.logprobs + ours.entropy).sum().backward()
     assert largest.elements == size * vocabulary
     assert sum(saved.values()) < size * vocabulary / 10
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 14])
+def test_learning_chunk_by_chunk_is_one_backward_pass(
+    policy: Policy, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss that bends with what it is made of, in chunks of 1, of 5 or in one: autograd's gradient over all of it.
+
+    Each token's logits are computed once, and what was measured carries no graph.
+    """
+    batch = make_batch(PROMPTS, RESPONSES)
+    weights = torch.randn(batch.response_mask.shape, generator=torch.Generator().manual_seed(3))
+
+    def loss(measured: tuple[torch.Tensor, ...], weights: torch.Tensor) -> torch.Tensor:
+        return (measured[0].exp() * weights + measured[1].square()).sum()
+
+    expected = statistics(policy, batch)
+    loss(expected, weights).backward()
+    theirs = gradients(policy.model)
+    small_chunks(monkeypatch, policy, tokens)
+    seen: list[int] = []
+
+    def measure(logits: torch.Tensor, tokens: torch.Tensor) -> TokenStatistics:
+        seen.append(len(tokens))
+        return token_statistics(logits, tokens)
+
+    states = response_states(policy.model, batch)
+    rest, measured = learn_tokens(
+        policy.model, states, batch, measure, lambda part, places: loss(part, weights.flatten()[places])
+    )
+    rest.backward()
+    assert_same_gradients(gradients(policy.model), theirs, atol=1e-5)
+    assert sum(seen) == 14
+    assert max(seen) <= tokens
+    for ours, plain in zip(measured, expected, strict=True):
+        torch.testing.assert_close(ours, plain.detach(), atol=1e-5, rtol=1e-5)
+        assert not ours.requires_grad
 
 
 class Made(TorchDispatchMode):

@@ -20,6 +20,7 @@ from rlhf.sft import (
     draw_batches,
     encode_demonstrations,
     evaluate_loss,
+    learn_responses,
     perplexity,
     response_nll,
     train_sft,
@@ -152,6 +153,20 @@ def test_the_likelihood_of_responses_is_hugging_faces(speller: Policy) -> None:
     assert nll.total.item() == pytest.approx(expected, rel=1e-5)
     assert nll.tokens == 4 + 2 + 2 + 5
     assert nll.total.requires_grad
+
+
+def test_learning_adds_the_weighted_gradient_of_the_likelihood(
+    speller: Policy, clone: Callable[[Policy], Policy]
+) -> None:
+    """Half of it in two parts, which autograd finds in one; what is returned is the whole."""
+    policy = clone(speller)
+    response_nll(policy, EXAMPLES).total.backward()
+    expected = {name: 0.5 * weight.grad for name, weight in policy.model.named_parameters()}
+    policy.model.zero_grad()
+    found = learn_responses(policy, EXAMPLES[:1], 0.5) + learn_responses(policy, EXAMPLES[1:], 0.5)
+    assert found == pytest.approx(response_nll(policy, EXAMPLES).total.item(), rel=1e-5)
+    for name, weight in policy.model.named_parameters():
+        torch.testing.assert_close(weight.grad, expected[name], atol=1e-5, rtol=1e-5)
 
 
 def test_training_overfits_a_few_examples(speller: Policy, clone: Callable[[Policy], Policy]) -> None:

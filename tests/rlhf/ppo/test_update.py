@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -275,14 +274,16 @@ def test_the_pretraining_term_adds_its_weighted_gradient(learner: Policy, experi
     def general(network: torch.nn.Module) -> torch.Tensor:
         return -response_logprobs(network, make_batch([[3]], [[4, 1]])).sum() / 2
 
-    def loss(rows: int) -> Iterator[torch.Tensor]:
+    def learn(rows: int, weight: float) -> float:
         asked.append(rows)
-        yield from (0.5 * general(learner.model) for _ in range(2))
+        loss = general(learner.model)
+        (weight * loss).backward()
+        return loss.item()
 
     general(model).backward()
     expected = 0.3 * torch.cat([weight.grad.flatten() for weight in model.parameters()])
     before = torch.cat([weight.detach().flatten().clone() for weight in learner.model.parameters()])
-    figures = update(actors, experience, settings(ptx_coefficient=0.3), True, generator(), loss)
+    figures = update(actors, experience, settings(ptx_coefficient=0.3), True, generator(), learn)
     after = torch.cat([weight.detach().flatten() for weight in learner.model.parameters()])
     torch.testing.assert_close(before - after, expected, atol=2e-5, rtol=1e-4)
     assert asked == [6]
