@@ -136,7 +136,7 @@ def _losses(
         loss, averaged = torch.zeros_like(loss), {}
     if critic is not None:
         losses = value_losses(critic(rows.batch, states), rows.values, rows.returns, settings.value_clip)
-        loss = loss + settings.value_coefficient / tokens * torch.where(mask, losses, 0.0).sum()
+        loss = loss + settings.value_coefficient * torch.where(mask, losses, 0.0).sum() / tokens
         averaged["value_loss"] = losses
     yield loss, averaged
 

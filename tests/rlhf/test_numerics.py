@@ -191,19 +191,30 @@ class Made(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("tokens", [1, 5])
-def test_chunks_add_to_one_gradient_of_the_head(gpt2: Policy, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk_by_chunk", [False, True])
+def test_chunks_add_to_one_gradient_of_the_head(
+    gpt2: Policy, chunk_by_chunk: bool, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many they are: one tensor for all of them and one for the embedding, which has the same weights.
 
     A second backward pass adds to what is there, as micro-batches need.
     """
     small_chunks(monkeypatch, gpt2, tokens)
-    weights = gpt2.model.get_input_embeddings().weight
+    weights, batch = gpt2.model.get_input_embeddings().weight, make_batch(PROMPTS, RESPONSES)
+
+    def go_back() -> None:
+        if chunk_by_chunk:
+            states = response_states(gpt2.model, batch)
+            learn_tokens(gpt2.model, states, batch, token_statistics, lambda part, _: part[0].sum())[0].backward()
+        else:
+            statistics(gpt2, batch).logprobs.sum().backward()
+
     with Made(weights.shape) as made:
-        statistics(gpt2, make_batch(PROMPTS, RESPONSES)).logprobs.sum().backward()
+        go_back()
     assert made.count == 2
     once = gradients(gpt2.model)
-    for _ in range(2):
-        statistics(gpt2, make_batch(PROMPTS, RESPONSES)).logprobs.sum().backward()
+    go_back()
+    go_back()
     assert_same_gradients(gradients(gpt2.model), {name: 2 * gradient for name, gradient in once.items()}, atol=1e-5)
 
 
