@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -18,16 +17,13 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from rlhf.batches import Batch, response_states
-from rlhf.logprobs import TokenStatistics, token_logprobs, token_statistics
+from rlhf.logprobs import token_logprobs
 
 CHUNK_LOGITS = 2**23
 """Logits that are held at once on the CPU, as nearly as equal chunks allow: 32 MiB in float32."""
 
 GPU_CHUNK_LOGITS = 2**28
 """The same on a GPU: 1 GiB. Each chunk reads the whole head, and adds to a gradient of that size."""
-
-
-Measure = Callable[[Float[Tensor, "N V"], Int[Tensor, " N"]], tuple[Float[Tensor, " N"], ...]]
 
 
 def apply_head(model: nn.Module, states: Float[Tensor, "B T H"]) -> Float[Tensor, "B T V"]:
@@ -62,40 +58,36 @@ class _LayersOutput(tuple):
         return None
 
 
-def response_statistics(
-    model: nn.Module, states: Float[Tensor, "B T H"], batch: Batch, temperature: float = 1.0
-) -> TokenStatistics:
-    """log π and entropy of each response token, 0 where padded.
-
-    Args:
-        model: whose head it is.
-        states: from `response_states`.
-        batch: prompts and responses.
-        temperature: divides the logits.
-    """
-    return TokenStatistics(*_in_chunks(model, states, batch, partial(token_statistics, temperature=temperature)))
-
-
 def response_logprobs(
     model: nn.Module, batch: Batch, temperature: float = 1.0, states: Float[Tensor, "B T H"] | None = None
 ) -> Float[Tensor, "B T"]:
-    """log π of each response token, 0 where padded; `states` where they are known already."""
+    """log π of each response token, 0 where padded; `states` where they are known already.
+
+    Where the head runs on several chunks, each one's logits are computed again in the backward pass, so that those of
+    one alone are held at any time.
+    """
     states = response_states(model, batch) if states is None else states
+    chunks = _split(model, states, batch)
+    again = len(chunks) > 1 and torch.is_grad_enabled()
 
-    def measure(logits: Tensor, tokens: Tensor) -> tuple[Tensor]:
-        return (token_logprobs(logits, tokens, temperature),)
+    def run(states: Tensor, tokens: Tensor) -> Tensor:
+        with _one_gradient(model) if again else nullcontext():
+            return token_logprobs(apply_head(model, states[None]).squeeze(0), tokens, temperature)
 
-    return next(_in_chunks(model, states, batch, measure))
+    parts = [checkpoint(run, *chunk[:2], use_reentrant=False) if again else run(*chunk[:2]) for chunk in chunks]
+    return _spread(parts, batch)
 
 
 def learn_tokens(
     model: nn.Module,
     states: Float[Tensor, "B T H"],
     batch: Batch,
-    measure: Measure,
-    loss: Callable[[tuple[Tensor, ...], Int[Tensor, " N"]], Float[Tensor, ""]],
+    measure: Callable[[Float[Tensor, "N V"], Int[Tensor, " N"]], tuple[Float[Tensor, " N"], ...]],
+    loss: Callable[[tuple[Float[Tensor, " N"], ...], Int[Tensor, " N"]], Float[Tensor, ""]],
 ) -> tuple[Float[Tensor, ""], tuple[Float[Tensor, "B T"], ...]]:
-    """Goes back through the head, for a loss that is a sum over tokens; each chunk's logits are computed once.
+    """Goes back through the head, chunk by chunk, for a loss that is a sum over tokens; no logits are computed twice.
+
+    Where gradients are off it only measures.
 
     Args:
         model: whose head it is; its weights get their gradients here.
@@ -105,40 +97,20 @@ def learn_tokens(
         loss: the sum over some tokens, from what was measured of them and their places in the flattened batch.
 
     Returns:
-        A scalar whose gradient is the loss's, for the layers below the head, to be gone back through next; and what
-        was measured of every token, without a graph, 0 where padded.
+        A scalar to go back through next, whose gradient is that of the loss for what lies below the head; and what was
+        measured of every token, without a graph, 0 where padded.
     """
     rest, parts = torch.zeros((), device=states.device), []
-    chunks = _split(model, states, batch)
-    for chunk in chunks:
+    for chunk in _split(model, states, batch):
         start = chunk.states.detach().requires_grad_()
-        with _one_gradient(model) if len(chunks) > 1 else nullcontext():
+        with _one_gradient(model):
             part = measure(apply_head(model, start[None]).squeeze(0), chunk.tokens)
-        loss(part, chunk.places).backward()
-        assert start.grad is not None
-        rest = rest + (chunk.states * start.grad).sum()
-        parts.append(tuple(tensor.detach() for tensor in part))
-    return rest, tuple(_spread(parts, batch))
-
-
-def _in_chunks(
-    model: nn.Module, states: Float[Tensor, "B T H"], batch: Batch, measure: Measure
-) -> Iterator[Float[Tensor, "B T"]]:
-    """What `measure` makes of the logits and the tokens that count, without the logits of all of them at once.
-
-    Where there are several chunks, each one's logits are computed again in the backward pass, so that those of one
-    alone are held at any time.
-    """
-    chunks = _split(model, states, batch)
-    again = len(chunks) > 1 and torch.is_grad_enabled()
-
-    def run(states: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-        with _one_gradient(model) if again else nullcontext():
-            return measure(apply_head(model, states[None]).squeeze(0), tokens)
-
-    return _spread(
-        [checkpoint(run, *chunk[:2], use_reentrant=False) if again else run(*chunk[:2]) for chunk in chunks], batch
-    )
+        parts.append([tensor.detach() for tensor in part])
+        if torch.is_grad_enabled():
+            loss(part, chunk.places).backward()
+            assert start.grad is not None
+            rest = rest + (chunk.states * start.grad).sum()
+    return rest, tuple(_spread(column, batch) for column in zip(*parts, strict=True))
 
 
 class _Chunk(NamedTuple):
@@ -158,11 +130,10 @@ def _split(model: nn.Module, states: Float[Tensor, "B T H"], batch: Batch) -> li
     return [_Chunk(*chunk) for chunk in zip(*(column.tensor_split(count) for column in columns), strict=True)]
 
 
-def _spread(parts: Sequence[tuple[Tensor, ...]], batch: Batch) -> Iterator[Float[Tensor, "B T"]]:
-    """What was measured of each chunk, at its places in the batch."""
+def _spread(parts: Sequence[Float[Tensor, " N"]], batch: Batch) -> Float[Tensor, "B T"]:
+    """The chunks' figures at their places in the batch."""
     mask = batch.response_mask
-    nothing = torch.zeros(mask.shape, device=mask.device)
-    return (nothing.masked_scatter(mask, torch.cat(column)) for column in zip(*parts, strict=True))
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, torch.cat(list(parts)))
 
 
 @contextmanager

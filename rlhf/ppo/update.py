@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf.batches import response_states
-from rlhf.heads import learn_tokens, response_statistics
+from rlhf.heads import learn_tokens
 from rlhf.logprobs import kl_estimate, token_statistics
 from rlhf.masking import masked_mean
 from rlhf.models import computes_in_float32
@@ -157,26 +157,19 @@ def _policy_loss(
             total = total - settings.entropy_coefficient * entropy
         return total.sum() / tokens
 
+    measure = partial(token_statistics, temperature=settings.temperature)
     with torch.set_grad_enabled(move):
         states = response_states(policy, rows.batch)
-        if move:
-            measure = partial(token_statistics, temperature=settings.temperature)
-            loss, (logprobs, entropy) = learn_tokens(policy, states, rows.batch, measure, of_tokens)
-        else:
-            logprobs, entropy = response_statistics(policy, states, rows.batch, settings.temperature)
-            loss = torch.zeros((), device=states.device)
+        loss, (logprobs, entropy) = learn_tokens(policy, states, rows.batch, measure, of_tokens)
     ratio = probability_ratio(logprobs, rows.logprobs)
-    return (
-        states,
-        loss,
-        {
-            "policy_loss": losses(ratio, rows.advantages),
-            "entropy": entropy,
-            "ratio": ratio,
-            "clip_fraction": ((ratio - 1.0).abs() > settings.clip).float(),
-            **{f"approx_kl_{name}": kl_estimate(rows.logprobs, logprobs, name) for name in ("k1", "k2", "k3")},
-        },
-    )
+    averaged = {
+        "policy_loss": losses(ratio, rows.advantages),
+        "entropy": entropy,
+        "ratio": ratio,
+        "clip_fraction": ((ratio - 1.0).abs() > settings.clip).float(),
+        **{f"approx_kl_{name}": kl_estimate(rows.logprobs, logprobs, name) for name in ("k1", "k2", "k3")},
+    }
+    return states, loss, averaged
 
 
 def _apply(network: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> float:

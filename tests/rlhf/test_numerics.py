@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rlhf import heads
 from rlhf.batches import Batch, make_batch, response_states
 from rlhf.generation import sample
-from rlhf.heads import learn_tokens, response_logits, response_logprobs, response_statistics
+from rlhf.heads import learn_tokens, response_logits, response_logprobs
 from rlhf.logprobs import TokenStatistics, token_statistics
 from rlhf.models import Policy, autocast, build_policy, checkpoint_layers, load_policy, save_policy
 from rlhf.optim import Optimizer
@@ -53,37 +54,36 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch, policy: Policy, tokens: int) -
     monkeypatch.setattr(heads, "CHUNK_LOGITS", tokens * policy.model.config.vocab_size)
 
 
-def statistics(policy: Policy, batch: Batch, **settings: Any) -> TokenStatistics:
-    """Of the policy's own states."""
-    return response_statistics(policy.model, response_states(policy.model, batch), batch, **settings)
+def statistics(policy: Policy, batch: Batch) -> TokenStatistics:
+    """By autograd, from the logits of all tokens at once."""
+    plain = token_statistics(response_logits(policy.model, batch), batch.response_ids)
+    return TokenStatistics(*(torch.where(batch.response_mask, tensor, 0.0) for tensor in plain))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_statistics_are_those_of_the_categorical_distribution(policy: Policy, temperature: float) -> None:
-    """torch.distributions agrees, token by token; padded places are 0."""
+def test_what_is_measured_is_of_the_categorical_distribution(policy: Policy, temperature: float) -> None:
+    """torch.distributions agrees, token by token; padded places are 0, and without gradients no loss is asked for."""
     batch = make_batch(PROMPTS, RESPONSES)
-    ours = statistics(policy, batch, temperature=temperature)
+    measure = partial(token_statistics, temperature=temperature)
+    _, ours = learn_tokens(policy.model, response_states(policy.model, batch), batch, measure, pytest.fail)
     expected = Categorical(logits=response_logits(policy.model, batch) / temperature)
-    for tensor, theirs in ((ours.logprobs, expected.log_prob(batch.response_ids)), (ours.entropy, expected.entropy())):
+    for tensor, theirs in zip(ours, (expected.log_prob(batch.response_ids), expected.entropy()), strict=True):
         torch.testing.assert_close(tensor, torch.where(batch.response_mask, theirs, 0.0), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 14])
-def test_chunks_change_no_statistic_and_no_gradient(
-    policy: Policy, tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """14 tokens in chunks of 1, of 5 or all together: the same logprobs, entropies and gradients of both."""
+def test_chunks_change_no_logprob_and_no_gradient(policy: Policy, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """14 tokens in chunks of 1, of 5 or all together, of a loss that is no sum over them."""
     batch = make_batch(PROMPTS, RESPONSES)
-    whole = statistics(policy, batch, temperature=0.7)
-    (whole.logprobs + 0.5 * whole.entropy).mean().backward()
-    expected = gradients(policy.model)
+    expected = statistics(policy, batch).logprobs
+    expected.sum(1).sigmoid().log().sum().backward()
+    theirs = gradients(policy.model)
     small_chunks(monkeypatch, policy, tokens)
-    ours = statistics(policy, batch, temperature=0.7)
-    (ours.logprobs + 0.5 * ours.entropy).mean().backward()
-    torch.testing.assert_close(ours.logprobs, whole.logprobs, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(ours.entropy, whole.entropy, atol=1e-5, rtol=1e-5)
-    assert_same_gradients(gradients(policy.model), expected)
+    ours = response_logprobs(policy.model, batch)
+    ours.sum(1).sigmoid().log().sum().backward()
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    assert_same_gradients(gradients(policy.model), theirs, atol=1e-5)
 
 
 def test_micro_batches_change_no_gradient(policy: Policy) -> None:
@@ -133,8 +133,10 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(bpe: Any, monkeypatch: pytes
     with LargestTensor() as largest:
         states = response_states(model, batch)
         with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-            ours = response_statistics(model, states, batch)
-        (ours.logprobs + ours.entropy).sum().backward()
+            ours = response_logprobs(model, batch, states=states)
+        ours.sum().backward()
+        states = response_states(model, batch)
+        learn_tokens(model, states, batch, token_statistics, lambda part, _: sum(part).sum())[0].backward()
     assert largest.elements == size * vocabulary
     assert sum(saved.values()) < size * vocabulary / 10
 
@@ -207,7 +209,7 @@ def test_chunks_add_to_one_gradient_of_the_head(
             states = response_states(gpt2.model, batch)
             learn_tokens(gpt2.model, states, batch, token_statistics, lambda part, _: part[0].sum())[0].backward()
         else:
-            statistics(gpt2, batch).logprobs.sum().backward()
+            response_logprobs(gpt2.model, batch).sum().backward()
 
     with Made(weights.shape) as made:
         go_back()
