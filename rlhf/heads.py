@@ -140,12 +140,11 @@ def _spread(parts: Sequence[Float[Tensor, " N"]], batch: Batch) -> Float[Tensor,
 def _one_gradient(model: nn.Module) -> Iterator[None]:
     """What the block computes with the head adds to its gradient in place, where the head is a plain product."""
     head = cast("Any", model).get_output_embeddings()
-    weight = head.weight
-    plain = type(head) is nn.Linear and head.bias is None and weight.is_leaf and weight.requires_grad
-    if not plain or torch.is_autocast_enabled(weight.device.type):
+    plain = type(head) is nn.Linear and head.bias is None and head.weight.is_leaf and head.weight.requires_grad
+    if not plain or torch.is_autocast_enabled(head.weight.device.type):
         yield
         return
-    head.forward = lambda states: _Product.apply(states, weight)
+    head.forward = lambda states: _Product.apply(states, head.weight)
     try:
         yield
     finally:

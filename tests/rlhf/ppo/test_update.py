@@ -251,6 +251,19 @@ def test_a_head_on_the_policy_passes_its_gradient_into_the_trunk(learner: Policy
         torch.testing.assert_close(start - now, gradient, atol=2e-5, rtol=1e-4)
 
 
+def test_a_network_of_the_critics_own_runs_when_the_policy_is_done(actors: Actors, experience: Experience) -> None:
+    """By then every weight of the policy has its gradient, so its activations are gone."""
+    done: list[bool] = []
+
+    def look(*_: object) -> None:
+        done.append(all(weight.grad is not None for weight in actors.policy.parameters()))
+
+    assert actors.critic is not None
+    actors.critic.backbone.get_input_embeddings().register_forward_pre_hook(look)
+    update(actors, experience, settings(), True, generator())
+    assert done == [True]
+
+
 def test_without_a_critic_the_policy_alone_learns(learner: Policy, experience: Experience) -> None:
     """REINFORCE and its kin: no value loss, and at the first step the gradient of −Σ A·log π over the tokens."""
     actors = Actors(learner.model, None, torch.optim.SGD(learner.model.parameters(), lr=1.0), None)
