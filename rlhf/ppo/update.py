@@ -146,9 +146,7 @@ def _policy_loss(
 ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, ""], dict[str, Float[Tensor, "B T"]]]:
     """The policy's states, L_clip − c₂·S for what lies below its head, and diagnostics."""
     old_logprobs, advantages = rows.logprobs.flatten(), rows.advantages.flatten()
-
-    def losses(ratio: Tensor, advantages: Tensor) -> Tensor:
-        return policy_losses(ratio, advantages, settings.clip, settings.dual_clip)
+    losses = partial(policy_losses, clip=settings.clip, dual_clip=settings.dual_clip)
 
     def of_tokens(measured: tuple[Tensor, ...], places: Tensor) -> Tensor:
         logprobs, entropy = measured

@@ -52,6 +52,26 @@ def test_their_gradients_are_those_of_finite_differences(logits: torch.Tensor, t
     assert half.grad.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("cached", [1, 10])
+def test_rows_taken_a_few_at_a_time_are_as_all_at_once(
+    logits: torch.Tensor, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six rows of five logits one by one, and two by two: the same figures, and the same gradients, bit for bit."""
+    tokens = torch.tensor([[0, 4, 2], [1, 1, 3]])
+
+    def measure() -> tuple[torch.Tensor, ...]:
+        given = logits.clone().requires_grad_()
+        both = token_statistics(given, tokens, 0.6)
+        (both.logprobs.exp() + both.entropy).sum().backward()
+        assert given.grad is not None
+        return *both, token_logprobs(logits, tokens, 0.6), given.grad
+
+    whole = measure()
+    monkeypatch.setattr("rlhf.logprobs.CACHED_LOGITS", cached)
+    for few, all_at_once in zip(measure(), whole, strict=True):
+        assert few.equal(all_at_once)
+
+
 def test_the_entropy_of_equal_logits_is_the_logarithm_of_their_number() -> None:
     """log 5 nats at every place."""
     zeros = torch.zeros(1, 2, dtype=torch.long)
