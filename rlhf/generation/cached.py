@@ -32,6 +32,9 @@ class CachedDecoder:
         prompts: one a row.
         steps: how many tokens may be drawn.
         context: how many tokens a row may hold.
+
+    Attributes:
+        states: the last hidden ones, of the last logits, N × H.
     """
 
     patience = 1 / 16
@@ -83,7 +86,9 @@ class CachedDecoder:
             layer.out.add_to(stream, attended.flatten(1))
             for part in stream.split(CHUNK_TOKENS):
                 layer.down.add_to(part, layer.feed(layer.feed_norm(part)))
-        return network.head(network.norm(stream)).float()[row]
+        states = network.norm(stream)
+        self.states = states[row]
+        return network.head(states).float()[row]
 
     @torch.inference_mode()
     def next(self, tokens: Int[Tensor, " N"]) -> Float[Tensor, "N V"]:
@@ -113,7 +118,8 @@ class CachedDecoder:
             layer.down.add_to(stream, layer.feed(layer.feed_norm(stream)))
         # A row that is done may stay for longer than its context would last.
         self.positions.add_(1).clamp_(max=self.last_position)
-        return network.head(network.norm(stream)).float()
+        self.states = network.norm(stream)
+        return network.head(self.states).float()
 
     def keep(self, rows: Int[Tensor, " N"]) -> None:
         """Goes on with these of the rows, in this order."""

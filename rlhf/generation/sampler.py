@@ -1,13 +1,15 @@
 """The sampler's loop: logits of all rows, a token each, and again, until every row is done.
 
-Dimensions: B rows at the start, N rows that are still written, T new tokens, V vocabulary.
+Dimensions: B rows at the start, N rows that are still written, T new tokens, V vocabulary, H hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from rlhf.generation.beams import beam_search
 from rlhf.generation.cached import CachedDecoder
@@ -50,9 +52,20 @@ def generate(
 
 @torch.no_grad()
 def sample(
-    policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling], seeds: Sequence[int]
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sequence[Sampling],
+    seeds: Sequence[int],
+    value: Callable[[Float[Tensor, "N H"]], Float[Tensor, " N"]] | None = None,
 ) -> Samples:
     """Draws one completion per encoded prompt in one batch, with a key-value cache.
+
+    Args:
+        policy: what draws.
+        prompts: encoded.
+        sampling: settings, one a row.
+        seeds: one a row.
+        value: what a critic says of the last hidden states that tokens are drawn from.
 
     Raises:
         ValueError: a prompt and its completion exceed the model's context.
@@ -70,7 +83,8 @@ def sample(
     logits = decoder.first()
     for step in range(steps):
         tokens, logprobs = chooser.choose(logits, step)
-        transcript.add(tokens, logprobs)
+        values = value(decoder.states) if value is not None and isinstance(decoder, CachedDecoder) else None
+        transcript.add(tokens, logprobs, values)
         if not transcript.left:
             break
         kept = transcript.drop(decoder.patience)

@@ -20,12 +20,15 @@ class Samples(NamedTuple):
         lengths: how many of them count.
         finished: True where EOS was written, False where the row was cut at its `max_new_tokens`.
         logprobs: log π of each token at the row's temperature (1 when greedy), before any filter; 0 after the end.
+        values: what a critic read off the state that each token was drawn from, 0 after the end; None where no critic
+            was given, or the decoder does not have the states.
     """
 
     tokens: Int[Tensor, "B T"]
     lengths: Int[Tensor, " B"]
     finished: Bool[Tensor, " B"]
     logprobs: Float[Tensor, "B T"]
+    values: Float[Tensor, "B T"] | None = None
 
     def responses(self) -> list[list[int]]:
         """The tokens that count, row by row."""

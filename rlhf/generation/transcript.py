@@ -25,18 +25,20 @@ class Transcript:
         self.ends = set(limits.tolist())
         shape = (len(limits), max(self.ends))
         self.tokens = torch.zeros(shape, dtype=torch.long, device=limits.device)
-        self.logprobs = torch.zeros(shape, device=limits.device)
+        self.notes: list[Tensor] = []
         self.lengths = torch.zeros_like(limits)
         self.finished = torch.zeros_like(limits, dtype=torch.bool)
         self.rows = torch.arange(len(limits), device=limits.device)
         self.alive = torch.ones_like(self.finished)
         self.left = len(limits)
-        self.unfiled: list[tuple[Tensor, Tensor]] = []
+        self.unfiled: list[tuple[Tensor, ...]] = []
 
-    def add(self, tokens: Int[Tensor, " N"], logprobs: Float[Tensor, " N"]) -> None:
+    def add(
+        self, tokens: Int[Tensor, " N"], logprobs: Float[Tensor, " N"], values: Float[Tensor, " N"] | None = None
+    ) -> None:
         """Notes a token for each row in the batch; one of a row that is done does not count."""
         self.step += 1
-        self.unfiled.append((tokens, logprobs))
+        self.unfiled.append((tokens, logprobs) if values is None else (tokens, logprobs, values))
         ended = tokens == self.eos_id
         over = ended | (self.limits == self.step) if self.step in self.ends else ended
         if not over.any():
@@ -78,12 +80,13 @@ class Transcript:
         self._file()
         width = int(self.lengths.max())  # steps noted together may go past the longest row
         past = torch.arange(width, device=self.lengths.device) >= self.lengths[:, None]
-        tokens, logprobs = self.tokens[:, :width].masked_fill(past, 0), self.logprobs[:, :width].masked_fill(past, 0.0)
-        return Samples(tokens, self.lengths, self.finished, logprobs)
+        tokens, *notes = (written[:, :width].masked_fill(past, 0) for written in (self.tokens, *self.notes))
+        return Samples(tokens, self.lengths, self.finished, *notes)
 
     def _file(self) -> None:
         columns = slice(self.step - len(self.unfiled), self.step)
-        tokens, logprobs = zip(*self.unfiled, strict=True)
-        self.tokens[self.rows, columns] = torch.stack(tokens, dim=1)
-        self.logprobs[self.rows, columns] = torch.stack(logprobs, dim=1)
+        tokens, *notes = (torch.stack(steps, dim=1) for steps in zip(*self.unfiled, strict=True))
+        self.notes = self.notes or [note.new_zeros(self.tokens.shape) for note in notes]
+        for written, steps in zip((self.tokens, *self.notes), (tokens, *notes), strict=True):
+            written[self.rows, columns] = steps
         self.unfiled = []

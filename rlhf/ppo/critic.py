@@ -40,4 +40,8 @@ class Critic(nn.Module):
         if self.backbone is not None:
             states = response_states(self.backbone, batch)
         assert states is not None
-        return torch.where(batch.response_mask, self.head(states.float()).squeeze(-1).float(), 0.0)
+        return torch.where(batch.response_mask, self.read(states), 0.0)
+
+    def read(self, states: Float[Tensor, "*shape H"]) -> Float[Tensor, "*shape"]:
+        """The values of hidden states."""
+        return self.head(states.float()).squeeze(-1).float()

@@ -123,7 +123,10 @@ def sample_experience(
     encoded = policy.encode_prompts(prompts)
     seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
     sampling = Sampling(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
-    samples = sample(policy, encoded, [sampling] * len(prompts), seeds)
+    critic = networks.critic
+    # A head on the policy's own states reads along, where they are what a forward over the whole would have.
+    value = critic.read if critic is not None and critic.backbone is None else None
+    samples = sample(policy, encoded, [sampling] * len(prompts), seeds, value)
     responses = samples.responses()
     batch = make_batch(encoded, responses, policy.device)
     raw = scorer.score(prompts, [policy.decode(response) for response in responses]).to(policy.device)
@@ -132,7 +135,9 @@ def sample_experience(
     # In half precision a step of the sampler and a forward over the whole round differently, by more than PPO bears.
     kept = computes_in_float32(policy.model)
     logprobs, ref_logprobs = samples.logprobs if kept else networks.logprobs(batch), networks.ref_logprobs(batch)
-    values = networks.values(batch) if networks.critic is not None else None
+    values = samples.values if kept else None
+    if values is None and critic is not None:
+        values = networks.values(batch)
     estimate = estimate_advantages(
         scores, logprobs, ref_logprobs, values, batch.response_mask, settings, kl_coefficient
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlhf.adapters import attach, merge
-from rlhf.batches import make_batch
+from rlhf.batches import make_batch, response_states
 from rlhf.generation import Samples, sample, sampler
 from rlhf.generation.cached import CachedDecoder
 from rlhf.generation.decoding import ForwardDecoder, prompt_inputs
@@ -170,13 +170,26 @@ def test_logprobs_are_those_of_the_training_forward(policy: Policy) -> None:
     torch.testing.assert_close(samples.logprobs, fresh, atol=1e-5, rtol=0)
 
 
+def test_values_are_those_of_the_training_forward(policy: Policy) -> None:
+    """Read off the state that each token is drawn from, of rows that end one by one; 0 after the end."""
+    sampling = [Sampling(max_new_tokens=length) for length in (20, 3, 11, 20, 20, 7)]
+    weights = torch.randn(policy.hidden, generator=torch.Generator().manual_seed(0))
+    samples = sample(policy, PROMPTS, sampling, SEEDS, value=lambda states: states @ weights)
+    batch = make_batch(PROMPTS, samples.responses(), response_width=samples.tokens.shape[1])
+    with torch.no_grad():
+        expected = torch.where(batch.response_mask, response_states(policy.model, batch) @ weights, 0.0)
+    assert samples.values is not None
+    torch.testing.assert_close(samples.values, expected, atol=2e-5, rtol=0)
+    assert sample(policy, PROMPTS, sampling, SEEDS).values is None
+
+
 def test_the_model_is_left_as_it_was_and_read_anew_at_each_call(policy: Policy) -> None:
     """No attribute, buffer or gradient stays behind; weights that were trained in between are those that write."""
     before = sample(policy, PROMPTS, MIXED, SEEDS)
     attributes = {name: set(vars(module)) for name, module in policy.model.named_modules()}
     state = copy.deepcopy(policy.model.state_dict())
     again = sample(policy, PROMPTS, MIXED, SEEDS)
-    assert all(torch.equal(one, two) for one, two in zip(before, again, strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(before[:4], again[:4], strict=True))
     assert {name: set(vars(module)) for name, module in policy.model.named_modules()} == attributes
     assert all(torch.equal(value, state[name]) for name, value in policy.model.state_dict().items())
     assert all(weight.requires_grad and weight.grad is None for weight in policy.model.parameters())
@@ -190,10 +203,11 @@ def test_the_model_is_left_as_it_was_and_read_anew_at_each_call(policy: Policy) 
 
 def test_samples_may_take_part_in_training(policy: Policy) -> None:
     """They are ordinary tensors: a gradient flows through a product with them."""
-    samples = sample(policy, PROMPTS, MIXED, SEEDS)
-    assert not any(tensor.is_inference() for tensor in samples)
+    samples = sample(policy, PROMPTS, MIXED, SEEDS, value=lambda states: states.sum(-1))
+    assert samples.values is not None
+    assert not any(tensor.is_inference() for tensor in (*samples[:4], samples.values))
     weight = torch.ones(1, requires_grad=True)
-    (weight * samples.logprobs).sum().backward()
+    (weight * samples.logprobs * samples.values).sum().backward()
     assert weight.grad is not None
 
 

@@ -258,6 +258,21 @@ def test_a_value_head_shares_the_policys_trunk(trainer_of: Callable[..., PpoTrai
     assert not torch.equal(vector(trainer.policy), start)
 
 
+@pytest.mark.parametrize("critic", ["head", "network"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_values_are_what_the_critic_says_of_the_whole(
+    trainer_of: Callable[..., PpoTrainer], critic: str, precision: torch.dtype
+) -> None:
+    """Also those that a head read off the sampler's states; where a step rounds otherwise, a forward reads them."""
+    trainer = trainer_of(critic=critic)
+    torch.nn.init.normal_(trainer.critic.head.weight, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16), torch.no_grad():
+        experience, _ = trainer.sample_experience(PROMPTS)
+        expected = trainer.networks.values(experience.batch)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(experience.values, expected, atol=1e-5, rtol=0)
+
+
 def test_the_score_falls_with_length_and_the_reward_shows_it(trainer_of: Callable[..., PpoTrainer]) -> None:
     """The same rollouts; at half a point for each token past one the mean reward is lower by what they are longer."""
     plain, _ = trainer_of().sample_experience(PROMPTS)
