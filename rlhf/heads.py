@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from rlhf.batches import Batch, response_states
 from rlhf.logprobs import token_logprobs
+from rlhf.products import multiply, takes_onednn, weight_gradient
 
 CHUNK_LOGITS = 2**23
 """Logits that are held at once on the CPU, as nearly as equal chunks allow: 32 MiB in float32."""
@@ -144,11 +144,14 @@ def _one_gradient(model: nn.Module) -> Iterator[None]:
     if not plain or torch.is_autocast_enabled(head.weight.device.type):
         yield
         return
+    usual = vars(head).pop("forward", None)
     head.forward = lambda states: _Product.apply(states, head.weight)
     try:
         yield
     finally:
         del head.forward
+        if usual is not None:
+            head.forward = usual
 
 
 class _Product(torch.autograd.Function):
@@ -161,18 +164,20 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(states)
         ctx.weights = weights  # themselves: what a recomputation saves is a copy that shares their memory
-        return functional.linear(states, weights)
+        return multiply(states, weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (states,), weights = ctx.saved_tensors, ctx.weights
-        slopes, states = grad.flatten(0, -2).t(), states.flatten(0, -2)
+        slopes, states = grad.flatten(0, -2), states.flatten(0, -2)
         if weights.grad is None:
-            weights.grad = slopes @ states
+            weights.grad = weight_gradient(slopes, states).contiguous()
+        elif takes_onednn(states):
+            weights.grad += weight_gradient(slopes, states)
         else:
-            weights.grad.addmm_(slopes, states)
-        return grad @ weights, None
+            weights.grad.addmm_(slopes.t(), states)
+        return multiply(grad, weights.t()), None
 
 
 def chunk_logits(device: torch.device) -> int:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rlhf.activations import fuse_activations
 from rlhf.packing import enable_packing
+from rlhf.products import speed_up_products
 from rlhf.records import Message
 from rlhf.settings import ComputeSettings
 from rlhf.soft_prompt import load_soft_prompt, save_soft_prompt, soft_prompt, without_soft_prompt
@@ -246,6 +247,8 @@ def _placed(model: PreTrainedModel, compute: ComputeSettings, training: bool) ->
     place = resolve_device(compute.device)
     enable_packing(model)
     fuse_activations(model)
+    if place.type == "cpu":
+        speed_up_products(model)
     if training and compute.gradient_checkpointing:  # of layers as they now are
         checkpoint_layers(model)
     return model.to(place, _dtype(compute, training)).eval()  # type: ignore[arg-type]

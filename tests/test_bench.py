@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.pytorch_utils import Conv1D
 
+from rlhf import products
 from rlhf.adapters import attach
 from rlhf.models import save_policy
 from rlhf.ppo.critic import Critic
@@ -183,21 +185,19 @@ def test_it_says_whether_the_library_matters(rates: tuple[float, float], said: s
     assert said in report.libraries([summary])
 
 
-def test_onednn_multiplies_as_torch_does() -> None:
-    """The product and its three gradients, also where the weight is a transposed view, as GPT-2's is."""
-    draw = torch.Generator().manual_seed(0)
-    x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((2, 5, 7), (7, 3), (3,)))
-
-    def products(linear: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
-        leaves = [leaf.clone().requires_grad_() for leaf in (x, weight, bias)]
-        result = linear(leaves[0], leaves[1].t(), leaves[2])
-        (result**2).sum().backward()
-        return [result.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
-
-    found, expected = products(onednn.Product.apply), products(torch.nn.functional.linear)
-    assert len(found) == 4
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+def test_on_one_library_every_linear_layer_multiplies_by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's and GPT-2's, with the same results as before."""
+    layers = [torch.nn.Linear(3, 5), Conv1D(5, 3)]
+    x, calls = torch.randn(2, 4, 3), []
+    expected = [layer(x) for layer in layers]
+    by_onednn = products.by_onednn
+    monkeypatch.setattr(products, "by_onednn", lambda *args: calls.append(args) or by_onednn(*args))
+    for owner, name in ((torch.nn.functional, "linear"), (Conv1D, "forward")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
+    onednn.install()
+    for layer, before in zip(layers, expected, strict=True):
+        torch.testing.assert_close(layer(x), before)
+    assert len(calls) == 2
 
 
 def test_the_exponent_is_the_slope_on_logarithmic_axes() -> None:

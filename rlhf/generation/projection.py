@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf.products import by_onednn, prefers_onednn
+
 COPIED_WEIGHTS = 2**22
 """Matrices of up to so many weights are copied to where products with few rows are fastest; larger ones stay."""
 
@@ -45,21 +47,26 @@ class Projection:
         biases = [part.bias.to(dtype) for part in parts if part.bias is not None]
         self.weights, self.bias, self.dtype = weights, torch.cat(biases) if biases else None, dtype
         self.packed = _pack(weights[0]) if pack and len(weights) == 1 else None
+        self.onednn = dtype == torch.float32 and weights[0].device.type == "cpu" and prefers_onednn()
 
     def __call__(self, states: Float[Tensor, "N K"]) -> Float[Tensor, "N M"]:
         if states.dtype != self.dtype:
             states = states.to(self.dtype)
-        if self.packed is not None and len(states) >= PACKED_ROWS:
-            return torch.ops.mkldnn._linear_pointwise(states, self.packed, self.bias, "none", [], "")
-        if len(self.weights) == 1:
-            weight = self.weights[0]
-            return torch.mm(states, weight) if self.bias is None else torch.addmm(self.bias, states, weight)
-        product = torch.cat([torch.mm(states, weight) for weight in self.weights], dim=1)
+        several = len(states) >= PACKED_ROWS
+        if self.packed is not None and several:
+            return by_onednn(states, self.packed, self.bias)
+        if self.onednn and several:
+            products = [by_onednn(states, weight.t()) for weight in self.weights]
+        elif len(self.weights) == 1 and self.bias is not None:
+            return torch.addmm(self.bias, states, self.weights[0])
+        else:
+            products = [torch.mm(states, weight) for weight in self.weights]
+        product = torch.cat(products, dim=1) if len(products) > 1 else products[0]
         return product if self.bias is None else product.add_(self.bias)
 
     def add_to(self, stream: Float[Tensor, "N M"], states: Float[Tensor, "N K"]) -> None:
         """Adds the product to the stream, in place; in mixed precision the stream alone is in float32."""
-        if stream.dtype != self.dtype:
+        if stream.dtype != self.dtype or (self.onednn and len(states) >= PACKED_ROWS):
             stream += self(states)
             return
         stream.addmm_(states, self.weights[0])

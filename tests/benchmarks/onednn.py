@@ -5,37 +5,10 @@ As installed, torch multiplies float32 on the CPU by MKL, which on some processo
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-
-class Product(torch.autograd.Function):
-    """x·Wᵀ + b with gradients g·W, gᵀ·x and the sum of g."""
-
-    @staticmethod
-    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        context.save_for_backward(x, weight)
-        context.has_bias = bias is not None
-        return multiply(x, weight, bias)
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = context.saved_tensors
-        (gradient,) = gradients
-        flat = gradient.flatten(0, -2)
-        return (
-            multiply(gradient, weight.t()) if context.needs_input_grad[0] else None,
-            multiply(flat.t(), x.flatten(0, -2).t()) if context.needs_input_grad[1] else None,
-            flat.sum(0) if context.has_bias else None,
-        )
-
-
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x·Wᵀ + b by oneDNN."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return product
+from rlhf.products import Product
 
 
 def install() -> None:
@@ -47,7 +20,7 @@ def install() -> None:
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return usual(x, weight, bias)
-        result: Tensor = Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        result: Tensor = Product.apply(x, weight, bias)
         return result
 
     torch.nn.functional.linear = linear  # type: ignore[assignment]
