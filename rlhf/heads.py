@@ -130,7 +130,7 @@ def _split(model: nn.Module, states: Float[Tensor, "B T H"], batch: Batch) -> li
     return [_Chunk(*chunk) for chunk in zip(*(column.tensor_split(count) for column in columns), strict=True)]
 
 
-def _spread(parts: Sequence[Float[Tensor, " N"]], batch: Batch) -> Float[Tensor, "B T"]:
+def _spread(parts: Sequence[Float[Tensor, " _"]], batch: Batch) -> Float[Tensor, "B T"]:
     """The chunks' figures at their places in the batch."""
     mask = batch.response_mask
     return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, torch.cat(list(parts)))
