@@ -20,6 +20,9 @@ from torch.nn import functional
 GAIN = 1.3
 """So many times as fast oneDNN must be: elsewhere the two are within a tenth, which a busy machine hides."""
 
+ROWS = 64
+"""For each sum over another number of rows oneDNN compiles, and keeps, 2 MB: it gets multiples of so many alone."""
+
 
 @cache
 def prefers_onednn() -> bool:
@@ -61,10 +64,13 @@ def multiply(x: Float[Tensor, "*shape K"], weight: Float[Tensor, "M K"]) -> Floa
 
 
 def weight_gradient(slopes: Float[Tensor, "N M"], x: Float[Tensor, "N K"]) -> Float[Tensor, "M K"]:
-    """gᵀ·x by the better library; oneDNN takes a copy of one of them, which is the narrower one."""
-    if not takes_onednn(x):
+    """gᵀ·x by the better library; oneDNN copies one of the two, which is the narrower one."""
+    whole = len(x) // ROWS * ROWS if takes_onednn(x) else 0
+    if not whole:
         return slopes.t() @ x
-    return by_onednn(slopes.t(), x.t()) if slopes.shape[1] < x.shape[1] else by_onednn(x.t(), slopes.t()).t()
+    left, right = slopes[:whole].t(), x[:whole].t()
+    gradient = by_onednn(left, right) if len(left) < len(right) else by_onednn(right, left).t()
+    return gradient.addmm_(slopes[whole:].t(), x[whole:]) if whole < len(x) else gradient
 
 
 class Product(torch.autograd.Function):

@@ -30,6 +30,8 @@ STEADY = {
     # OpenMP's threads spin while they wait, which on a busy machine starves the one they wait for
     # (a training step took three times as long); asleep they cost microseconds.
     "OMP_WAIT_POLICY": "PASSIVE",
+    # Ragged batches have other shapes in every step; oneDNN would keep what it compiled for a thousand of them.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
     # Embedded Prefect opens a server of its own, which takes its time on a slow machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # The command prints its own line per stage; Prefect's lines still go to its database and UI.

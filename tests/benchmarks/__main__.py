@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tasks.environment import ALLOCATOR
+from tasks.environment import ALLOCATOR, STEADY
 from tests.benchmarks import report
 from tests.benchmarks.cases import CASES, Case
 from tests.benchmarks.harness import Contender, model_of, race
@@ -58,7 +58,7 @@ def run(case: Case, arguments: argparse.Namespace, folder: Path) -> dict[str, An
     for entry in case.entries:
         tuned = arguments.allocator == "same" or (arguments.allocator == "installed" and entry.ours)
         job = Job(entry.subject, work, model, entry.options, **common, library=arguments.library)
-        contenders.append(Contender(job, entry.peer, ALLOCATOR if tuned else None))
+        contenders.append(Contender(job, entry.peer, {**STEADY, **ALLOCATOR} if tuned else None))
     machine, *runs = race(contenders, arguments.repetitions)
     if machine.error:
         raise RuntimeError(machine.error)

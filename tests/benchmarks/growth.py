@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import linear_regression, median
 from typing import Any
 
-from tasks.environment import ALLOCATOR
+from tasks.environment import ALLOCATOR, STEADY
 from tests.benchmarks.floor import network_of
 from tests.benchmarks.harness import ROOT, Contender, model_of, race
 from tests.benchmarks.shapes import Work
@@ -88,9 +88,8 @@ def measure(axis: Axis, repetitions: int, folder: Path) -> dict[str, Any]:
     """The points of one axis: sizes, CPU seconds, and megabytes over those of the process before it worked."""
     seconds, megabytes = [], []
     for work in axis.work:
-        (run,) = race(
-            [Contender(Job(axis.subject, work, model_of(work, folder), axis.options), None, ALLOCATOR)], repetitions
-        )
+        job = Job(axis.subject, work, model_of(work, folder), axis.options)
+        (run,) = race([Contender(job, None, {**STEADY, **ALLOCATOR})], repetitions)
         if run.error:
             raise RuntimeError(run.error)
         seconds.append(median(run.cpu))

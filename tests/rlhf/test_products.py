@@ -49,6 +49,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     for module in (products, projection):
         monkeypatch.setattr(module, "prefers_onednn", lambda: True)
         monkeypatch.setattr(module, "by_onednn", spy)
+    monkeypatch.setattr(products, "ROWS", 4)  # of the batches here, which are small
     return shapes
 
 
@@ -147,6 +148,15 @@ def test_a_product_and_its_gradients_by_another_road() -> None:
     assert len(found) == 4
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 11])
+@pytest.mark.parametrize("widths", [(3, 5), (5, 3)])
+def test_what_is_left_of_the_rows_counts(rows: int, widths: tuple[int, int], counted: list[tuple[int, ...]]) -> None:
+    """gᵀ·x over fewer rows than oneDNN gets, as many, and more: to it go multiples of four alone."""
+    slopes, x = (torch.randn(rows, width) for width in widths)
+    torch.testing.assert_close(products.weight_gradient(slopes, x), slopes.t() @ x)
+    assert [shape[1] for shape in counted] == [rows // 4 * 4] * (rows >= 4)
 
 
 def test_a_frozen_weight_gets_no_gradient(counted: list[tuple[int, ...]]) -> None:
