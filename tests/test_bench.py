@@ -186,17 +186,18 @@ def test_it_says_whether_the_library_matters(rates: tuple[float, float], said: s
 
 
 def test_on_one_library_every_linear_layer_multiplies_by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's and GPT-2's, with the same results as before."""
+    """torch's and GPT-2's, whatever is faster here, with the same results as before; float64 stays torch's."""
     layers = [torch.nn.Linear(3, 5), Conv1D(5, 3)]
     x, calls = torch.randn(2, 4, 3), []
     expected = [layer(x) for layer in layers]
     by_onednn = products.by_onednn
     monkeypatch.setattr(products, "by_onednn", lambda *args: calls.append(args) or by_onednn(*args))
-    for owner, name in ((torch.nn.functional, "linear"), (Conv1D, "forward")):
+    for owner, name in ((torch.nn.functional, "linear"), (Conv1D, "forward"), (products, "prefers_onednn")):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
     onednn.install()
     for layer, before in zip(layers, expected, strict=True):
         torch.testing.assert_close(layer(x), before)
+        assert layer.double()(x.double()).dtype == torch.float64
     assert len(calls) == 2
 
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlhf.products import Product
+from rlhf import products
 
 
 def install() -> None:
-    """Replaces the product of torch's and GPT-2's linear layers, for float32 on the CPU."""
+    """Replaces the product of torch's and GPT-2's linear layers, for float32 on the CPU, before ours is imported."""
     from transformers.pytorch_utils import Conv1D
 
     usual = torch.nn.functional.linear
 
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-            return usual(x, weight, bias)
-        result: Tensor = Product.apply(x, weight, bias)
+        taken = products.takes_onednn(x)
+        result: Tensor = products.Product.apply(x, weight, bias) if taken else usual(x, weight, bias)
         return result
 
+    products.prefers_onednn = lambda: True
     torch.nn.functional.linear = linear  # type: ignore[assignment]
     Conv1D.forward = lambda layer, x: linear(x, layer.weight.t(), layer.bias)
