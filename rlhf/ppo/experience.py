@@ -91,6 +91,18 @@ class Networks:
         """log π − log π_ref of each response token, 0 where padded."""
         return self.logprobs(batch) - self.ref_logprobs(batch)
 
+    def logprobs_and_values(self, batch: Batch) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"] | None]:
+        """`logprobs`, and off the same states the values of a critic that reads them; None of any other."""
+        critic, model = self.critic, self.policy.model
+        if critic is None or critic.backbone is not None:
+            return self.logprobs(batch), None
+        logprobs, values = [], []
+        for part in self._parts(batch):
+            states = response_states(model, part)
+            logprobs.append(response_logprobs(model, part, self.settings.temperature, states))
+            values.append(critic(part, states))
+        return torch.cat(logprobs), torch.cat(values)
+
     def values(self, batch: Batch) -> Float[Tensor, "B T"]:
         """The critic's V_t, 0 where padded."""
         assert self.critic is not None
@@ -134,8 +146,8 @@ def sample_experience(
     scores = scores - length_penalty(samples.lengths, settings.length_penalty, settings.length_free)
     # In half precision a step of the sampler and a forward over the whole round differently, by more than PPO bears.
     kept = computes_in_float32(policy.model)
-    logprobs, ref_logprobs = samples.logprobs if kept else networks.logprobs(batch), networks.ref_logprobs(batch)
-    values = samples.values if kept else None
+    logprobs, values = (samples.logprobs, samples.values) if kept else networks.logprobs_and_values(batch)
+    ref_logprobs = networks.ref_logprobs(batch)
     if values is None and critic is not None:
         values = networks.values(batch)
     estimate = estimate_advantages(

@@ -9,6 +9,7 @@ from statistics import fmean
 import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlhf.heads import response_logprobs
 from rlhf.masking import masked_mean, masked_variance
@@ -261,13 +262,20 @@ def test_a_value_head_shares_the_policys_trunk(trainer_of: Callable[..., PpoTrai
 @pytest.mark.parametrize("critic", ["head", "network"])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_values_are_what_the_critic_says_of_the_whole(
-    trainer_of: Callable[..., PpoTrainer], critic: str, precision: torch.dtype
+    trainer_of: Callable[..., PpoTrainer], critic: str, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also those that a head read off the sampler's states; where a step rounds otherwise, a forward reads them."""
-    trainer = trainer_of(critic=critic)
+    """A head reads them off the sampler's states, or where a step rounds otherwise off those of the logprobs.
+
+    The policy has no pass of its own for them, micro-batches or not.
+    """
+    trainer = trainer_of(critic=critic, micro_batch_size=3)
     torch.nn.init.normal_(trainer.critic.head.weight, generator=torch.Generator().manual_seed(0))
+    passes: list[int] = []
+    layer = next(each for each in trainer.policy.model.modules() if isinstance(each, GradientCheckpointingLayer))
+    layer.register_forward_hook(lambda *_: passes.append(1))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16), torch.no_grad():
         experience, _ = trainer.sample_experience(PROMPTS)
+        assert len(passes) == (0 if precision == torch.float32 else 3)
         expected = trainer.networks.values(experience.batch)
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(experience.values, expected, atol=1e-5, rtol=0)
