@@ -1,6 +1,6 @@
 """Products of linear layers, by oneDNN where that is much faster than what torch takes by itself.
 
-On the CPU torch multiplies float32 by MKL, which on some processors (AMD's with AVX-512) uses half of their width.
+On the CPU torch multiplies float32 by MKL, which on some processors (AMD's with AVX-512) may use half of their width.
 Dimensions: N rows, K inputs and M outputs of a layer.
 """
 
@@ -36,11 +36,12 @@ def prefers_onednn() -> bool:
     ours: list[float] = []
     theirs: list[float] = []
     torch.set_num_threads(1)  # several would wait for one another, and that counts
-    with torch.no_grad():
+    try:
         for _ in range(8):  # in turns, so that both meet the same machine; the first calls only warm up
             ours.append(_seconds(lambda: by_onednn(square, square)))
             theirs.append(_seconds(lambda: functional.linear(square, square)))
-    torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)
     return min(theirs) > GAIN * min(ours)
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf.products import by_onednn, prefers_onednn
+from rlhf.products import by_onednn, takes_onednn
 
 COPIED_WEIGHTS = 2**22
 """Matrices of up to so many weights are copied to where products with few rows are fastest; larger ones stay."""
@@ -34,39 +34,38 @@ class Part(NamedTuple):
 class Projection:
     """A product with the weights of one linear layer, or of several side by side.
 
+    Weights that are copied anyway are packed, as oneDNN has them, where that is the faster library.
+
     Args:
         parts: the layers.
         dtype: in which the product is computed.
-        pack: whether weights too many to be copied as they are may be packed, as oneDNN has them.
+        pack: whether weights too many to be copied as they are may be packed too.
     """
 
     def __init__(self, parts: Sequence[Part], dtype: torch.dtype, pack: bool = False) -> None:
         weights = [part.weight.to(dtype) for part in parts]
-        if sum(weight.numel() for weight in weights) <= COPIED_WEIGHTS:
+        copied = sum(weight.numel() for weight in weights) <= COPIED_WEIGHTS
+        if copied:
             weights = [torch.cat(weights, dim=1) if len(weights) > 1 else weights[0].contiguous()]
         biases = [part.bias.to(dtype) for part in parts if part.bias is not None]
         self.weights, self.bias, self.dtype = weights, torch.cat(biases) if biases else None, dtype
-        self.packed = _pack(weights[0]) if pack and len(weights) == 1 else None
-        self.onednn = dtype == torch.float32 and weights[0].device.type == "cpu" and prefers_onednn()
+        pack = takes_onednn(weights[0]) if copied else pack and len(weights) == 1
+        self.packed = _pack(weights[0]) if pack else None
 
     def __call__(self, states: Float[Tensor, "N K"]) -> Float[Tensor, "N M"]:
         if states.dtype != self.dtype:
             states = states.to(self.dtype)
-        several = len(states) >= PACKED_ROWS
-        if self.packed is not None and several:
+        if self.packed is not None and len(states) >= PACKED_ROWS:
             return by_onednn(states, self.packed, self.bias)
-        if self.onednn and several:
-            products = [by_onednn(states, weight.t()) for weight in self.weights]
-        elif len(self.weights) == 1 and self.bias is not None:
-            return torch.addmm(self.bias, states, self.weights[0])
-        else:
-            products = [torch.mm(states, weight) for weight in self.weights]
-        product = torch.cat(products, dim=1) if len(products) > 1 else products[0]
+        if len(self.weights) == 1:
+            weight = self.weights[0]
+            return torch.mm(states, weight) if self.bias is None else torch.addmm(self.bias, states, weight)
+        product = torch.cat([torch.mm(states, weight) for weight in self.weights], dim=1)
         return product if self.bias is None else product.add_(self.bias)
 
     def add_to(self, stream: Float[Tensor, "N M"], states: Float[Tensor, "N K"]) -> None:
         """Adds the product to the stream, in place; in mixed precision the stream alone is in float32."""
-        if stream.dtype != self.dtype or (self.onednn and len(states) >= PACKED_ROWS):
+        if stream.dtype != self.dtype or (self.packed is not None and len(states) >= PACKED_ROWS):
             stream += self(states)
             return
         stream.addmm_(states, self.weights[0])
@@ -77,6 +76,6 @@ class Projection:
 def _pack(weight: Float[Tensor, "K M"]) -> Tensor | None:
     """Weights blocked as oneDNN reads them: a product of 8 rows with a long vocabulary takes two thirds of the time."""
     able = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    if not able or not COPIED_WEIGHTS < weight.numel() <= PACKED_WEIGHTS:
+    if not able or weight.numel() > PACKED_WEIGHTS:
         return None
     return torch.ops.mkldnn._reorder_linear_weight(weight.t().contiguous(), PACKED_ROWS)

@@ -48,8 +48,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return by_onednn(x, weight, bias)
 
     by_onednn = products.by_onednn
+    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
     for module in (products, projection):
-        monkeypatch.setattr(module, "prefers_onednn", lambda: True)
         monkeypatch.setattr(module, "by_onednn", spy)
     monkeypatch.setattr(products, "ROWS", 4)  # of the batches here, which are small
     return shapes
@@ -123,13 +123,14 @@ def test_samples_are_those_of_the_plain_products(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same tokens for the same seeds, also where weights are too many to be copied."""
+    """The same tokens for the same seeds; of weights too many to be copied the head's alone are packed."""
     policy: Policy = request.getfixturevalue(name)
     monkeypatch.setattr(projection, "COPIED_WEIGHTS", copied)
     draw = partial(sample, policy, PROMPTS, [Sampling(max_new_tokens=12)] * 4, [1, 2, 3, 4])
     found = draw()
-    assert len(counted) > 12
-    monkeypatch.setattr(projection, "prefers_onednn", lambda: False)
+    products_a_step = 4 * policy.model.config.num_hidden_layers + 1 if copied else 1
+    assert len(counted) == 12 * products_a_step
+    monkeypatch.setattr(products, "prefers_onednn", lambda: False)
     expected = draw()
     assert torch.equal(found.tokens, expected.tokens)
     torch.testing.assert_close(found.logprobs, expected.logprobs, atol=1e-5, rtol=0)
@@ -215,7 +216,7 @@ def test_the_best_of_several_calls_decides(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a thread's time is too coarse there")
 def test_time_that_others_take_does_not_count() -> None:
-    """Half of this call's time is slept away."""
+    """Four fifths of this call's time are slept away."""
 
     def work() -> None:
         until = time.thread_time() + 0.05

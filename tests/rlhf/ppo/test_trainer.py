@@ -262,7 +262,7 @@ def test_a_value_head_shares_the_policys_trunk(trainer_of: Callable[..., PpoTrai
 @pytest.mark.parametrize("critic", ["head", "network"])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_values_are_what_the_critic_says_of_the_whole(
-    trainer_of: Callable[..., PpoTrainer], critic: str, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    trainer_of: Callable[..., PpoTrainer], critic: str, precision: torch.dtype
 ) -> None:
     """A head reads them off the sampler's states, or where a step rounds otherwise off those of the logprobs.
 
