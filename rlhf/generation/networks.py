@@ -16,7 +16,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlhf.generation.projection import PACKED_ROWS, Part, Projection
+from rlhf.generation.projection import Part, Projection
 
 FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
 ROTARY_FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -128,17 +128,17 @@ def _read_gpt2(model: Any, rows: int, context: int, dtype: torch.dtype) -> Netwo
     body, config = model.transformer, model.config
 
     def read_layer(block: Any) -> Layer:
-        up, activation = Projection([_part(block.mlp.c_fc)], dtype), _activation(block.mlp.act)
+        up, activation = Projection([_part(block.mlp.c_fc)], dtype, rows), _activation(block.mlp.act)
         return Layer(
             norm=_layer_norm(block.ln_1),
-            qkv=Projection([_part(block.attn.c_attn)], dtype),
+            qkv=Projection([_part(block.attn.c_attn)], dtype, rows),
             query_norm=None,
             key_norm=None,
             scale=block.attn.scaling,
-            out=Projection([_part(block.attn.c_proj)], dtype),
+            out=Projection([_part(block.attn.c_proj)], dtype, rows),
             feed_norm=_layer_norm(block.ln_2),
             feed=lambda states: activation(up(states)),
-            down=Projection([_part(block.mlp.c_proj)], dtype),
+            down=Projection([_part(block.mlp.c_proj)], dtype, rows),
         )
 
     return Network(
@@ -147,7 +147,7 @@ def _read_gpt2(model: Any, rows: int, context: int, dtype: torch.dtype) -> Netwo
         rotations=None,
         layers=[read_layer(block) for block in body.h],
         norm=_layer_norm(body.ln_f),
-        head=Projection([_part(model.lm_head)], dtype, pack=rows >= PACKED_ROWS),
+        head=Projection([_part(model.lm_head)], dtype, rows, pack=True),
         heads=config.n_head,
         kv_heads=config.n_head,
         head_width=config.n_embd // config.n_head,
@@ -165,7 +165,8 @@ def _read_rotary(model: Any, rows: int, context: int, dtype: torch.dtype) -> Net
 
     def read_layer(block: Any) -> Layer:
         attention, mlp = block.self_attn, block.mlp
-        gate_up, activation = Projection([_part(mlp.gate_proj), _part(mlp.up_proj)], dtype), _activation(mlp.act_fn)
+        gate_up = Projection([_part(mlp.gate_proj), _part(mlp.up_proj)], dtype, rows)
+        activation = _activation(mlp.act_fn)
 
         def feed(states: Tensor) -> Tensor:
             gate, up = gate_up(states).chunk(2, dim=1)
@@ -180,14 +181,15 @@ def _read_rotary(model: Any, rows: int, context: int, dtype: torch.dtype) -> Net
                     _part(attention.v_proj),
                 ],
                 dtype,
+                rows,
             ),
             query_norm=_rms_norm(attention.q_norm, points) if hasattr(attention, "q_norm") else None,
             key_norm=_rms_norm(attention.k_norm, points) if hasattr(attention, "k_norm") else None,
             scale=attention.scaling,
-            out=Projection([_part(attention.o_proj)], dtype),
+            out=Projection([_part(attention.o_proj)], dtype, rows),
             feed_norm=_rms_norm(block.post_attention_layernorm),
             feed=feed,
-            down=Projection([_part(mlp.down_proj)], dtype),
+            down=Projection([_part(mlp.down_proj)], dtype, rows),
         )
 
     return Network(
@@ -196,7 +198,7 @@ def _read_rotary(model: Any, rows: int, context: int, dtype: torch.dtype) -> Net
         rotations=rotations,
         layers=[read_layer(block) for block in body.layers],
         norm=_rms_norm(body.norm),
-        head=Projection([_part(model.lm_head)], dtype, pack=rows >= PACKED_ROWS),
+        head=Projection([_part(model.lm_head)], dtype, rows, pack=True),
         heads=heads,
         kv_heads=kv_heads,
         head_width=head_width,

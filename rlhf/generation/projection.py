@@ -34,23 +34,25 @@ class Part(NamedTuple):
 class Projection:
     """A product with the weights of one linear layer, or of several side by side.
 
-    Weights that are copied anyway are packed, as oneDNN has them, where that is the faster library.
+    For several rows weights may be packed, as oneDNN has them: those that are copied anyway where it is the faster
+    library, and more where they are asked for.
 
     Args:
         parts: the layers.
         dtype: in which the product is computed.
+        rows: how many the states have at most.
         pack: whether weights too many to be copied as they are may be packed too.
     """
 
-    def __init__(self, parts: Sequence[Part], dtype: torch.dtype, pack: bool = False) -> None:
+    def __init__(self, parts: Sequence[Part], dtype: torch.dtype, rows: int, pack: bool = False) -> None:
         weights = [part.weight.to(dtype) for part in parts]
         copied = sum(weight.numel() for weight in weights) <= COPIED_WEIGHTS
         if copied:
             weights = [torch.cat(weights, dim=1) if len(weights) > 1 else weights[0].contiguous()]
         biases = [part.bias.to(dtype) for part in parts if part.bias is not None]
         self.weights, self.bias, self.dtype = weights, torch.cat(biases) if biases else None, dtype
-        pack = takes_onednn(weights[0]) if copied else pack and len(weights) == 1
-        self.packed = _pack(weights[0]) if pack else None
+        worth = takes_onednn(weights[0]) if copied else pack and len(weights) == 1
+        self.packed = _pack(weights[0]) if worth and rows >= PACKED_ROWS else None
 
     def __call__(self, states: Float[Tensor, "N K"]) -> Float[Tensor, "N M"]:
         if states.dtype != self.dtype:

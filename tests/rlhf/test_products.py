@@ -55,13 +55,19 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
+def noisy(config: dict[str, Any], tokenizer: Any) -> Policy:
+    """A model whose biases are not 0."""
+    built = build_policy(config, tokenizer, seed=0)
+    with torch.no_grad():
+        for weight in built.model.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.1)
+    return built
+
+
 @pytest.fixture(params=sorted(MODELS))
 def both(request: pytest.FixtureRequest, bpe: Any, counted: list[tuple[int, ...]]) -> tuple[Policy, Policy]:
     """The same model twice: as it is where oneDNN is preferred, and with nothing but transformers' layers."""
-    ours = build_policy(MODELS[request.param], bpe, seed=0)
-    with torch.no_grad():
-        for weight in ours.model.parameters():
-            weight.add_(torch.randn_like(weight), alpha=0.1)
+    ours = noisy(MODELS[request.param], bpe)
     theirs = copy.deepcopy(ours)
     for layer in theirs.model.modules():
         if type(layer) in (nn.Linear, Conv1D):
@@ -120,13 +126,13 @@ def test_samples_are_those_of_the_plain_products(
     name: str,
     copied: int,
     counted: list[tuple[int, ...]],
-    request: pytest.FixtureRequest,
+    bpe: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same tokens for the same seeds; of weights too many to be copied the head's alone are packed."""
-    policy: Policy = request.getfixturevalue(name)
+    policy = noisy(MODELS[name], bpe)
     monkeypatch.setattr(projection, "COPIED_WEIGHTS", copied)
-    draw = partial(sample, policy, PROMPTS, [Sampling(max_new_tokens=12)] * 4, [1, 2, 3, 4])
+    draw = partial(sample, policy, PROMPTS, [Sampling(min_new_tokens=12, max_new_tokens=12)] * 4, [1, 2, 3, 4])
     found = draw()
     products_a_step = 4 * policy.model.config.num_hidden_layers + 1 if copied else 1
     assert len(counted) == 12 * products_a_step
