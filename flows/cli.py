@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.commands import comparing, learning, nights, registry, reproducing, setup
+from flows.commands import comparison, inspection, registry, reproducibility, scheduling, setup
 from tasks import environment
 
-GROUPS = (nights, setup, learning, registry, reproducing, comparing)
+GROUPS = (scheduling, setup, inspection, registry, reproducibility, comparison)
 
 USER_ERRORS = (ValueError, FileNotFoundError, ConnectionError)
 """What people can mend: said in one message, without a traceback (--debug shows it)."""

@@ -20,18 +20,18 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, State
 
-from flows import contest
-from tasks import environment, presets, runner, stages
-from tasks.competing import candidates
-from tasks.nights import cron, deadline, diary, history, lock, missed
-from tasks.nights.deadline import DeadlineError
-from tasks.nights.diary import Entry
-from tasks.nights.history import Night
-from tasks.params import Params, read_params
+from flows import trials
+from tasks import cron, deadline, environment, presets, runner, stages
+from tasks.deadline import DeadlineError
+from tasks.params.whole import Params, read_params
 from tasks.paths import Paths
+from tasks.registry import champion
+from tasks.reproducibility import experiments
+from tasks.scheduling import diary, history, lock, missed
+from tasks.scheduling.diary import Entry
+from tasks.scheduling.history import Night
 from tasks.tracking import tracker
-from tasks.training import champion
-from tasks.versions import experiments
+from tasks.trials import standings
 
 HUB_RETRIES_S = [10.0, 60.0]
 """How long to wait before asking a Hub again; no other stage fails in a way that waiting mends."""
@@ -85,7 +85,7 @@ def _work(entry: Entry, paths: Paths, params: Params, planned: datetime | None) 
             champion.bring(paths, params)
         run_stages(entry, paths, params)
         entry.decided(paths)
-        best = candidates.chosen(paths, params)
+        best = standings.chosen(paths, params)
         with entry.beside("no experiment is kept"):
             kept = experiments.record(*best, entry.run_id)
             entry.experiment = kept and kept.name
@@ -106,11 +106,11 @@ def run_stages(entry: Entry, paths: Paths, params: Params) -> None:
             states[name] = stage(name, paths, params, return_state=True, wait_for=waits)
             entry.stages[name] = states[name].result()  # raises the stage's own error
 
-    with contest.first(paths, params):
+    with trials.first(paths, params):
         bring(stages.VERSIONED)
     entry.stage = "candidates"
     assert entry.run_id is not None
-    contest.compete(paths, params, entry.run_id, _say)
+    trials.compete(paths, params, entry.run_id, _say)
     bring(name for name in stages.STAGES if name not in stages.VERSIONED)
 
 
@@ -170,7 +170,7 @@ def _say(line: str) -> None:
 
 def _show(paths: Paths) -> None:
     """Puts the summary and the way to the details beside the night in the Prefect UI."""
-    from tasks.showing import summary
+    from tasks.reports import summary
 
     create_markdown_artifact(summary.markdown(paths), key="summary", description="SFT beside policy")
     links = "\n".join(f"    {line}" for line in summary.commands(paths).splitlines())

@@ -25,10 +25,10 @@ from prefect.states import Crashed
 from flows.night import night
 from flows.up import SCHEDULED
 from tasks import environment
-from tasks.nights import lock, missed, status
-from tasks.nights.notify import notify
-from tasks.params import Params
+from tasks.params.whole import Params
 from tasks.paths import Paths
+from tasks.scheduling import lock, missed, status
+from tasks.scheduling.notify import notify
 
 
 def serve(paths: Paths, params: Params) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from rlhf.models import Policy
-from rlhf.settings import AdapterSettings
+from rlhf.settings.adapters import AdapterSettings
 from rlhf.soft_prompt import add_soft_prompt, draw_start
 
 ADAPTER = "policy"

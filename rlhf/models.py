@@ -18,7 +18,7 @@ from rlhf.activations import fuse_activations
 from rlhf.packing import enable_packing
 from rlhf.products import speed_up_products
 from rlhf.records import Message
-from rlhf.settings import ComputeSettings
+from rlhf.settings.model import ComputeSettings
 from rlhf.soft_prompt import load_soft_prompt, save_soft_prompt, soft_prompt, without_soft_prompt
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from rlhf.settings import OptimSettings
+from rlhf.settings.optim import OptimSettings
 
 
 class Optimizer:

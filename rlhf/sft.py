@@ -19,7 +19,7 @@ from rlhf.logprobs import token_logprobs
 from rlhf.models import Policy
 from rlhf.optim import Optimizer, shuffled_batches
 from rlhf.records import Demonstration
-from rlhf.settings import SftSettings
+from rlhf.settings.sft import SftSettings
 
 Example = tuple[list[int], list[int]]
 

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     environment.restart_tuned()
     environment.prepare()
     environment.hush()
-    from tasks.params import read_params
+    from tasks.params.whole import read_params
     from tasks.paths import Paths
     from tasks.runner import run_tracked
 

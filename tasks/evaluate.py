@@ -6,7 +6,7 @@ counted on (samples.jsonl), every number with its signature (scores.json), and p
 PPO did not optimise: gold where the corpus has it, else the judge, a second reward model trained on rankings held out
 from the first; never the proxy alone. General demonstrations, where ingest brought some, tell what was forgotten of
 other tasks. With evaluate.shots, demonstrations of data/validated/train go into the prompt too
-(tasks/evaluating/few_shot.py).
+(tasks/evaluation/few_shot.py).
 
     python -m tasks evaluate
 """
@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlhf.records import Demonstration, Pair, Prompt, prompt_key
-from rlhf.settings import ModelSettings
-from tasks.evaluating import curves, few_shot, forgetting
-from tasks.evaluating.few_shot import FewShot
+from rlhf.settings.model import ModelSettings
+from tasks.evaluation import curves, few_shot, forgetting
+from tasks.evaluation.few_shot import FewShot
 from tasks.files import read_records, write_json, write_rows
-from tasks.params import EvaluateParams
+from tasks.params.evaluate import EvaluateParams
 from tasks.paths import Paths
 from tasks.progress import follow
 from tasks.training.base import load_base
@@ -196,8 +196,8 @@ def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
     """Writes the tables, the page and the pictures below data/evaluation and data/plots/evaluate."""
     from rlhf.evaluation.bleu import bleu_signature
     from rlhf.evaluation.rouge import rouge_signature
-    from tasks.showing import report
-    from tasks.showing.page import Comparison
+    from tasks.reports import charts
+    from tasks.reports.page import Comparison
 
     folder, rows = bench.paths.evaluation, side_by_side(bench, referee)
     references = [row.references for row in bench.unseen]
@@ -226,20 +226,20 @@ def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
         )
         for row in rows
     ]
-    report.side_by_side(folder / "completions.html", pages)
+    charts.side_by_side(folder / "completions.html", pages)
     plots = bench.paths.plots("evaluate")
     shown = ("rouge1", "rouge2", "rougeL", "bleu", "reward", referee, "length")
     table = {name: {key: metrics[f"{name}.{key}"] for key in shown} for name in ("sft", "policy", "best_of_n")}
-    report.plot_bars(plots / "comparison.png", table, "On held-out test prompts")
+    charts.plot_bars(plots / "comparison.png", table, "On held-out test prompts")
     if bench.general:
         forgetting.plot(plots / "forgetting.png", metrics)
     interval = (metrics["win_rate"], metrics["win_rate_low"], metrics["win_rate_high"])
-    report.plot_win_rate(plots / "win_rate.png", {"policy": interval}, f"Win rate over SFT, judged by {referee}")
+    charts.plot_win_rate(plots / "win_rate.png", {"policy": interval}, f"Win rate over SFT, judged by {referee}")
     curves.write_lengths(plots / "lengths.csv", {name: bench.entries[name].samples for name in ("sft", "policy")})
     curves.write_rouge(plots / "rouge.csv", metrics, list(bench.entries))
     steps = [{"step": n + 1, **{name: float(curve[n]) for name, curve in bench.curves.items()}}
              for n in range(bench.params.best_of)]  # fmt: skip
-    report.plot_curves(plots / "best_of_n.png", steps, list(bench.curves), "Expected score of the best of n, over n")
+    charts.plot_curves(plots / "best_of_n.png", steps, list(bench.curves), "Expected score of the best of n, over n")
     for scorer in ("reward", referee):
         scores = {name: np.ravel(bench.entries[name].scores[scorer]).tolist() for name in ("sft", "policy")}
-        report.plot_scores(plots / f"{scorer}.png", scores, f"{scorer}, one count per sampled completion")
+        charts.plot_scores(plots / f"{scorer}.png", scores, f"{scorer}, one count per sampled completion")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rlhf.records import Demonstration, Prompt, prompt_key
 from tasks.files import write_records
-from tasks.params import IngestParams
+from tasks.params.ingest import IngestParams
 from tasks.paths import Paths
 from tasks.sources.files import suffix_of
 from tasks.sources.hub import read_hub

@@ -15,12 +15,12 @@ from pathlib import Path
 from rlhf.preferences import SPLITS, pairs_of, place_rankings
 from rlhf.records import Pair, Ranking
 from tasks.files import read_records, write_records
-from tasks.params import PairsParams
+from tasks.params.pairs import PairsParams
 from tasks.paths import Paths
-from tasks.validating.expectations import check_table
-from tasks.validating.frames import pair_frame
-from tasks.validating.lengths import truncation
-from tasks.validating.suites import pair_checks
+from tasks.validation.expectations import check_table
+from tasks.validation.frames import pair_frame
+from tasks.validation.lengths import truncation
+from tasks.validation.suites import pair_checks
 
 log = logging.getLogger(__name__)
 

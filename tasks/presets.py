@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tasks.files import write_text
-from tasks.params import Params, read_params
+from tasks.params.whole import Params, read_params
 from tasks.paths import Paths
 
 

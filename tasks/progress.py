@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 from tqdm import tqdm
 
-from tasks.nights import deadline
+from tasks import deadline
 
 Listener = Callable[[int, dict[str, float]], None]
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)

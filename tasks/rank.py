@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from rlhf.preferences import tied_couples
 from rlhf.records import Ranking, Rollout, prompt_key
 from tasks.files import read_records, write_records
-from tasks.params import FeedbackParams, RankParams
+from tasks.params.rank import FeedbackParams, RankParams
 from tasks.paths import Paths
 from tasks.sources.files import read_file
 from tasks.sources.rows import Problems, Row, as_records

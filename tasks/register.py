@@ -14,24 +14,24 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf.settings import ModelSettings
-from tasks.competing import candidates, rematch
+from rlhf.settings.model import ModelSettings
 from tasks.files import read_rows, write_json
-from tasks.params import RegisterParams
+from tasks.params.register import RegisterParams
 from tasks.paths import Paths
-from tasks.promoting import card, decisions, gates, lineage, registry
-from tasks.promoting.decisions import Decision
-from tasks.promoting.gates import Finding, Rematch
-from tasks.promoting.registry import KINDS
+from tasks.registry import card, decisions, gates, lineage, versions
+from tasks.registry.decisions import Decision
+from tasks.registry.gates import Finding, Rematch
+from tasks.registry.versions import KINDS
 from tasks.serving.package import package
 from tasks.stages import STAGES
 from tasks.tracking import mlflow_store, tracker
 from tasks.tracking.tracker import StageRun
-from tasks.versions import git, provenance
+from tasks.trials import rematch, standings
+from tasks.versioning import git, provenance
 
 FIGURES = (
     *("win_rate", "win_rate_low", "win_rate_high", "sft.rougeL", "policy.rougeL", "sft.bleu", "policy.bleu"),
-    *("policy.kl", "ppo_forgetting"),
+    *("policy.kl", "policy_forgetting"),
 )
 """What a decision is recorded with, as far as it was measured."""
 CARDS = {"policy": "model_card.md", "reward": "reward_card.md"}
@@ -48,10 +48,10 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
     metrics = read_evaluation(paths)
     findings = gates.judge_evaluation(metrics, params) + gates.judge_monitor(read_monitor(paths), params)
     contents = {kind: provenance.digest(paths.models / kind) for kind in KINDS}
-    known = registry.find_version(stage.client, f"{params.name}-policy", contents["policy"])
-    findings.append(gates.judge_seeds(*candidates.seeds_of(paths), params))
-    findings += gates.judge_rollback(None if known is None else known.tags.get(registry.ROLLED_BACK))
-    champion = registry.champion_of(stage.client, params.name)
+    known = versions.find_version(stage.client, f"{params.name}-policy", contents["policy"])
+    findings.append(gates.judge_seeds(*standings.seeds_of(paths), params))
+    findings += gates.judge_rollback(None if known is None else known.tags.get(versions.ROLLED_BACK))
+    champion = versions.champion_of(stage.client, params.name)
     played = None
     if champion is not None and champion.tags.get("content") != contents["policy"]:
         played = rematch.play(paths, champion, model)
@@ -76,15 +76,15 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
         champion_after=version if promoted else before,
     )
     record(paths, stage, params.name, decision, {kind: report[kind]["version"] for kind in KINDS})
-    aliases = [registry.CHALLENGER] + [registry.CHAMPION] * promoted
-    registry.move(stage.client, params.name, dict.fromkeys(aliases, version))
+    aliases = [versions.CHALLENGER] + [versions.CHAMPION] * promoted
+    versions.move(stage.client, params.name, dict.fromkeys(aliases, version))
     decisions.append(paths, decision)
     for kind in KINDS:
-        report[kind]["aliases"] = registry.aliases_of(stage.client, f"{params.name}-{kind}", report[kind]["version"])
+        report[kind]["aliases"] = versions.aliases_of(stage.client, f"{params.name}-{kind}", report[kind]["version"])
     summed = {"promoted": promoted, "reason": decision.reason, "champion": played and played._asdict()}
     write_json(paths.registered, report | summed)
-    versions = {f"{kind}_version": report[kind]["version"] for kind in KINDS}
-    return {"promoted": float(promoted), **versions, **_figures(played)}
+    numbers = {f"{kind}_version": report[kind]["version"] for kind in KINDS}
+    return {"promoted": float(promoted), **numbers, **_figures(played)}
 
 
 def read_evaluation(paths: Paths) -> dict[str, float]:
@@ -107,34 +107,34 @@ def register_version(
 ) -> dict[str, Any]:
     """The version that serves this content: its name, its number, and whether it is new and got these tags just now."""
     model = f"{name}-{kind}"
-    version = registry.find_version(stage.client, model, content)
+    version = versions.find_version(stage.client, model, content)
     is_new = version is None
     if version is None:
         logged = mlflow_store.log_pyfunc(paths, stage.run_id, model, **package(kind, paths))
-        version = registry.create_version(stage.client, model, *logged, stage.run_id, content)
-        registry.tag(stage.client, model, version.version, tags)
+        version = versions.create_version(stage.client, model, *logged, stage.run_id, content)
+        versions.tag(stage.client, model, version.version, tags)
     return {"name": model, "version": int(version.version), "new": is_new}
 
 
-def record(paths: Paths, stage: StageRun, name: str, decision: Decision, versions: Mapping[str, int]) -> None:
+def record(paths: Paths, stage: StageRun, name: str, decision: Decision, numbers: Mapping[str, int]) -> None:
     """Writes a decision with its numbers to the versions, as tags and as the model card, which the run keeps too."""
     policy = f"{name}-policy"
     told = {"promoted": "yes" if decision.promoted else "no", "reason": decision.reason, "decided": decision.when}
     for kind in KINDS:
-        registry.tag(stage.client, f"{name}-{kind}", versions[kind], told)
-    numbers = {"figures": json.dumps(decision.figures), "reward_version": str(versions["reward"])}
+        versions.tag(stage.client, f"{name}-{kind}", numbers[kind], told)
+    figures = {"figures": json.dumps(decision.figures), "reward_version": str(numbers["reward"])}
     if decision.promoted and decision.champion_before not in (None, decision.version):
-        numbers[registry.CHAMPION_BEFORE] = str(decision.champion_before)
-    registry.tag(stage.client, policy, versions["policy"], numbers)
-    judged = stage.client.get_model_version(policy, str(versions["policy"])).tags
-    registry.untag(stage.client, policy, versions["policy"], [key for key in judged if key.startswith("gate.")])
+        figures[versions.CHAMPION_BEFORE] = str(decision.champion_before)
+    versions.tag(stage.client, policy, numbers["policy"], figures)
+    judged = stage.client.get_model_version(policy, str(numbers["policy"])).tags
+    versions.untag(stage.client, policy, numbers["policy"], [key for key in judged if key.startswith("gate.")])
     for row in decision.findings:
         how = "passed" if row["passed"] else "failed"
-        registry.tag(stage.client, policy, versions["policy"], {f"gate.{row['name']}": f"{how}: {row['text']}"})
+        versions.tag(stage.client, policy, numbers["policy"], {f"gate.{row['name']}": f"{how}: {row['text']}"})
 
     scores = json.loads((paths.evaluation / "scores.json").read_text(encoding="utf-8"))
     facts = card.Facts(
-        lineage=lineage.trace(stage.client, stage.client.get_model_version(policy, str(versions["policy"]))),
+        lineage=lineage.trace(stage.client, stage.client.get_model_version(policy, str(numbers["policy"]))),
         referee=scores["sampling"]["referee"],
         evaluation=read_evaluation(paths) | decision.figures,
         findings=[Finding(**row) for row in decision.findings],
@@ -144,7 +144,7 @@ def record(paths: Paths, stage: StageRun, name: str, decision: Decision, version
         text = card.render(kind, facts)
         stage.client.log_text(stage.run_id, text, CARDS[kind])
         description = card.describe(text, f"{CARDS[kind]} of run {stage.run_id}")
-        stage.client.update_model_version(f"{name}-{kind}", str(versions[kind]), description)
+        stage.client.update_model_version(f"{name}-{kind}", str(numbers[kind]), description)
 
 
 def _lineage(paths: Paths, stage: StageRun) -> dict[str, str]:

@@ -13,11 +13,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rlhf.records import Pair, PromptText, prompt_key
-from rlhf.settings import ModelSettings, RewardSettings
+from rlhf.settings.model import ModelSettings
+from rlhf.settings.reward import RewardSettings
 from tasks.files import read_records, write_curve, write_json
 from tasks.paths import Paths
 from tasks.progress import follow
-from tasks.showing.report import plot_curves
+from tasks.reports.charts import plot_curves
 
 if TYPE_CHECKING:
     from rlhf.models import Policy

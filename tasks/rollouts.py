@@ -12,7 +12,8 @@ import random
 from collections.abc import Iterator, Sequence
 
 from rlhf.records import Prompt, Rollout
-from rlhf.settings import ModelSettings, RolloutSettings
+from rlhf.settings.model import ModelSettings
+from rlhf.settings.rollouts import RolloutSettings
 from tasks.files import read_records, write_records
 from tasks.paths import Paths
 from tasks.progress import follow

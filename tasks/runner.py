@@ -11,15 +11,15 @@ import json
 import os
 from pathlib import Path
 
-from tasks import stages
-from tasks.competing import candidates
+from tasks import graph, stages
 from tasks.files import write_json
-from tasks.params import Params
+from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.presets import needed
 from tasks.tracking import tracker
-from tasks.versions import dvc_repo, graph, provenance
-from tasks.versions.dvc_repo import Outcome
+from tasks.trials import standings
+from tasks.versioning import dvc_repo, provenance
+from tasks.versioning.dvc_repo import Outcome
 
 CANDIDATES = "candidates"
 """What `pending` calls the seeds and variants that a night has yet to train."""
@@ -47,7 +47,7 @@ def run_tracked(stage: str, paths: Paths, params: Params, door: str) -> dict[str
 def bring_up_to_date(stage: str, paths: Paths, params: Params) -> Outcome:
     """Runs a stage if it has to, and says how it came up to date; raises as run_tracked does."""
     if not stages.STAGES[stage].versioned:
-        paths, params = candidates.chosen(paths, params)
+        paths, params = standings.chosen(paths, params)
     check_inputs(stage, paths)
 
     def run() -> None:
@@ -74,9 +74,9 @@ def pending(paths: Paths, params: Params) -> list[str]:
     """
     stages.check_sections(params)
     stale = dvc_repo.stale(paths.root)
-    if candidates.has_several(params) and candidates.settled(paths, params) is None:
+    if standings.has_several(params) and standings.settled(paths, params) is None:
         stale.append(CANDIDATES)
-    best = candidates.chosen(paths, params)
+    best = standings.chosen(paths, params)
     outside = [name for name, stage in stages.STAGES.items() if not stage.versioned]
     return stale + [name for name in outside if stale or not _is_remembered(name, *best)]
 

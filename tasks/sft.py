@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rlhf.records import Demonstration, prompt_key
-from rlhf.settings import ModelSettings, SftSettings
+from rlhf.settings.model import ModelSettings
+from rlhf.settings.sft import SftSettings
 from tasks.files import read_records, write_curve
 from tasks.paths import Paths
 from tasks.progress import follow, say
-from tasks.showing.report import plot_curves
+from tasks.reports.charts import plot_curves
 from tasks.training.base import load_base, load_champion
 from tasks.training.general import read_general
 

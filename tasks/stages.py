@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 
-from rlhf.settings import Settings
+from rlhf.settings.base import Settings
 from tasks.files import write_json
-from tasks.params import Params
+from tasks.params.whole import Params
 from tasks.paths import Paths
 
 
@@ -59,7 +59,7 @@ STAGES: dict[str, Stage] = {
         loads_model=True,
         curves=True,
     ),
-    "ppo": Stage(
+    "policy": Stage(
         ("data/models/sft", "data/models/reward", "data/models/judge", "data/validated/train", "data/validated/dev"),
         ("data/models/policy",),
         loads_model=True,

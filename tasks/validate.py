@@ -19,17 +19,17 @@ from typing import Any
 
 from rlhf.preferences import tied_couples
 from rlhf.records import Demonstration, Prompt, Ranking, Record
-from rlhf.settings import ModelSettings
+from rlhf.settings.model import ModelSettings
 from tasks.files import write_records, write_rows
-from tasks.params import ValidateParams
+from tasks.params.validate import ValidateParams
 from tasks.paths import Paths
 from tasks.sources.files import read_file
 from tasks.sources.rows import Problems, as_records
-from tasks.validating.expectations import Verdict, check_table
-from tasks.validating.frames import demonstration_frame, feedback_frame, prompt_frame
-from tasks.validating.lengths import Lengths, lengths_of
-from tasks.validating.splits import SplitRows, assign_splits, declared_splits, divide
-from tasks.validating.suites import demonstration_checks, feedback_checks, prompt_checks
+from tasks.validation.expectations import Verdict, check_table
+from tasks.validation.frames import demonstration_frame, feedback_frame, prompt_frame
+from tasks.validation.lengths import Lengths, lengths_of
+from tasks.validation.splits import SplitRows, assign_splits, declared_splits, divide
+from tasks.validation.suites import demonstration_checks, feedback_checks, prompt_checks
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,7 @@ from types import ModuleType
 import jaxtyping
 import pytest
 
-from tasks import environment, stages
-from tasks.versions import graph
+from tasks import environment, graph, stages
 
 environment.prepare()
 # A shell's background job ignores Ctrl-C, and so would all that its tests start and interrupt.
@@ -31,7 +30,7 @@ jaxtyping.install_import_hook(
             *("heads", "packing", "activations", "products"),
             *("reward.head", "reward.losses", "reward.metrics", "reward.scalar", "reward.training", "reward.model"),
             "reward.evaluation",
-            *("ppo.rewards", "ppo.advantages", "ppo.losses", "ppo.kl", "ppo.critic", "ppo.experience", "ppo.update"),
+            *("policy.rewards", "policy.advantages", "policy.losses", "policy.kl", "policy.critic", "policy.experience", "policy.update"),
         )
     ],
     "beartype.beartype",
@@ -46,7 +45,7 @@ sft:
   batch_size: 1
   learning_rate: 1.0e-3
 reward: {steps: 1, batch_size: 1, learning_rate: 1.0e-3}
-ppo: {iterations: 1, prompts_per_iteration: 1}
+policy: {iterations: 1, prompts_per_iteration: 1}
 validate: {}
 rollouts: {}
 rank: {}

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks import graph
 from tasks.stages import STAGES, VERSIONED, sections
-from tasks.versions import graph
 
 ONE_DOOR = {
-    "prefect": ("flows/night.py", "flows/contest.py", "flows/schedule.py", "flows/server.py", "flows/up.py"),
+    "prefect": ("flows/night.py", "flows/trials.py", "flows/schedule.py", "flows/server.py", "flows/up.py"),
     "mlflow": ("tasks/tracking/mlflow_store.py", "tasks/serving/"),
-    "great_expectations": ("tasks/validating/expectations.py",),
-    "dvc": ("tasks/versions/dvc_repo.py",),
+    "great_expectations": ("tasks/validation/expectations.py",),
+    "dvc": ("tasks/versioning/dvc_repo.py",),
     "yaml": ("tasks/params.py",),
 }
 HEAVY = ("torch", "transformers", "mlflow", "great_expectations", "evaluate", "dvc", "datasets", "pandas")

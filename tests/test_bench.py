@@ -19,7 +19,7 @@ from rlhf import products
 from rlhf.adapters import attach
 from rlhf.models import save_policy
 from rlhf.ppo.critic import Critic
-from rlhf.settings import AdapterSettings
+from rlhf.settings.adapters import AdapterSettings
 from tests.benchmarks import __main__ as benchmarks
 from tests.benchmarks import floor, growth, memory, onednn, ours, report, shapes, worker
 from tests.benchmarks.cases import CASES, Case, Entry

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.commands import Add, add_controls, controls_of
-from tasks.params import read_params
+from tasks.params.whole import read_params
 from tasks.paths import Paths
 
 VERSION = "a policy version (3 or v3), champion or challenger"
@@ -29,14 +29,14 @@ def add_commands(add: Add) -> None:
 
 
 def _lineage(options: argparse.Namespace, root: Path) -> None:
-    from tasks.promoting import lineage, registry
+    from tasks.registry import lineage, versions
 
-    name, client = read_params(root / "params.yaml").register_.name, registry.open_existing(Paths(root))
-    print(lineage.render(lineage.trace(client, registry.get_policy(client, name, options.version))))
+    name, client = read_params(root / "params.yaml").register_.name, versions.open_existing(Paths(root))
+    print(lineage.render(lineage.trace(client, versions.get_policy(client, name, options.version))))
 
 
 def _rollback(options: argparse.Namespace, root: Path) -> None:
-    from tasks.promoting import rollback
+    from tasks.registry import rollback
 
     name = read_params(root / "params.yaml").register_.name
     done = rollback.roll_back(Paths(root), name, options.to, options.why)
@@ -47,12 +47,12 @@ def _chat(options: argparse.Namespace, root: Path) -> None:
     sampling, params = controls_of(options), read_params(root / "params.yaml")
 
     from rlhf.models import load_policy
-    from tasks.asking.chat import Chat
-    from tasks.promoting import registry
+    from tasks.inspection.chat import Chat
+    from tasks.registry import versions
     from tasks.tracking import mlflow_store
 
     paths = Paths(root)
-    version = registry.get_policy(registry.open_existing(paths), params.register_.name, options.model)
+    version = versions.get_policy(versions.open_existing(paths), params.register_.name, options.model)
     chat = Chat(load_policy(mlflow_store.checkpoint_of(paths, version), params.model), sampling, options.seed)
     live = sys.stdin.isatty()
     if live:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from flows.commands import Add, say
 from tasks import presets
-from tasks.params import read_params
-from tasks.versions.provenance import flatten
+from tasks.params.whole import read_params
+from tasks.versioning.provenance import flatten
 
 
 def add_commands(add: Add) -> None:
@@ -34,7 +34,7 @@ def _params(options: argparse.Namespace, root: Path) -> None:
 
 
 def _graph(options: argparse.Namespace, root: Path) -> int:
-    from tasks.versions import graph
+    from tasks import graph
 
     drawn, file = graph.render(root), root / "dvc.yaml"
     same = file.is_file() and file.read_text(encoding="utf-8") == drawn

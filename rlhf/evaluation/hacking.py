@@ -12,7 +12,7 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf.settings import MonitorSettings
+from rlhf.settings.policy import MonitorSettings
 
 STANDARD_ERRORS = 2.0
 """A fall counts from where it is this many standard errors past the limit: chance alone rarely gets there."""
@@ -90,12 +90,12 @@ def findings(start: Reading, best: Reading, now: Reading, limits: MonitorSetting
     if limits.max_kl is not None and now.kl > limits.max_kl:
         found.append(
             f"the KL to the reference is {now.kl:.2f} nats per sequence (limit {limits.max_kl:g}): the policy "
-            "writes what the reward model was not trained on; raise ppo.kl.coefficient"
+            "writes what the reward model was not trained on; raise policy.kl.coefficient"
         )
     if limits.max_length_ratio is not None and now.length > limits.max_length_ratio * start.length:
         found.append(
             f"completions are {now.length:.1f} tokens long, {start.length:.1f} at the start (limit "
-            f"{limits.max_length_ratio:g} times that): the reward model seems to pay for length; set ppo.length_penalty"
+            f"{limits.max_length_ratio:g} times that): the reward model seems to pay for length; set policy.length_penalty"
         )
     if limits.max_repetition is not None and now.repeated_3 - start.repeated_3 > limits.max_repetition:
         found.append(
@@ -107,7 +107,7 @@ def findings(start: Reading, best: Reading, now: Reading, limits: MonitorSetting
         found.append(
             f"{now.distinct_2:.0%} of all bigrams are distinct, {start.distinct_2:.0%} at the start (limit "
             f"{limits.min_distinct_ratio:g} times that): different prompts get the same answer; raise "
-            "ppo.kl.coefficient or ppo.entropy_coefficient"
+            "policy.kl.coefficient or policy.entropy_coefficient"
         )
     if limits.max_spread_ratio is not None and now.spread > limits.max_spread_ratio * start.spread > 0.0:
         found.append(
@@ -138,7 +138,7 @@ def _held_out_findings(start: Reading, best: Reading, now: Reading, limits: Moni
         f"the held-out score is {float(now.held_out.mean()):.3f}, {float(best.held_out.mean()):.3f} after iteration "
         f"{best.iteration}: a fall by {fall.size:.2f} ± {fall.error:.2f} of the start's deviations (limit "
         f"{limits.max_held_out_drop:g} beyond {STANDARD_ERRORS:g} standard errors) {meaning}; raise "
-        "ppo.kl.coefficient, lower ppo.learning_rate, or train the reward model on more rankings"
+        "policy.kl.coefficient, lower policy.learning_rate, or train the reward model on more rankings"
     ]
 
 

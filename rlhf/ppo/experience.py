@@ -26,7 +26,7 @@ from rlhf.ppo.advantages import (
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.rewards import final_scores, length_penalty, token_rewards
 from rlhf.records import PromptText, Sampling
-from rlhf.settings import PpoSettings
+from rlhf.settings.policy import PolicySettings
 
 
 @runtime_checkable
@@ -73,7 +73,7 @@ class Networks:
     policy: Policy
     reference: Policy | None
     critic: Critic | None
-    settings: PpoSettings
+    settings: PolicySettings
 
     def logprobs(self, batch: Batch) -> Float[Tensor, "B T"]:
         """log π of each response token, 0 where padded."""
@@ -125,7 +125,7 @@ def sample_experience(
     networks: Networks,
     scorer: Scorer,
     prompts: Sequence[PromptText],
-    settings: PpoSettings,
+    settings: PolicySettings,
     kl_coefficient: float,
     generator: torch.Generator,
 ) -> tuple[Experience, dict[str, float]]:
@@ -180,7 +180,7 @@ def estimate_advantages(
     ref_logprobs: Float[Tensor, "B T"],
     values: Float[Tensor, "B T"] | None,
     response_mask: Bool[Tensor, "B T"],
-    settings: PpoSettings,
+    settings: PolicySettings,
     kl_coefficient: float,
 ) -> Estimate:
     """What the algorithm makes of scores and KL: the one place where PPO, REINFORCE, RLOO and GRPO differ.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhf.settings import KlSettings
+from rlhf.settings.policy import KlSettings
 
 
 @dataclass

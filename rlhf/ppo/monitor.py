@@ -17,7 +17,7 @@ from rlhf.models import Policy
 from rlhf.ppo.experience import Scorer
 from rlhf.ppo.trainer import Check, LogRatio
 from rlhf.records import PromptText, Sampling
-from rlhf.settings import MonitorSettings
+from rlhf.settings.policy import MonitorSettings
 
 BATCH = 64
 

@@ -19,7 +19,7 @@ from rlhf.ppo.critic import Critic
 from rlhf.ppo.experience import Experience, Networks, PromptText, Scorer, sample_experience
 from rlhf.ppo.kl import KlController
 from rlhf.ppo.update import Actors, update
-from rlhf.settings import PpoSettings
+from rlhf.settings.policy import PolicySettings
 from rlhf.sft import Example, learn_responses
 
 LogRatio = Callable[[Batch], Float[Tensor, "B T"]]
@@ -78,7 +78,7 @@ class PpoTrainer:
     critic: Critic | None
     scorer: Scorer
     prompts: Sequence[PromptText]
-    settings: PpoSettings
+    settings: PolicySettings
     watch: Watch | None = None
     general: Sequence[Example] = ()
     iteration: int = field(init=False, default=0)
@@ -148,9 +148,9 @@ class PpoTrainer:
         if fingerprint(trainable_parameters(self.policy)) != self._start:
             return
         if self.stopped is not None:
-            raise ValueError(f"ppo went back to where it began: {self.stopped}")
+            raise ValueError(f"{self.settings.algorithm} went back to where it began: {self.stopped}")
         raise ValueError(
-            "ppo changed no weight of the policy; are ppo.iterations above ppo.critic_warmup, and do the scores "
+            f"{self.settings.algorithm} changed no weight of the policy; are policy.iterations above policy.critic_warmup, and do the scores "
             "of the reward model differ?"
         )
 
@@ -206,8 +206,8 @@ class PpoTrainer:
             return False
         if kl > ceiling:
             self.stopped = (
-                f"the KL to the reference is {kl:.2f} nats per sequence, above ppo.kl.ceiling {ceiling:g}; lower "
-                "ppo.learning_rate, or raise ppo.kl.coefficient"
+                f"the KL to the reference is {kl:.2f} nats per sequence, above policy.kl.ceiling {ceiling:g}; lower "
+                "policy.learning_rate, or raise policy.kl.coefficient"
             )
             self._restore()
             return True

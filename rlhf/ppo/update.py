@@ -18,7 +18,7 @@ from rlhf.models import computes_in_float32
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.experience import Experience
 from rlhf.ppo.losses import policy_losses, probability_ratio, value_losses
-from rlhf.settings import PpoSettings
+from rlhf.settings.policy import PolicySettings
 
 LearnGeneral = Callable[[int, float], float]
 
@@ -35,7 +35,7 @@ class Actors(NamedTuple):
 def update(
     actors: Actors,
     experience: Experience,
-    settings: PpoSettings,
+    settings: PolicySettings,
     move_policy: bool,
     generator: torch.Generator,
     learn_general: LearnGeneral | None = None,
@@ -69,7 +69,7 @@ def update(
     return {**averages, "update_steps": float(len(steps))}
 
 
-def _minibatches(rows: int, settings: PpoSettings, generator: torch.Generator) -> Iterator[Tensor]:
+def _minibatches(rows: int, settings: PolicySettings, generator: torch.Generator) -> Iterator[Tensor]:
     for _ in range(settings.epochs):
         yield from torch.randperm(rows, generator=generator).chunk(settings.minibatches)
 
@@ -77,7 +77,7 @@ def _minibatches(rows: int, settings: PpoSettings, generator: torch.Generator) -
 def _step(
     actors: Actors,
     rows: Experience,
-    settings: PpoSettings,
+    settings: PolicySettings,
     move_policy: bool,
     learn_general: LearnGeneral | None,
     first: bool,
@@ -115,7 +115,7 @@ def _check_ratio(error: float, policy: nn.Module) -> None:
 
 
 def _losses(
-    actors: Actors, rows: Experience, settings: PpoSettings, tokens: int, move_policy: bool
+    actors: Actors, rows: Experience, settings: PolicySettings, tokens: int, move_policy: bool
 ) -> Iterator[tuple[Float[Tensor, ""], dict[str, Float[Tensor, "B T"]]]]:
     """Some rows' share of the loss L_clip + c₁·L_vf − c₂·S (Schulman et al. 2017, equation 9), and diagnostics.
 
@@ -142,7 +142,7 @@ def _losses(
 
 
 def _policy_loss(
-    policy: nn.Module, rows: Experience, settings: PpoSettings, tokens: int, move: bool
+    policy: nn.Module, rows: Experience, settings: PolicySettings, tokens: int, move: bool
 ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, ""], dict[str, Float[Tensor, "B T"]]]:
     """The policy's states, L_clip − c₂·S for what lies below its head, and diagnostics."""
     old_logprobs, advantages = rows.logprobs.flatten(), rows.advantages.flatten()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rlhf.models import load_config, load_network, resolve_device, save_network
 from rlhf.records import Message, prompt_key
 from rlhf.reward.head import score_states
-from rlhf.settings import ComputeSettings
+from rlhf.settings.model import ComputeSettings
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase

@@ -19,7 +19,7 @@ from rlhf.models import ANYWHERE
 from rlhf.records import Message
 from rlhf.reward.encoder import EncoderReward
 from rlhf.reward.scalar import ScalarReward
-from rlhf.settings import ComputeSettings
+from rlhf.settings.model import ComputeSettings
 
 KINDS: dict[str, type[ScalarReward] | type[EncoderReward]] = {"scalar": ScalarReward, "encoder": EncoderReward}
 

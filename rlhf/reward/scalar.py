@@ -19,7 +19,7 @@ from rlhf.heads import response_logprobs
 from rlhf.models import Policy, load_policy, save_policy
 from rlhf.records import Message
 from rlhf.reward.head import score_states
-from rlhf.settings import ComputeSettings
+from rlhf.settings.model import ComputeSettings
 
 REMEMBERED = 2**16
 """So many completions' tokens are kept."""

@@ -17,7 +17,7 @@ from rlhf.records import Message, Pair, prompt_key
 from rlhf.reward.encoder import EncoderReward
 from rlhf.reward.losses import centring_loss, pairwise_loss, regression_loss
 from rlhf.reward.scalar import ScalarReward
-from rlhf.settings import RewardSettings
+from rlhf.settings.reward import RewardSettings
 
 
 class Comparisons(NamedTuple):

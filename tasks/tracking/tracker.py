@@ -18,17 +18,17 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.competing import candidates
-from tasks.nights.deadline import DeadlineError
-from tasks.nights.history import Night
-from tasks.params import Params
+from tasks.deadline import DeadlineError
+from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.progress import listening
-from tasks.promoting import registry
-from tasks.showing import summary
+from tasks.registry import versions
+from tasks.reports import summary
+from tasks.scheduling.history import Night
 from tasks.tracking import mlflow_store, samples
 from tasks.tracking.metric_buffer import MetricBuffer, Point
-from tasks.versions import git, provenance
+from tasks.trials import standings
+from tasks.versioning import git, provenance
 
 NIGHT_VARIABLE = "NIGHTJAR_NIGHT_RUN"
 """The open night's run id: in the environment, so that a stage in a subprocess nests below it too."""
@@ -192,12 +192,12 @@ def conclude(paths: Paths, params: Params, night: Night) -> None:
     """Writes how a night ended where people look first: the tags of its run, and in words the text on its page."""
     assert night.run_id is not None
     client = mlflow_store.open_client(paths)
-    champion = registry.champion_of(client, params.register_.name)
+    champion = versions.champion_of(client, params.register_.name)
     tags = {"outcome": night.outcome, "why": night.why, "champion": f"v{champion.version}" if champion else "none yet"}
     text = f"**{night.outcome}**: {night.why}\n"
     if night.policy_version is not None:
         tags["policy_version"] = f"v{night.policy_version}"
-        text += f"\n{summary.markdown(candidates.chosen(paths, params)[0])}"
+        text += f"\n{summary.markdown(standings.chosen(paths, params)[0])}"
     mlflow_store.log(client, night.run_id, tags={**tags, "mlflow.note.content": text})
 
 

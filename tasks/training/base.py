@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rlhf.settings import ModelSettings
+from rlhf.settings.model import ModelSettings
 from tasks.paths import Paths
 
 if TYPE_CHECKING:

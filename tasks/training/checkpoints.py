@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tasks.paths import Paths
-from tasks.versions import provenance
+from tasks.versioning import provenance
 
 
 @dataclass(frozen=True)

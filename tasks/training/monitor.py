@@ -1,4 +1,4 @@
-"""The reward-hacking monitor of the ppo stage: which prompts it reads, whom it asks, what it leaves behind."""
+"""The reward-hacking monitor of the policy stage: which prompts it reads, whom it asks, what it leaves behind."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf.records import Prompt, PromptText, Sampling
-from rlhf.settings import ModelSettings, MonitorSettings, PpoSettings
+from rlhf.settings.model import ModelSettings
+from rlhf.settings.policy import MonitorSettings, PolicySettings
 from tasks.files import read_records, write_curve, write_json
 from tasks.paths import Paths
-from tasks.showing.report import plot_over_kl
+from tasks.reports.charts import plot_over_kl
 
 if TYPE_CHECKING:
     from rlhf.ppo.experience import Scorer
@@ -28,14 +29,14 @@ def watched_prompts(paths: Paths, limits: MonitorSettings) -> list[PromptText]:
     prompts = [row.prompt for row in read_records(file, Prompt, may_be_empty=True)][: limits.prompts]
     if len(prompts) < 2:
         raise ValueError(
-            f"{file}: found {len(prompts)} prompts, but ppo.monitor needs at least 2 to tell a fall from chance; raise "
-            "validate.dev_share, or set ppo.monitor to null"
+            f"{file}: found {len(prompts)} prompts, but policy.monitor needs at least 2 to tell a fall from chance; raise "
+            "validate.dev_share, or set policy.monitor to null"
         )
     return prompts
 
 
 def build_monitor(
-    paths: Paths, params: PpoSettings, model: ModelSettings, proxy: Scorer, prompts: Sequence[PromptText]
+    paths: Paths, params: PolicySettings, model: ModelSettings, proxy: Scorer, prompts: Sequence[PromptText]
 ) -> Monitor:
     """The monitor of a run on this proxy."""
     from rlhf.ppo.monitor import Monitor
@@ -72,8 +73,8 @@ def write_monitor(paths: Paths, monitor: Monitor, kept: int) -> dict[str, float]
 
     rows = [{"step": float(reading.iteration), **monitor.figures(reading)} for reading in monitor.readings]
     found, stop = verdict(monitor.readings, monitor.limits).findings, monitor.stop_reason()
-    write_curve(paths.plots("ppo") / "monitor.csv", rows)
-    plot_over_kl(paths.plots("ppo") / "monitor.png", rows, kept, stop is not None, "What PPO optimised, and what not")
+    write_curve(paths.plots("policy") / "monitor.csv", rows)
+    plot_over_kl(paths.plots("policy") / "monitor.png", rows, kept, stop is not None, "What PPO optimised, and what not")
     readings = [
         {"iteration": reading.iteration, "warnings": texts}
         for reading, texts in zip(monitor.readings, found, strict=True)

@@ -17,7 +17,11 @@ from rlhf.records import Pair, Sampling
 from rlhf.reward.model import RewardModel
 from rlhf.reward.scalar import ScalarReward
 from rlhf.reward.training import group_pairs, train_reward
-from rlhf.settings import AdapterSettings, ComputeSettings, PpoSettings, RewardSettings, SftSettings
+from rlhf.settings.adapters import AdapterSettings
+from rlhf.settings.model import ComputeSettings
+from rlhf.settings.policy import PolicySettings
+from rlhf.settings.reward import RewardSettings
+from rlhf.settings.sft import SftSettings
 from rlhf.sft import train_sft
 from tests.benchmarks import memory, shapes
 from tests.benchmarks.worker import Job, Turns
@@ -120,9 +124,9 @@ def sampling(job: Job, turn: Turns) -> None:
         turn(tokens=int(samples.lengths.sum()))
 
 
-def _ppo_settings(job: Job) -> PpoSettings:
+def _ppo_settings(job: Job) -> PolicySettings:
     work = job.work
-    return PpoSettings(
+    return PolicySettings(
         iterations=STEPS,
         prompts_per_iteration=work.rows,
         epochs=work.epochs,

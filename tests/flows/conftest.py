@@ -33,7 +33,7 @@ rank: {}
 pairs: {dev_share: 0.15, test_share: 0.2}
 reward: {steps: 20, batch_size: 8, learning_rate: 2.0e-3}
 evaluate: {samples: 2, best_of: 2, bootstrap: 200, max_new_tokens: 32}
-ppo:
+policy:
   iterations: 6
   prompts_per_iteration: 16
   critic_warmup: 1
@@ -48,8 +48,8 @@ import sys
 from datetime import datetime
 from pathlib import Path
 from tasks import runner
-from tasks.nights.history import Night
-from tasks.params import read_params
+from tasks.scheduling.history import Night
+from tasks.params.whole import read_params
 from tasks.paths import Paths
 from tasks.stages import VERSIONED
 from tasks.tracking import tracker

@@ -88,7 +88,7 @@ def test_two_nights_are_compared_in_the_browser(two_nights: Path, window: Window
         page.wait_for_timeout(1000)  # folding and unfolding are animated
         page.screenshot(path=Path(folder) / "comparing.png")
     shown = page.locator("body").inner_text()
-    assert re.findall(r"^(ppo\..*)\t(.*)\t(.*)$", shown, re.MULTILINE) == [("ppo.kl.coefficient", "0.5", "0.05")]
+    assert re.findall(r"^(policy\..*)\t(.*)\t(.*)$", shown, re.MULTILINE) == [("policy.kl.coefficient", "0.5", "0.05")]
     runs = mlflow_store.find_nights(client, Paths(two_nights), "night-")
     assert [run.info.run_name for run in runs] == list(reversed(TWO_NIGHTS))
     for figure in ("evaluate.policy.bleu", "evaluate.policy.gold", "evaluate.policy.gold_low"):
@@ -105,5 +105,5 @@ def test_a_night_says_on_its_page_how_it_ended(two_nights: Path, window: Window)
     page.goto(f"/#/experiments/{night.info.experiment_id}/runs/{night.info.run_id}")
     page.get_by_text("not promoted: a trial").first.wait_for()
     page.get_by_text("data/validated/train").first.wait_for()
-    page.get_by_text("ppo.kl.coefficient").first.wait_for()
+    page.get_by_text("policy.kl.coefficient").first.wait_for()
     assert window.asked_outside == []

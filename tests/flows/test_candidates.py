@@ -15,19 +15,21 @@ from typing import Any
 import pytest
 
 from tasks import runner, stages
-from tasks.competing import candidates, contest
-from tasks.competing.contest import HeldOut
-from tasks.nights import history
-from tasks.nights.deadline import DeadlineError
-from tasks.params import AS_THEY_ARE, Candidate, Params, read_candidates, read_params
+from tasks.deadline import DeadlineError
+from tasks.params.night import UNCHANGED
+from tasks.params.whole import Params, read_params
 from tasks.paths import Paths
-from tasks.promoting import registry
+from tasks.registry import versions
+from tasks.reproducibility import experiments
+from tasks.scheduling import history
 from tasks.stages import STAGES, VERSIONED
 from tasks.tracking import mlflow_store
-from tasks.versions import experiments
+from tasks.trials import selection, standings
+from tasks.trials.candidates import Candidate, read_candidates
+from tasks.trials.selection import HeldOut
 
-SEVERAL = "night:\n  seeds: [1]\n  variants:\n    rloo: {ppo: {algorithm: rloo, completions: 4}}\n"
-NAMES = [AS_THEY_ARE, "seed-1", "rloo", "rloo-seed-1"]
+SEVERAL = "night:\n  seeds: [1]\n  variants:\n    rloo: {policy: {algorithm: rloo, completions: 4}}\n"
+NAMES = [UNCHANGED, "seed-1", "rloo", "rloo-seed-1"]
 SCORES = dict(zip(NAMES, (0.1, 0.2, 0.4, 0.3), strict=True))
 
 
@@ -50,7 +52,7 @@ def trained(
     run_stage = stages.run_stage
 
     def logged(stage: str, paths: Paths, params: Params) -> dict[str, float]:
-        ran.append((AS_THEY_ARE if paths.root == several.root else paths.root.name, stage))
+        ran.append((UNCHANGED if paths.root == several.root else paths.root.name, stage))
         return run_stage(stage, paths, params)
 
     def score(paths: Paths, params: Params, places: Mapping[str, Paths]) -> HeldOut:
@@ -62,7 +64,7 @@ def trained(
         return found
 
     monkeypatch.setattr(stages, "run_stage", logged)
-    monkeypatch.setattr(contest, "score", score)
+    monkeypatch.setattr(selection, "score", score)
     return since
 
 
@@ -99,17 +101,17 @@ def test_the_best_candidate_goes_on_and_the_workspace_stays_as_params_say(
     assert night(str(several.root)) == dict.fromkeys(STAGES, "ran")
     ran = trained()
     by = {name: [stage for who, stage in ran if who == name] for name in NAMES}
-    assert by[AS_THEY_ARE] == list(VERSIONED)
+    assert by[UNCHANGED] == list(VERSIONED)
     assert by["seed-1"] == list(VERSIONED[2:])
-    assert by["rloo"] == ["ppo", "evaluate", "register"]
-    assert by["rloo-seed-1"] == ["ppo", "evaluate"]
+    assert by["rloo"] == ["policy", "evaluate", "register"]
+    assert by["rloo-seed-1"] == ["policy", "evaluate"]
     assert before == [
         git(several.root, "rev-parse", "HEAD"),
         git(several.root, "status", "--porcelain", "--", "params.yaml"),
     ]
     assert "Data and pipelines are up to date." in dvc_repro(several.root)
 
-    kept = candidates.read(several)
+    kept = standings.read(several)
     assert kept is not None
     assert [row.name for row in kept.candidates] == NAMES
     assert kept.winner == "rloo"
@@ -119,12 +121,12 @@ def test_the_best_candidate_goes_on_and_the_workspace_stays_as_params_say(
 
     [(name, below)] = tree(several).items()
     assert name == history.read(several)[-1].name
-    assert below[AS_THEY_ARE] == {stage: {} for stage in VERSIONED}
+    assert below[UNCHANGED] == {stage: {} for stage in VERSIONED}
     assert set(below) == {*NAMES, "register"}
-    assert set(below["rloo"]) == {"ppo", "evaluate"}
+    assert set(below["rloo"]) == {"policy", "evaluate"}
     run = mlflow_store.open_client(several).get_run(history.read(several)[-1].run_id)
     assert run.data.tags["winner"] == "rloo"
-    assert run.data.tags["stage.ppo"] == "by rloo"
+    assert run.data.tags["stage.policy"] == "by rloo"
     with get_client(sync_client=True) as client:
         artifacts = client.request("POST", "/artifacts/latest/filter", json={}).json()
     [table] = [json.loads(artifact["data"]) for artifact in artifacts if artifact["key"] == "candidates"]
@@ -150,23 +152,23 @@ def test_a_candidate_that_refuses_its_settings_is_out_and_the_night_goes_on(
     good = stages.run_stage
 
     def refuse(stage: str, paths: Paths, params: Params) -> dict[str, float]:
-        if params.ppo.algorithm == "rloo" and stage == "ppo":
-            raise ValueError("ppo: the loss is not a number")
+        if params.policy.algorithm == "rloo" and stage == "policy":
+            raise ValueError("policy: the loss is not a number")
         return good(stage, paths, params)
 
     monkeypatch.setattr(stages, "run_stage", refuse)
     night(str(several.root))
     kept = json.loads(several.candidates.read_text())
-    assert [row["error"] for row in kept["candidates"]] == [None, None] + ["ppo: the loss is not a number"] * 2
+    assert [row["error"] for row in kept["candidates"]] == [None, None] + ["policy: the loss is not a number"] * 2
     assert kept["winner"] == "seed-1"
-    assert candidates.chosen(several, read_params(several.root / "params.yaml"))[0].root.name == "seed-1"
+    assert standings.chosen(several, read_params(several.root / "params.yaml"))[0].root.name == "seed-1"
     assert runner.pending(several, read_params(several.root / "params.yaml")) == []
 
 
 @pytest.fixture
 def beside(several: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """Runs a candidate beside the night, with this line of shell in place of what it would do."""
-    from flows.contest import Children, _train_beside
+    from flows.trials import Children, _train_beside
 
     candidate = read_candidates(several.root / "params.yaml")[1]
 
@@ -186,16 +188,16 @@ def test_a_candidate_in_a_process_of_its_own_is_heard(
     """What it says is passed on; a refusal is its last line, a deadline is the night's, anything else an error."""
     assert beside("echo sft ran") is None
     assert capsys.readouterr().out == "sft ran\n"
-    assert beside(f"echo a bar >&2; echo too steep >&2; exit {contest.REFUSED}") == "too steep"
+    assert beside(f"echo a bar >&2; echo too steep >&2; exit {selection.REFUSED}") == "too steep"
     with pytest.raises(DeadlineError, match="time is up"):
-        beside(f"echo time is up >&2; exit {contest.LATE}")
+        beside(f"echo time is up >&2; exit {selection.LATE}")
     with pytest.raises(RuntimeError, match="seed-1: out of memory"):
         beside("echo out of memory >&2; exit 1")
 
 
 def test_no_process_of_a_candidate_outlives_its_contest() -> None:
     """Those that run are ended, and so is one that starts too late."""
-    from flows.contest import Children
+    from flows.trials import Children
 
     children, command = Children(), ["sleep", "600"]
     first, late = subprocess.Popen(command), None
@@ -213,7 +215,7 @@ def test_no_process_of_a_candidate_outlives_its_contest() -> None:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(None, 0), (ValueError("sft: no\nbetter"), contest.REFUSED), (DeadlineError("time is up"), contest.LATE)],
+    [(None, 0), (ValueError("sft: no\nbetter"), selection.REFUSED), (DeadlineError("time is up"), selection.LATE)],
 )
 def test_the_process_of_a_candidate_says_how_it_ended(
     several: Paths,
@@ -229,9 +231,9 @@ def test_the_process_of_a_candidate_says_how_it_ended(
         if error:
             raise error
 
-    monkeypatch.setattr(contest, "train", train)
+    monkeypatch.setattr(selection, "train", train)
     monkeypatch.setattr("tasks.environment.restart_tuned", lambda: None)
-    assert contest.main([str(several.root), "rloo"]) == code
+    assert selection.main([str(several.root), "rloo"]) == code
     said = capsys.readouterr()
     assert said.out == "rloo\n"
     assert said.err == ("" if error is None else " ".join(str(error).splitlines()) + "\n")
@@ -248,7 +250,7 @@ def test_a_promotion_alone_makes_nothing_due(
     def bring(paths: Paths, params: Params) -> None:
         (paths.champion / "config.json").write_text(next(champions))
 
-    monkeypatch.setattr("tasks.training.champion.bring", bring)
+    monkeypatch.setattr("tasks.registry.champion.bring", bring)
     night(str(toy))
     assert toy_night() == list(STAGES)
     night(str(toy))
@@ -257,7 +259,7 @@ def test_a_promotion_alone_makes_nothing_due(
         file.write("register: {max_kl: 3.0}\n")
     night(str(toy))
     assert toy_night() == ["register"]
-    (toy / "tasks" / "ppo.py").write_text("# another line\n")
+    (toy / "tasks" / "policy.py").write_text("# another line\n")
     night(str(toy))
     assert toy_night() == list(STAGES)[2:]
     assert (toy / "data" / "champion" / "config.json").read_text() == "second"
@@ -283,11 +285,11 @@ def test_a_real_night_trains_two_seeds_of_two_settings_two_at_a_time(
         file.write(SEVERAL + "  parallel: 2\n")
     printed = whole_night.nightjar(root, "flows", "run")
     paths = Paths(root)
-    kept = candidates.read(paths)
+    kept = standings.read(paths)
     assert kept is not None
     assert [row.name for row in kept.candidates] == NAMES
     assert kept.referee == "simulated annotator"
-    assert kept.winner == contest.best(kept.candidates)
+    assert kept.winner == selection.best(kept.candidates)
     assert len({row.policy for row in kept.candidates}) == 4
     said = [line.split() for line in printed.splitlines()]
     how = {(line[4], line[0]): line[1] for line in said if len(line) == 5 and line[0] in VERSIONED}
@@ -295,7 +297,7 @@ def test_a_real_night_trains_two_seeds_of_two_settings_two_at_a_time(
     assert [how["seed-1", stage] for stage in VERSIONED] == ["restored"] * 2 + ["ran"] * 7
 
     client = mlflow_store.open_client(paths)
-    version = registry.get_policy(client, "nightjar", "challenger")
+    version = versions.get_policy(client, "nightjar", "challenger")
     assert version.tags["content"] == next(row.policy for row in kept.candidates if row.name == kept.winner)
     assert "2 seeds" in version.tags["gate.steady"]
     assert "up to date" in whole_night.nightjar(root, "dvc", "status")

@@ -126,7 +126,7 @@ def test_params_prints_every_param_with_its_value(toy: Path) -> None:
     assert {
         "sft.steps = 1",
         "validate.dev_share = 0.05",
-        "ppo.kl.target = null",
+        "policy.kl.target = null",
         "register.max_kl = 10.0",
     } <= set(lines)
 
@@ -146,7 +146,7 @@ def test_a_preset_is_applied_with_data(with_presets: Path, tmp_path: Path) -> No
     preset = with_presets / "presets/people.yaml"
     preset.write_text(preset.read_text().replace("pairs: {}\n", "").replace("ingest: {seed: 1}\n", ""))
     preset.write_text(preset.read_text().replace("evaluate: {}\n", "").replace("validate: {}\n", ""))
-    for section in ("rollouts", "reward", "ppo", "rank"):
+    for section in ("rollouts", "reward", "policy", "rank"):
         assert f"{section}: {{" in preset.read_text()
     mine = tmp_path / "mine"
     (mine / "rankings").mkdir(parents=True)
@@ -169,7 +169,7 @@ def test_explain_refuses_before_it_loads_anything(toy: Path) -> None:
     assert "found follow best; give one of the models shown: sft, policy" in refused(
         toy, "explain", "a", "--follow", "best"
     )
-    assert "data/models/policy: no such model yet; make it with: nightjar stage ppo" in refused(
+    assert "data/models/policy: no such model yet; make it with: nightjar stage policy" in refused(
         toy, "explain", "a", "--model", "policy"
     )
 

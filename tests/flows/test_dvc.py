@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.showing.plots import PLOTS
+from tasks.reports.plots import PLOTS
 
 
 def dvc(root: Path, *arguments: str) -> str:
@@ -28,9 +28,9 @@ def dvc(root: Path, *arguments: str) -> str:
 def test_the_changed_param_and_what_it_changed_are_shown(two_nights: Path) -> None:
     """`dvc params diff` names one param; `dvc metrics diff` figures of PPO and of what comes after it alone."""
     params = json.loads(dvc(two_nights, "params", "diff", "--json"))
-    assert params == {"params.yaml": {"ppo.kl.coefficient": {"old": 0.05, "new": 0.5, "diff": 0.45}}}
+    assert params == {"params.yaml": {"policy.kl.coefficient": {"old": 0.05, "new": 0.5, "diff": 0.45}}}
     metrics = json.loads(dvc(two_nights, "metrics", "diff", "--json"))
-    assert set(metrics) == {"data/metrics/ppo.json", "data/metrics/evaluate.json"}
+    assert set(metrics) == {"data/metrics/policy.json", "data/metrics/evaluate.json"}
     figures = json.loads((two_nights / "data/metrics/evaluate.json").read_text())
     assert metrics["data/metrics/evaluate.json"]["policy.kl"]["new"] == figures["policy.kl"]
 
@@ -40,7 +40,7 @@ def test_the_night_is_a_row_of_exp_show(two_nights: Path) -> None:
     workspace, commit = json.loads(dvc(two_nights, "exp", "show", "--json"))
 
     def penalty(row: dict[str, Any]) -> float:
-        return float(row["data"]["params"]["params.yaml"]["data"]["ppo"]["kl"]["coefficient"])
+        return float(row["data"]["params"]["params.yaml"]["data"]["policy"]["kl"]["coefficient"])
 
     assert (penalty(workspace), penalty(commit)) == (0.5, 0.05)
     assert workspace["data"]["metrics"]["data/metrics/evaluate.json"]["data"]["win_rate"] >= 0

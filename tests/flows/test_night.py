@@ -14,10 +14,10 @@ from uuid import UUID
 import psutil
 import pytest
 
-from tasks import environment, stages
-from tasks.nights import deadline, history, lock
-from tasks.params import read_params
+from tasks import deadline, environment, stages
+from tasks.params.whole import read_params
 from tasks.paths import Paths
+from tasks.scheduling import history, lock
 from tasks.stages import STAGES, VERSIONED
 
 
@@ -67,7 +67,7 @@ def test_the_night_runs_what_is_due_and_dvc_agrees(
     assert toy_night() == []
 
     (toy / "tasks/reward.py").write_text("# another line\n")
-    due = ["reward", "ppo", "evaluate", "register"]
+    due = ["reward", "policy", "evaluate", "register"]
     assert night(str(toy)) == {name: "ran" if name in due else "cached" for name in STAGES}
     assert toy_night() == due
 
@@ -220,5 +220,5 @@ def test_the_edges_are_those_of_the_graph(toy: Path) -> None:
     assert upstream("ingest") == []
     assert upstream("rank") == ["validate", "rollouts"]
     assert upstream("pairs") == ["sft", "rank"]
-    assert upstream("evaluate") == ["validate", "sft", "pairs", "reward", "ppo"]
+    assert upstream("evaluate") == ["validate", "sft", "pairs", "reward", "policy"]
     assert set(upstream("register")) <= set(VERSIONED)

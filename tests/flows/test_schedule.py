@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from tasks import environment
-from tasks.nights import history, lock
-from tasks.nights.history import Night
-from tasks.params import read_params
+from tasks.params.whole import read_params
 from tasks.paths import Paths
+from tasks.scheduling import history, lock
+from tasks.scheduling.history import Night
 from tasks.stages import STAGES
 from tasks.tracking import mlflow_store
 

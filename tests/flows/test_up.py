@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from flows.up import free_port, responds
-from tasks.nights import history, status
-from tasks.nights.history import Night
-from tasks.params import NightParams
+from tasks.params.night import NightParams
 from tasks.paths import Paths
-from tasks.promoting import decisions
+from tasks.registry import decisions
+from tasks.scheduling import history, status
+from tasks.scheduling.history import Night
 
 
 def test_up_brings_all_up_and_ends_them_together(toy: Path, alone: Any) -> None:

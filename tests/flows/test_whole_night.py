@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from tasks.paths import Paths
+from tasks.reproducibility import experiments
 from tasks.stages import STAGES, VERSIONED
 from tasks.tracking import mlflow_store
-from tasks.versions import dvc_repo, experiments, provenance
+from tasks.versioning import dvc_repo, provenance
 
 SMALL = """\
 model:
@@ -37,7 +38,7 @@ rollouts: {completions: 3, sampling: [{temperature: 1.0}, {temperature: 0.7, top
 rank: {}
 pairs: {dev_share: 0.15, test_share: 0.2}
 reward: {steps: 10, batch_size: 8, learning_rate: 2.0e-3}
-ppo: {iterations: 3, prompts_per_iteration: 8, critic_warmup: 1, max_new_tokens: 48}
+policy: {iterations: 3, prompts_per_iteration: 8, critic_warmup: 1, max_new_tokens: 48}
 evaluate: {samples: 2, best_of: 2, bootstrap: 200}
 register: {}
 """
@@ -78,7 +79,7 @@ def test_a_night_writes_everything_of_the_contract(first_night: tuple[Path, str]
         "sft": ["eval_loss", "perplexity"],
         "pairs": ["rankings", "pairs", "ties_dropped", "duplicates_dropped"],
         "reward": ["accuracy", "auc", "spearman", "pearson", "ece"],
-        "ppo": ["reward_mean", "kl", "entropy", "clip_fraction", "explained_variance"],
+        "policy": ["reward_mean", "kl", "entropy", "clip_fraction", "explained_variance"],
     }
     for stage, wanted in keys.items():
         found = json.loads((root / f"data/metrics/{stage}.json").read_text())
@@ -169,7 +170,7 @@ def test_a_policy_that_went_on_from_the_champion_is_reproduced(
     recorded = dvc_repo.recorded(root)
     champion = mlflow_store.open_client(Paths(root)).get_model_version("nightjar-policy", "1").tags["content"]
     assert recorded["sft"].inputs["data/champion"] == champion
-    assert recorded["ppo"].outputs["data/models/policy"] != champion
+    assert recorded["policy"].outputs["data/models/policy"] != champion
 
     assert f"identical: {', '.join(VERSIONED)} (" in nightjar(root, "flows", "reproduce", "2")
     (root / ".dvc/cache/files/md5" / champion[:2] / champion[2:]).unlink()

@@ -22,7 +22,11 @@ from rlhf.ppo.critic import Critic
 from rlhf.ppo.experience import Scorer
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.records import Sampling
-from rlhf.settings import AdapterSettings, ComputeSettings, KlSettings, PpoSettings, RewardSettings, SftSettings
+from rlhf.settings.adapters import AdapterSettings
+from rlhf.settings.model import ComputeSettings
+from rlhf.settings.policy import KlSettings, PolicySettings
+from rlhf.settings.reward import RewardSettings
+from rlhf.settings.sft import SftSettings
 from rlhf.sft import train_sft
 
 CPU = ComputeSettings(device="cpu")
@@ -296,9 +300,9 @@ def test_prompt_tuning_is_for_sft_alone() -> None:
     """PPO and the reward model say so before anything starts; their LoRA is fine."""
     prompt = AdapterSettings(kind="prompt")
     assert SftSettings(steps=1, batch_size=1, learning_rate=1e-3, adapter=prompt).adapter == prompt
-    assert PpoSettings(iterations=1, prompts_per_iteration=1, adapter=LORA).adapter == LORA
+    assert PolicySettings(iterations=1, prompts_per_iteration=1, adapter=LORA).adapter == LORA
     with pytest.raises(ValueError, match="kind prompt is for sft alone; give kind: lora"):
-        PpoSettings(iterations=1, prompts_per_iteration=1, adapter=prompt)
+        PolicySettings(iterations=1, prompts_per_iteration=1, adapter=prompt)
     with pytest.raises(ValueError, match="kind prompt is for sft alone; give kind: lora"):
         RewardSettings(steps=1, batch_size=1, learning_rate=1e-3, adapter=prompt)
 
@@ -311,7 +315,7 @@ def test_ppo_learns_with_one_copy_of_the_model(
     The checkpoint holds the adapter alone, and the merged policy says what the trained one said.
     """
     adapted = attach(clone(speller), LORA, seed=0)
-    settings = PpoSettings(
+    settings = PolicySettings(
         iterations=20,
         prompts_per_iteration=48,
         max_new_tokens=6,

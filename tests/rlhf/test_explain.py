@@ -15,7 +15,7 @@ from rlhf.generation import as_controls, sample, warp
 from rlhf.generation.drawing import cumulate, invert
 from rlhf.models import Policy
 from rlhf.records import Sampling
-from rlhf.settings import AdapterSettings
+from rlhf.settings.adapters import AdapterSettings
 
 ALL = Sampling(
     temperature=0.7,

@@ -15,7 +15,8 @@ from rlhf.generation import sample
 from rlhf.heads import apply_head, response_logits, response_logprobs
 from rlhf.models import Policy, build_policy, load_policy, save_policy
 from rlhf.records import Demonstration, Message, Sampling
-from rlhf.settings import ComputeSettings, SftSettings
+from rlhf.settings.model import ComputeSettings
+from rlhf.settings.sft import SftSettings
 from rlhf.sft import encode_demonstrations, train_sft
 
 CHATML = (

@@ -17,7 +17,7 @@ from rlhf.generation.decoding import ForwardDecoder, prompt_inputs
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy, build_policy
 from rlhf.records import Sampling
-from rlhf.settings import AdapterSettings
+from rlhf.settings.adapters import AdapterSettings
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,

@@ -28,7 +28,7 @@ from rlhf.models import (
     train_tokenizer,
 )
 from rlhf.records import Message
-from rlhf.settings import ComputeSettings
+from rlhf.settings.model import ComputeSettings
 
 CPU = ComputeSettings(device="cpu")
 CONFIG: dict[str, Any] = {

@@ -22,7 +22,8 @@ from rlhf.logprobs import TokenStatistics, token_statistics
 from rlhf.models import Policy, autocast, build_policy, checkpoint_layers, load_policy, save_policy
 from rlhf.optim import Optimizer
 from rlhf.records import Sampling
-from rlhf.settings import ComputeSettings, SftSettings
+from rlhf.settings.model import ComputeSettings
+from rlhf.settings.sft import SftSettings
 
 PROMPTS = [[3, 4, 5], [6], [7, 3, 3, 5, 6, 4], [5, 7]]
 RESPONSES = [[9, 3], [4, 5, 0, 1, 8, 8, 9, 3], [8], [1, 7, 7]]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rlhf.optim import Optimizer, cosine_with_warmup, shuffled_batches
-from rlhf.settings import OptimSettings
+from rlhf.settings.optim import OptimSettings
 
 
 def test_the_schedule_by_hand() -> None:

@@ -17,7 +17,9 @@ from rlhf.models import Policy, build_policy, load_policy, save_policy
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.records import Demonstration, Message, Sampling
-from rlhf.settings import ComputeSettings, KlSettings, PpoSettings, SftSettings
+from rlhf.settings.model import ComputeSettings
+from rlhf.settings.policy import KlSettings, PolicySettings
+from rlhf.settings.sft import SftSettings
 from rlhf.sft import encode_demonstrations, train_sft
 
 PROMPTS = ["name[Kestrel]", "name[Bellwether], kind[bistro], dish[tapas]", "kind[diner], price[fair]", "area[old]"]
@@ -201,7 +203,7 @@ def test_ppo_raises_the_reward(words: Any) -> None:
     """A T5 of eight words learns to write on in 12 iterations; it starts at no distance from its reference."""
     fields = {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
     policy, reference = (build_policy(fields, words, seed=0) for _ in range(2))
-    settings = PpoSettings(
+    settings = PolicySettings(
         iterations=12,
         prompts_per_iteration=16,
         max_new_tokens=8,

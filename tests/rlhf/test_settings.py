@@ -8,7 +8,11 @@ import sys
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from rlhf.settings import KlSettings, ModelSettings, PpoSettings, RewardSettings, RolloutSettings, SftSettings
+from rlhf.settings.model import ModelSettings
+from rlhf.settings.policy import KlSettings, PolicySettings
+from rlhf.settings.reward import RewardSettings
+from rlhf.settings.rollouts import RolloutSettings
+from rlhf.settings.sft import SftSettings
 
 STEPS = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3}
 PPO = {"iterations": 1, "prompts_per_iteration": 1}
@@ -24,11 +28,11 @@ PPO = {"iterations": 1, "prompts_per_iteration": 1}
         (SftSettings, {**STEPS, "warmup_share": 1.5}, "warmup_share"),
         (SftSettings, {"steps": 1, "batch_size": 1}, "learning_rate"),
         (RewardSettings, {**STEPS, "kind": "ensemble"}, "kind"),
-        (PpoSettings, {**PPO, "dual_clip": 1.0}, "dual_clip"),
-        (PpoSettings, {**PPO, "kl": {"estimator": "k4"}}, "estimator"),
-        (PpoSettings, {**PPO, "kl": {"coefficient": -0.1}}, "coefficient"),
-        (PpoSettings, {**PPO, "discount": 1.1}, "discount"),
-        (PpoSettings, {**PPO, "temperature": 0.0}, "temperature"),
+        (PolicySettings, {**PPO, "dual_clip": 1.0}, "dual_clip"),
+        (PolicySettings, {**PPO, "kl": {"estimator": "k4"}}, "estimator"),
+        (PolicySettings, {**PPO, "kl": {"coefficient": -0.1}}, "coefficient"),
+        (PolicySettings, {**PPO, "discount": 1.1}, "discount"),
+        (PolicySettings, {**PPO, "temperature": 0.0}, "temperature"),
         (KlSettings, {"target": 0.0}, "target"),
         (RolloutSettings, {"completions": 1}, "completions"),
         (RolloutSettings, {"sampling": []}, "sampling"),

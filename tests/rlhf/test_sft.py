@@ -14,7 +14,7 @@ from rlhf.batches import make_batch
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy
 from rlhf.records import Demonstration
-from rlhf.settings import SftSettings
+from rlhf.settings.sft import SftSettings
 from rlhf.sft import (
     Example,
     draw_batches,

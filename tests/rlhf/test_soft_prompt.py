@@ -16,7 +16,9 @@ from rlhf.generation import generate, sample
 from rlhf.heads import response_logits, response_logprobs
 from rlhf.models import Policy, build_policy, load_policy, save_policy
 from rlhf.records import Sampling
-from rlhf.settings import AdapterSettings, ComputeSettings, SftSettings
+from rlhf.settings.adapters import AdapterSettings
+from rlhf.settings.model import ComputeSettings
+from rlhf.settings.sft import SftSettings
 from rlhf.sft import evaluate_loss, train_sft
 from rlhf.soft_prompt import draw_start, soft_prompt
 

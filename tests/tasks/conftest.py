@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.files import write_json, write_rows
-from tasks.params import Params, read_params
+from tasks.params.whole import Params, read_params
 from tasks.paths import Paths
 from tasks.tracking import mlflow_store
 from tests.small import MODEL
@@ -19,7 +19,7 @@ model: {config: {model_type: llama}}
 sft: {steps: 3, batch_size: 2, learning_rate: 1.0e-3}
 rollouts: {completions: 2, sampling: [{temperature: 1.0}, {temperature: 0.0}]}
 reward: {steps: 1, batch_size: 1, learning_rate: 1.0e-3}
-ppo: {iterations: 1, prompts_per_iteration: 1}
+policy: {iterations: 1, prompts_per_iteration: 1}
 """
 PASSING = {
     "win_rate": 0.93,
@@ -36,7 +36,7 @@ sft: {steps: 150, batch_size: 16, learning_rate: 1.5e-2, eval_every: 50}
 rollouts: {completions: 3, sampling: [{max_new_tokens: 24}, {temperature: 0.7, top_p: 0.9, max_new_tokens: 24}]}
 pairs: {dev_share: 0.15, test_share: 0.2}
 reward: {steps: 8, batch_size: 8, learning_rate: 2.0e-3}
-ppo: {iterations: 3, prompts_per_iteration: 8, critic_warmup: 1, learning_rate: 2.0e-3, max_new_tokens: 24}
+policy: {iterations: 3, prompts_per_iteration: 8, critic_warmup: 1, learning_rate: 2.0e-3, max_new_tokens: 24}
 evaluate: {samples: 2, best_of: 2, bootstrap: 100, max_new_tokens: 24}
 """
 NIGHT = MODEL + STAGES

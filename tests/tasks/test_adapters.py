@@ -11,10 +11,13 @@ import torch
 import yaml
 
 from rlhf.records import Demonstration
-from rlhf.settings import AdapterSettings, ComputeSettings, ModelSettings, SftSettings
-from tasks import ppo, rollouts, sft
+from rlhf.settings.adapters import AdapterSettings
+from rlhf.settings.model import ComputeSettings, ModelSettings
+from rlhf.settings.sft import SftSettings
+from tasks import policy as policy_stage
+from tasks import rollouts, sft
 from tasks.files import read_records, write_rows
-from tasks.params import Params, read_params
+from tasks.params.whole import Params, read_params
 from tasks.paths import Paths
 
 CPU = ComputeSettings(device="cpu")
@@ -129,7 +132,7 @@ def test_an_adapter_on_random_weights_is_refused(tmp_path: Path) -> None:
         "model": {"config": {"model_type": "llama"}},
         "sft": {"steps": 1, "batch_size": 1, "learning_rate": 1e-3, "adapter": {"kind": "lora"}},
         "reward": {"steps": 1, "batch_size": 1, "learning_rate": 1e-3},
-        "ppo": {"iterations": 1, "prompts_per_iteration": 1},
+        "policy": {"iterations": 1, "prompts_per_iteration": 1},
     }
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -142,8 +145,8 @@ def test_an_adapter_on_random_weights_is_refused(tmp_path: Path) -> None:
 def test_ppo_with_lora_writes_an_ordinary_policy(copied_night: Callable[..., Paths], night_params: Params) -> None:
     """Merged, it has SFT's tensors, of which the linear layers' have moved."""
     paths = copied_night("models/policy")
-    params = night_params.ppo.model_copy(update={"adapter": LORA.model_copy(update={"dropout": 0.0})})
-    metrics = ppo.run(paths, params, night_params.model)
+    params = night_params.policy.model_copy(update={"adapter": LORA.model_copy(update={"dropout": 0.0})})
+    metrics = policy_stage.run(paths, params, night_params.model)
     before, after = weights(paths.models / "sft"), weights(paths.models / "policy")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {name for name in before if "_proj" in name}

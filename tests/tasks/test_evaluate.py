@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from rlhf.records import Pair, Prompt
-from rlhf.settings import ComputeSettings
+from rlhf.settings.model import ComputeSettings
 from tasks import evaluate
 from tasks.evaluate import split_prompts
 from tasks.files import read_records, write_records
-from tasks.params import Params
+from tasks.params.whole import Params
 from tasks.paths import Paths
 
 CPU = ComputeSettings(device="cpu")

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf.records import Demonstration, Prompt
 from tasks.ingest import derive_prompts, run
-from tasks.params import IngestParams
+from tasks.params.ingest import IngestParams
 from tasks.paths import Paths
 
 

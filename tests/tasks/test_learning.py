@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from rlhf.records import Prompt, Rollout
-from tasks import ppo, reward, rollouts, sft
+from tasks import policy as policy_stage
+from tasks import reward, rollouts, sft
 from tasks.files import read_records, write_records
-from tasks.params import Params
+from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.stages import run_stage
 
@@ -47,7 +48,7 @@ def with_model(params: Params, **changes: object) -> Params:
         ("sft", "models/sft"),
         ("rollouts", "rollouts"),
         ("reward", "models/reward"),
-        ("ppo", "models/policy"),
+        ("policy", "models/policy"),
         ("evaluate", "evaluation"),
     ],
 )
@@ -112,7 +113,7 @@ def test_each_kind_of_reward_model_trains_and_steers_ppo(
     figures = reward.run(night, params.reward.model_copy(update=changes), params.model)
     assert {"accuracy", "auc", "spearman", "pearson", "ece", "accuracy_by_length"} <= figures.keys()
     assert 0.0 <= figures["accuracy"] <= 1.0
-    ppo.run(night, params.ppo, params.model)
+    policy_stage.run(night, params.policy, params.model)
 
 
 def test_evaluation_shows_what_it_measured(small_night: Paths) -> None:
@@ -133,7 +134,7 @@ def test_ppo_that_never_moves_the_policy_is_an_error(night: Paths, params: Param
     """A run that trained nothing is no success: no policy is written."""
     shutil.rmtree(night.models / "policy")
     with pytest.raises(ValueError, match="the policy would never move"):
-        ppo.run(night, params.ppo.model_copy(update={"critic_warmup": 3}), params.model)
+        policy_stage.run(night, params.policy.model_copy(update={"critic_warmup": 3}), params.model)
     assert not (night.models / "policy").exists()
 
 
@@ -141,6 +142,6 @@ def test_ppo_that_never_moves_the_policy_is_an_error(night: Paths, params: Param
 def test_the_stages_run_in_either_precision(night: Paths, params: Params, precision: str) -> None:
     """bfloat16 on this device too: weights stay float32 in training, products need not."""
     changed = with_model(params, precision=precision)
-    figures = {stage: run_stage(stage, night, changed) for stage in ("sft", "reward", "ppo", "evaluate")}
+    figures = {stage: run_stage(stage, night, changed) for stage in ("sft", "reward", "policy", "evaluate")}
     assert figures["sft"]["perplexity"] < 100
     assert 0.0 <= figures["evaluate"]["win_rate"] <= 1.0

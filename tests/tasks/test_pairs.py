@@ -12,7 +12,8 @@ import pytest
 from rlhf.models import train_tokenizer
 from tasks.files import write_rows
 from tasks.pairs import run
-from tasks.params import FeedbackParams, PairsParams, RankParams
+from tasks.params.pairs import PairsParams
+from tasks.params.rank import FeedbackParams, RankParams
 from tasks.paths import Paths
 from tasks.rank import run as rank
 from tasks.sources.files import read_file

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks import presets
-from tasks.params import read_params
+from tasks.params.whole import read_params
 from tasks.paths import Paths
 from tasks.stages import check_sections
 
@@ -26,7 +26,7 @@ reward:
     steps: 1
     batch_size: 1
     learning_rate: 1.0e-3
-ppo:
+policy:
   iterations: 1
   prompts_per_iteration: 1
 """

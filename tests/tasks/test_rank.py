@@ -13,7 +13,7 @@ from rlhf.annotator import gold_score
 from rlhf.corpus import make_demonstrations, make_prompts
 from rlhf.records import Rollout
 from tasks.files import write_records, write_rows
-from tasks.params import FeedbackParams, RankParams
+from tasks.params.rank import FeedbackParams, RankParams
 from tasks.paths import Paths
 from tasks.rank import run
 

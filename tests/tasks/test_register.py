@@ -13,13 +13,14 @@ import pytest
 
 from rlhf.records import Completion
 from tasks import register
-from tasks.competing import rematch
 from tasks.files import read_rows, write_json
-from tasks.params import Params, RegisterParams
+from tasks.params.register import RegisterParams
+from tasks.params.whole import Params
 from tasks.paths import Paths
-from tasks.promoting import decisions, rollback
+from tasks.registry import decisions, rollback
 from tasks.tracking import mlflow_store, tracker
-from tasks.versions import provenance
+from tasks.trials import rematch
+from tasks.versioning import provenance
 
 TOLD = (
     "promoted: win rate over SFT 0.930 [0.900, 0.960] above 0.5; ROUGE-L 0.6000 not below 0.5600 (SFT's 0.5800 less "
@@ -60,9 +61,9 @@ def test_without_an_evaluation_nothing_is_registered(evaluated: Paths, tracked_p
 
 def test_a_policy_that_passes_becomes_challenger_and_champion(evaluated: Paths, tracked_params: Params) -> None:
     """Both models are registered; tags lead to the runs, the data, the params; the reason is written down."""
-    with tracker.stage("ppo", evaluated, tracked_params) as ppo:
+    with tracker.stage("policy", evaluated, tracked_params) as policy:
         digest = provenance.digest(evaluated.models / "policy")
-        tracker.record_outputs(evaluated, ppo.run_id, {"data/models/policy": digest})
+        tracker.record_outputs(evaluated, policy.run_id, {"data/models/policy": digest})
     assert night(evaluated, tracked_params) == {"promoted": 1.0, "policy_version": 1, "reward_version": 1}
     for kind in ("policy", "reward"):
         champion = version(evaluated, kind, "champion")
@@ -70,7 +71,7 @@ def test_a_policy_that_passes_becomes_challenger_and_champion(evaluated: Paths, 
         assert champion.tags["reason"] == TOLD
         assert champion.tags["content"] == provenance.digest(evaluated.models / kind)
         assert champion.tags["data.data/models/policy"] == digest
-        assert champion.tags["run.ppo"] == ppo.run_id
+        assert champion.tags["run.policy"] == policy.run_id
         assert champion.tags["params.md5"] == provenance.digest(evaluated.root / "params.yaml")
         assert json.loads(champion.tags["annotators"]) == {"ana": 2, "bo": 1}
         assert champion.tags["version.torch"] == provenance.versions()["torch"]

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from rlhf.records import Pair
-from rlhf.settings import AdapterSettings, ComputeSettings
+from rlhf.settings.adapters import AdapterSettings
+from rlhf.settings.model import ComputeSettings
 from tasks import reward
 from tasks.files import read_records, write_records
-from tasks.params import Params
+from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.reward import build_network, sft_completions
 

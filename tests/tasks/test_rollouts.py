@@ -10,7 +10,7 @@ import pytest
 from rlhf.records import Completion, Prompt, Rollout
 from tasks import rollouts
 from tasks.files import read_records, write_records
-from tasks.params import Params
+from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.rollouts import choose_prompts, rollout_seed
 

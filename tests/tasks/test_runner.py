@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tasks import runner
-from tasks.params import Params, read_params
+from tasks.params.whole import Params, read_params
 from tasks.paths import Paths
 from tasks.stages import STAGES, VERSIONED
 from tasks.tracking import mlflow_store, tracker
-from tasks.versions import provenance
+from tasks.versioning import provenance
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_night_at_one_door_is_up_to_date_at_the_other(
     (toy / "tasks/rank.py").write_text("# another line\n")
     assert runner.pending(paths, params) == ["rank", "register"]
     dvc_repro(toy)
-    assert toy_night() == ["rank", "pairs", "reward", "ppo", "evaluate"]
+    assert toy_night() == ["rank", "pairs", "reward", "policy", "evaluate"]
     assert runner.pending(paths, params) == ["register"]
     statuses = [runner.bring_up_to_date(stage, paths, params).status for stage in STAGES]
     assert statuses == ["cached"] * len(VERSIONED) + ["ran"]

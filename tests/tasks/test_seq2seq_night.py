@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rlhf.models import load_policy
-from rlhf.settings import ModelSettings
-from tasks.params import Params
+from rlhf.settings.model import ModelSettings
+from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.stages import VERSIONED, run_stage
 
@@ -44,8 +44,8 @@ def test_a_night_runs_on_an_encoder_decoder(config: dict[str, Any], night_params
     params = night_params.model_copy(update={"model": model})
     for stage in VERSIONED:
         run_stage(stage, paths, params)
-    metrics = {stage: json.loads(paths.metrics(stage).read_text()) for stage in ("sft", "ppo", "evaluate")}
+    metrics = {stage: json.loads(paths.metrics(stage).read_text()) for stage in ("sft", "policy", "evaluate")}
     assert metrics["sft"]["eval_loss"] < 5.0  # log 400, the vocabulary, is 6
-    assert metrics["ppo"]["kl"] != 0.0
+    assert metrics["policy"]["kl"] != 0.0
     assert metrics["evaluate"].keys() >= {"sft.gold", "policy.gold", "policy.kl", "win_rate"}
     assert load_policy(paths.models / "policy").model.config.is_encoder_decoder

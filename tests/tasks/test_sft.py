@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from rlhf.records import Demonstration
-from rlhf.settings import ComputeSettings
+from rlhf.settings.model import ComputeSettings
 from tasks import sft
 from tasks.files import read_records, write_rows
-from tasks.params import Params
+from tasks.params.whole import Params
 from tasks.paths import Paths
 
 CPU = ComputeSettings(device="cpu")

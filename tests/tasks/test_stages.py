@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tasks import stages
-from tasks.params import read_params
+from tasks.params.whole import read_params
 from tasks.paths import Paths
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rlhf.settings import ModelSettings
-from tasks.params import ValidateParams
+from rlhf.settings.model import ModelSettings
+from tasks.params.validate import ValidateParams
 from tasks.paths import Paths
 from tasks.validate import read_inputs, run
 

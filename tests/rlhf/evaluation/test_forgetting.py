@@ -15,7 +15,8 @@ from rlhf.models import Policy, build_policy, train_tokenizer
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.records import Demonstration, PromptText
-from rlhf.settings import PpoSettings, SftSettings
+from rlhf.settings.policy import PolicySettings
+from rlhf.settings.sft import SftSettings
 from rlhf.sft import Example, encode_demonstrations, evaluate_loss, train_sft
 
 SMALL = {
@@ -33,12 +34,12 @@ SMALL = {
 def test_rises_are_counted_from_each_model_to_a_later_one() -> None:
     """Losses 2, 2.5 and 2.25: SFT costs 2.5 - 2 = .5, PPO 2.25 - 2.5 = -.25, and together 2.25 - 2 = .25."""
     rises = forgetting({"base": 2.0, "sft": 2.5, "policy": 2.25})
-    assert rises == {"sft_forgetting": 0.5, "ppo_forgetting": -0.25, "forgetting": 0.25}
+    assert rises == {"sft_forgetting": 0.5, "policy_forgetting": -0.25, "forgetting": 0.25}
 
 
 def test_without_a_base_only_ppo_can_forget() -> None:
     """A model from scratch knew nothing before SFT, so no rise is counted from there."""
-    assert forgetting({"sft": 2.5, "policy": 2.75}) == {"ppo_forgetting": 0.25}
+    assert forgetting({"sft": 2.5, "policy": 2.75}) == {"policy_forgetting": 0.25}
 
 
 class Skilled(NamedTuple):
@@ -103,7 +104,7 @@ def test_the_pretraining_term_keeps_what_ppo_would_wear_away(
     risen, gained = {}, {}
     for coefficient in (0.0, 0.1):
         policy, reference = clone(skilled.policy), clone(skilled.policy)
-        settings = PpoSettings.model_validate(
+        settings = PolicySettings.model_validate(
             {
                 "iterations": 12,
                 "prompts_per_iteration": 16,

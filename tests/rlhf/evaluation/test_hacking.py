@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
 from rlhf.evaluation.hacking import Reading, findings, gain, score_fall, verdict
-from rlhf.settings import MonitorSettings
+from rlhf.settings.policy import MonitorSettings
 
 BEFORE, AFTER = torch.tensor([1.0, 0.8, 0.6, 0.4]), torch.tensor([0.4, 0.6, 0.0, 0.2])
 START: dict[str, Any] = {"kl": 0.0, "length": 10.0, "repeated_3": 0.05, "distinct_2": 0.4, "spread": 0.2}

@@ -14,7 +14,7 @@ from rlhf.ppo.critic import Critic
 from rlhf.ppo.experience import Experience, Scorer
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.ppo.update import Actors
-from rlhf.settings import PpoSettings
+from rlhf.settings.policy import PolicySettings
 
 PROMPTS = [[3, 2], [4, 5, 2], [6, 2], [7, 3, 4, 2], [5, 2], [4, 4, 2]]
 QUESTIONS = ["a", "b c", "d", "e a b", "c", "b", "e d", "a a"]
@@ -64,7 +64,7 @@ def trainer_of(speller: Policy, clone: Callable[[Policy], Policy], wordiness: Sc
             "minibatches": 2,
             "critic_warmup": 0,
         }
-        settings = PpoSettings.model_validate(defaults | fields)
+        settings = PolicySettings.model_validate(defaults | fields)
         critic = Critic(None if settings.critic == "head" else policy.model.base_model, policy.hidden)
         if settings.algorithm != "ppo":
             critic = None

@@ -21,7 +21,7 @@ from rlhf.ppo.advantages import log_derivative_coefficients
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.ppo.update import update
-from rlhf.settings import PpoSettings
+from rlhf.settings.policy import PolicySettings
 
 EOS, WORDS = 1, range(8)
 BETA = 0.5
@@ -114,7 +114,7 @@ def trainer_of(speller: Policy, clone: Callable[[Policy], Policy]) -> Callable[.
             "minibatches": 1,
             "max_grad_norm": 1e9,
         }
-        settings = PpoSettings.model_validate(defaults | fields)
+        settings = PolicySettings.model_validate(defaults | fields)
         critic = Critic(speller.model.base_model, speller.hidden) if algorithm == "ppo" else None
         return PpoTrainer(clone(speller), clone(speller), critic, Paid(), prompts, settings)
 

@@ -7,7 +7,7 @@ import torch
 
 from rlhf.masking import masked_mean
 from rlhf.ppo.experience import Estimate, estimate_advantages
-from rlhf.settings import PpoSettings
+from rlhf.settings.policy import PolicySettings
 
 MASK = torch.tensor([[True, True], [True, False], [True, True], [True, False]])
 SCORES = torch.tensor([1.0, 2.0, 0.0, 4.0])
@@ -19,7 +19,7 @@ REF_LOGPROBS = LOGPROBS - torch.tensor([[0.5, 0.5], [-1.0, 9.0], [0.25, -0.25], 
 def estimate(values: torch.Tensor | None = None, **fields: object) -> Estimate:
     """With β = ½, and the completions of two prompts, two each."""
     defaults = {"iterations": 1, "prompts_per_iteration": 2, "completions": 2, "gae_lambda": 1.0}
-    settings = PpoSettings.model_validate(defaults | fields)
+    settings = PolicySettings.model_validate(defaults | fields)
     return estimate_advantages(SCORES, LOGPROBS, REF_LOGPROBS, values, MASK, settings, 0.5)
 
 

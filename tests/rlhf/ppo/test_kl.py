@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlhf.ppo.kl import KlController
-from rlhf.settings import KlSettings
+from rlhf.settings.policy import KlSettings
 
 
 def controller(**settings: object) -> KlController:

@@ -17,7 +17,7 @@ from rlhf.ppo.critic import Critic
 from rlhf.ppo.monitor import Monitor
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.records import Sampling
-from rlhf.settings import MonitorSettings, PpoSettings
+from rlhf.settings.policy import MonitorSettings, PolicySettings
 
 PROMPTS = ["a", "b c", "d", "e a b", "c", "b", "e d", "a a"] * 4
 DEV = [f"{one} {other}" for one in "abcde" for other in "abcd"]
@@ -62,7 +62,7 @@ def trainer_of(speller: Policy, clone: Callable[[Policy], Policy]) -> Callable[.
     """Builds a trainer on the eight-word model with the greedy proxy, no KL penalty and this monitor."""
 
     def build(monitor: Monitor | None, iterations: int = 40) -> PpoTrainer:
-        settings = PpoSettings.model_validate(
+        settings = PolicySettings.model_validate(
             {"iterations": iterations, "prompts_per_iteration": 32, "max_new_tokens": 8, "critic_warmup": 0}
             | {"minibatches": 2, "learning_rate": 1e-2, "kl": {"coefficient": 0.0}, "unfinished_score": 0.0}
         )

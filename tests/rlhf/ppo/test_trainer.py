@@ -17,7 +17,7 @@ from rlhf.models import Policy
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.experience import Scorer
 from rlhf.ppo.trainer import PpoTrainer
-from rlhf.settings import PpoSettings
+from rlhf.settings.policy import PolicySettings
 from rlhf.sft import evaluate_loss
 
 PROMPTS = ["a", "b c", "d", "e a b", "c", "b", "e d", "a a"]
@@ -129,7 +129,7 @@ def test_dropout_is_off_though_the_policy_comes_in_training_mode(
     critic = Critic(policy.model.base_model, policy.hidden)
     policy.model.train()
     reference.model.train()
-    settings = PpoSettings(
+    settings = PolicySettings(
         iterations=1, prompts_per_iteration=4, max_new_tokens=5, critic_warmup=0, epochs=1, minibatches=1
     )
     rows = list(PpoTrainer(policy, reference, critic, wordiness, ["a", "b", "c", "d"], settings).train())
@@ -194,7 +194,7 @@ def test_a_run_that_trained_nothing_is_an_error(trainer_of: Callable[..., PpoTra
     """All iterations spent on the critic's warm-up leave the policy where it was."""
     trainer = trainer_of(iterations=1, critic_warmup=1)
     list(trainer.train())
-    with pytest.raises(ValueError, match=r"changed no weight of the policy; are ppo.iterations above"):
+    with pytest.raises(ValueError, match=r"changed no weight of the policy; are policy.iterations above"):
         trainer.check_learnt()
 
 
@@ -202,7 +202,7 @@ def test_a_run_that_went_back_to_its_start_says_why(trainer_of: Callable[..., Pp
     """Past the ceiling after the first update, only the start lay within: an error that names the ceiling."""
     trainer = trainer_of(iterations=5, learning_rate=0.3, kl={"coefficient": 0.0, "ceiling": 0.01})
     assert len(list(trainer.train())) == 1
-    with pytest.raises(ValueError, match=r"went back to where it began: the KL .* above ppo.kl.ceiling 0.01; lower"):
+    with pytest.raises(ValueError, match=r"went back to where it began: the KL .* above policy.kl.ceiling 0.01; lower"):
         trainer.check_learnt()
 
 
@@ -308,6 +308,6 @@ def test_a_run_without_prompts_is_an_error(
 ) -> None:
     """There is nothing to sample for."""
     critic = Critic(speller.model.base_model, speller.hidden)
-    settings = PpoSettings(iterations=1, prompts_per_iteration=1)
+    settings = PolicySettings(iterations=1, prompts_per_iteration=1)
     with pytest.raises(ValueError, match="found no prompt"):
         PpoTrainer(clone(speller), clone(speller), critic, wordiness, [], settings)

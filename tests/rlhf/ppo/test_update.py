@@ -15,13 +15,13 @@ from rlhf.ppo.critic import Critic
 from rlhf.ppo.experience import Experience
 from rlhf.ppo.losses import policy_losses, value_losses
 from rlhf.ppo.update import Actors, update
-from rlhf.settings import PpoSettings
+from rlhf.settings.policy import PolicySettings
 
 
-def settings(**fields: object) -> PpoSettings:
+def settings(**fields: object) -> PolicySettings:
     """One epoch of one minibatch, with clipping of gradients far away."""
     defaults = {"iterations": 1, "prompts_per_iteration": 6, "epochs": 1, "minibatches": 1, "max_grad_norm": 1e9}
-    return PpoSettings.model_validate(defaults | fields)
+    return PolicySettings.model_validate(defaults | fields)
 
 
 def generator() -> torch.Generator:
@@ -44,7 +44,7 @@ def shifted(experience: Experience) -> Experience:
     return experience._replace(logprobs=experience.logprobs + noise[0], values=experience.values + noise[1])
 
 
-def naive_loss(actors: Actors, experience: Experience, params: PpoSettings) -> torch.Tensor:
+def naive_loss(actors: Actors, experience: Experience, params: PolicySettings) -> torch.Tensor:
     """Equation 9, token by token from forwards of one row without padding, over all tokens of the step."""
     total, tokens = torch.zeros(()), 0
     batch = experience.batch

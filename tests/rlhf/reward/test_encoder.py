@@ -11,7 +11,7 @@ import torch
 from rlhf.models import Policy, build_policy, save_policy
 from rlhf.records import Message
 from rlhf.reward.encoder import EncoderReward, build_encoder, load_encoder
-from rlhf.settings import ComputeSettings
+from rlhf.settings.model import ComputeSettings
 
 PROMPTS = ["name[Quill]", "name[Kestrel], kind[diner]"]
 COMPLETIONS = ["Quill is a diner.", "Kestrel"]

@@ -19,7 +19,7 @@ from rlhf.reward import Ensemble, RewardModel, load_reward_model
 from rlhf.reward.evaluation import evaluate_pairs
 from rlhf.reward.scalar import ScalarReward
 from rlhf.reward.training import group_pairs, score_all
-from rlhf.settings import ComputeSettings
+from rlhf.settings.model import ComputeSettings
 
 CPU = ComputeSettings(device="cpu")
 PROMPTS = ["name[Quill]", "name[Kestrel], kind[diner]", "kind[tavern], dish[tapas], price[cheap]", "name[Quill]"]

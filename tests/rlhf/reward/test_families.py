@@ -17,7 +17,8 @@ from rlhf.records import Pair
 from rlhf.reward import RewardModel, load_reward_model
 from rlhf.reward.encoder import EncoderReward, build_encoder, load_encoder, position_limit
 from rlhf.reward.training import group_pairs, train_reward
-from rlhf.settings import ComputeSettings, RewardSettings
+from rlhf.settings.model import ComputeSettings
+from rlhf.settings.reward import RewardSettings
 
 CPU = ComputeSettings(device="cpu")
 SHAPE: dict[str, Any] = {

@@ -10,7 +10,7 @@ import torch
 from rlhf.reward import RewardModel, load_reward_model
 from rlhf.reward.encoder import EncoderReward
 from rlhf.reward.scalar import ScalarReward
-from rlhf.settings import ComputeSettings
+from rlhf.settings.model import ComputeSettings
 
 CPU = ComputeSettings(device="cpu")
 PROMPTS = ["name[Quill]", "name[Kestrel], kind[diner]", "kind[tavern], dish[tapas], price[cheap]", "name[Quill]"]

@@ -22,7 +22,8 @@ from rlhf.records import Pair, Ranking
 from rlhf.reward.encoder import EncoderReward, load_encoder
 from rlhf.reward.metrics import accuracy
 from rlhf.reward.training import group_pairs, score_all, train_reward
-from rlhf.settings import ComputeSettings, RewardSettings
+from rlhf.settings.model import ComputeSettings
+from rlhf.settings.reward import RewardSettings
 
 
 def pretrained(precision: str) -> EncoderReward:

@@ -15,7 +15,9 @@ from rlhf.records import Pair
 from rlhf.reward import RewardModel, load_reward_model
 from rlhf.reward.scalar import ScalarReward
 from rlhf.reward.training import group_pairs, train_reward
-from rlhf.settings import AdapterSettings, ComputeSettings, RewardSettings
+from rlhf.settings.adapters import AdapterSettings
+from rlhf.settings.model import ComputeSettings
+from rlhf.settings.reward import RewardSettings
 
 PROMPTS = ["name[Quill]", "name[Kestrel], kind[diner]", "kind[tavern]"]
 COMPLETIONS = ["Quill is a diner.", "Kestrel", ""]

@@ -14,7 +14,7 @@ from rlhf.reward.encoder import EncoderReward
 from rlhf.reward.losses import pairwise_loss
 from rlhf.reward.scalar import ScalarReward
 from rlhf.reward.training import check_pairs, group_pairs, make_loss, score_all, score_pairs, train_reward
-from rlhf.settings import RewardSettings
+from rlhf.settings.reward import RewardSettings
 
 
 def settings(**fields: object) -> RewardSettings:

@@ -18,7 +18,7 @@ import pytest
 
 from rlhf.records import Sampling
 from tasks.files import write_rows
-from tasks.params import read_params
+from tasks.params.whole import read_params
 from tasks.paths import Paths
 from tasks.serving.package import package
 from tasks.tracking import mlflow_store, tracker

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
+from tasks.deadline import DeadlineError
 from tasks.files import write_json, write_rows
-from tasks.nights.deadline import DeadlineError
-from tasks.nights.history import Night
-from tasks.params import Params
+from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.progress import follow
+from tasks.scheduling.history import Night
 from tasks.tracking import mlflow_store, tracker
 
 
@@ -45,8 +45,8 @@ def test_a_stage_nests_below_the_night(tracked: Paths, tracked_params: Params, c
     assert night.data.tags["stage.sft.run"] == run.run_id
     assert stage.data.params["sft.steps"] == "3"
     assert stage.data.params["model.config.model_type"] == "llama"
-    assert "ppo.iterations" not in stage.data.params
-    assert night.data.params["ppo.iterations"] == "1"
+    assert "policy.iterations" not in stage.data.params
+    assert night.data.params["policy.iterations"] == "1"
     assert night.data.params["rollouts.sampling.1.temperature"] == "0.0"
     assert night.data.params["register.max_kl"] == "10.0"
     assert stage.data.metrics["eval_loss"] == night.data.metrics["sft.eval_loss"] == 1.5
@@ -141,10 +141,10 @@ def test_a_cached_stage_still_shows_in_the_night(tracked: Paths, tracked_params:
     write_json(tracked.metrics("sft"), {"eval_loss": 1.25})
     with tracker.night(tracked, tracked_params, "flow") as night_id:
         assert tracker.record_skipped(tracked, "sft", "cached", {"data/models/sft": "aaa"}) == run.run_id
-        assert tracker.record_skipped(tracked, "ppo", "restored", {"data/models/policy": "zzz"}) is None
+        assert tracker.record_skipped(tracked, "policy", "restored", {"data/models/policy": "zzz"}) is None
     night = client.get_run(night_id).data
     assert (night.tags["stage.sft"], night.tags["stage.sft.run"]) == ("cached", run.run_id)
-    assert (night.tags["stage.ppo"], night.tags["stage.ppo.run"]) == ("restored", "not in this database")
+    assert (night.tags["stage.policy"], night.tags["stage.policy.run"]) == ("restored", "not in this database")
     assert night.metrics == {"sft.eval_loss": 1.25}
 
 
@@ -284,7 +284,7 @@ def test_a_bare_mlflow_command_in_the_workspace_sees_the_runs(tracked: Paths, tr
 def test_importing_the_tracker_imports_nothing_heavy() -> None:
     """Help, params and status commands import these modules too."""
     script = (
-        "import sys, tasks.tracking.tracker, tasks.register, tasks.showing.summary; "
+        "import sys, tasks.tracking.tracker, tasks.register, tasks.reports.summary; "
         "print(sorted({'mlflow', 'torch', 'pandas', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The reward-hacking monitor in the ppo stage: a proxy that pays for length is over-optimised, seen and stopped."""
+"""The reward-hacking monitor in the policy stage: a proxy that pays for length is over-optimised, seen and stopped."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from rlhf.corpus import make_prompts
 from rlhf.evaluation.answers import sampled_answers
 from rlhf.models import load_policy
 from rlhf.ppo.monitor import Monitor
-from rlhf.settings import ComputeSettings, MonitorSettings, PpoSettings
-from tasks import ppo
+from rlhf.settings.model import ComputeSettings
+from rlhf.settings.policy import MonitorSettings, PolicySettings
+from tasks import policy as policy_stage
 from tasks.files import write_records
-from tasks.params import Params
+from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.stages import run_stage
 from tasks.training.monitor import find_held_out
@@ -47,19 +48,19 @@ class Moderate:
 
 @pytest.fixture
 def night(copied_night: Callable[..., Paths], monkeypatch: pytest.MonkeyPatch) -> Paths:
-    """The small night before ppo, with more dev prompts and the wordy proxy in place of the reward model."""
-    paths = copied_night("models/policy", "plots/ppo")
+    """The small night before policy, with more dev prompts and the wordy proxy in place of the reward model."""
+    paths = copied_night("models/policy", "plots/policy")
     write_records(paths.validated / "dev" / "prompts.jsonl", DEV)
     monkeypatch.setattr("rlhf.reward.load_reward_model", lambda path, compute: Wordy())
     return paths
 
 
-def hacked(params: Params, monitor: MonitorSettings | None, **changes: Any) -> PpoSettings:
+def hacked(params: Params, monitor: MonitorSettings | None, **changes: Any) -> PolicySettings:
     """PPO that is free to do what the proxy pays for."""
     fields = {"iterations": 24, "prompts_per_iteration": 16, "critic_warmup": 0, "learning_rate": 2e-3}
     fields |= {"unfinished": "reduce", "unfinished_score": 0.0, "update_kl_ceiling": None, "monitor": monitor}
-    fields |= {"kl": params.ppo.kl.model_copy(update={"coefficient": 0.0})}
-    return params.ppo.model_copy(update=fields | changes)
+    fields |= {"kl": params.policy.kl.model_copy(update={"coefficient": 0.0})}
+    return params.policy.model_copy(update=fields | changes)
 
 
 def gold_of(paths: Paths, name: str) -> float:
@@ -82,10 +83,10 @@ def test_the_monitor_stops_the_run_and_the_best_policy_is_saved(
 
     monkeypatch.setattr(Monitor, "check", check)
     monkeypatch.setattr("tasks.training.monitor.find_held_out", lambda *given: Moderate())
-    metrics = ppo.run(night, hacked(night_params, LIMITS), night_params.model)
+    metrics = policy_stage.run(night, hacked(night_params, LIMITS), night_params.model)
     kept = int(metrics["monitor_kept_iteration"])
     printed = capsys.readouterr().out
-    assert printed.count("ppo: after iteration") == metrics["monitor_warnings"]
+    assert printed.count("policy: after iteration") == metrics["monitor_warnings"]
     assert f"The policy of iteration {kept} is kept" in printed
     assert metrics["monitor_stopped"] == metrics["stopped_early"] == 1.0
     assert metrics["monitor_warnings"] >= LIMITS.patience
@@ -95,14 +96,14 @@ def test_the_monitor_stops_the_run_and_the_best_policy_is_saved(
     assert all(torch.equal(weight, seen[kept][name]) for name, weight in saved.items())
     assert not all(torch.equal(weight, seen[max(seen)][name]) for name, weight in saved.items())
 
-    with (night.plots("ppo") / "monitor.csv").open(encoding="utf-8") as file:
+    with (night.plots("policy") / "monitor.csv").open(encoding="utf-8") as file:
         rows = {
             int(float(row["step"])): {key: float(value) for key, value in row.items()} for row in csv.DictReader(file)
         }
     assert list(rows) == [step for step in sorted(seen) if step % 2 == 0]
     assert max(rows, key=lambda step: rows[step]["held_out"]) == kept
     assert rows[max(rows)]["proxy_gain"] > rows[kept]["proxy_gain"]
-    assert (night.plots("ppo") / "monitor.png").stat().st_size > 1000
+    assert (night.plots("policy") / "monitor.png").stat().st_size > 1000
     told = json.loads((night.models / "policy" / "monitor.json").read_text(encoding="utf-8"))
     assert told["kept_iteration"] == kept
     assert "so the policy learns to fool it" in told["stopped"]
@@ -111,7 +112,7 @@ def test_the_monitor_stops_the_run_and_the_best_policy_is_saved(
 
 def test_without_the_monitor_the_run_goes_to_the_end(night: Paths, night_params: Params) -> None:
     """The policy that fooled the proxy is saved, far worse than SFT; nothing tells of a monitor."""
-    metrics = ppo.run(night, hacked(night_params, None, iterations=12, learning_rate=4e-3), night_params.model)
+    metrics = policy_stage.run(night, hacked(night_params, None, iterations=12, learning_rate=4e-3), night_params.model)
     assert metrics["iterations"] == 12
     assert not [name for name in metrics if name.startswith("monitor")]
     assert not (night.models / "policy" / "monitor.json").exists()
@@ -122,14 +123,14 @@ def test_a_monitor_with_nothing_to_say_leaves_the_run_alone(
     copied_night: Callable[..., Paths], night_params: Params, small_night: Paths
 ) -> None:
     """On the small night's own reward model: the same policy as without, and its readings beside the curves."""
-    paths = copied_night("models/policy", "plots/ppo")
-    settings = night_params.ppo.model_copy(update={"monitor": LIMITS.model_copy(update={"max_held_out_drop": 100.0})})
-    metrics = ppo.run(paths, settings, night_params.model)
+    paths = copied_night("models/policy", "plots/policy")
+    settings = night_params.policy.model_copy(update={"monitor": LIMITS.model_copy(update={"max_held_out_drop": 100.0})})
+    metrics = policy_stage.run(paths, settings, night_params.model)
     assert metrics["monitor_stopped"] == metrics["monitor_warnings"] == 0.0
     assert metrics["monitor_kept_iteration"] == metrics["iterations"] == 3.0
     files = [folder.models / "policy" / "model.safetensors" for folder in (paths, small_night)]
     assert files[0].read_bytes() == files[1].read_bytes()
-    plain = json.loads(small_night.metrics("ppo").read_text(encoding="utf-8"))
+    plain = json.loads(small_night.metrics("policy").read_text(encoding="utf-8"))
     assert {name: value for name, value in metrics.items() if not name.startswith("monitor_")} == plain
 
 
@@ -140,7 +141,7 @@ def test_too_few_dev_prompts_are_noticed_before_a_model_loads(
     monkeypatch.setattr("rlhf.models.load_policy", lambda *given, **named: pytest.fail("a model was loaded"))
     write_records(night.validated / "dev" / "prompts.jsonl", DEV[:1])
     with pytest.raises(ValueError, match=r"dev/prompts\.jsonl: found 1 prompts, .* raise validate\.dev_share, or set"):
-        run_stage("ppo", night, night_params.model_copy(update={"ppo": hacked(night_params, LIMITS)}))
+        run_stage("policy", night, night_params.model_copy(update={"policy": hacked(night_params, LIMITS)}))
 
 
 def test_whom_the_monitor_asks(tmp_path: Any, models: Any) -> None:

@@ -1,0 +1,48 @@
+"""A comparison as a page: one HTML file that needs no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from tasks.comparison import as_text
+from tasks.comparison.compare import Comparison
+from tasks.reports.page import Comparison as Row
+from tasks.reports.page import comparison_page
+
+
+def page(found: Comparison) -> str:
+    """The whole page: what differs and the figures above, all prompts whose completions differ below."""
+    first, second = as_text.SIDES
+    settings = [[name, *["–" if value is None else value for value in values]] for name, values in found.params.items()]
+    figures = [[figure.name, *as_text.cells(figure)] for figure in found.figures]
+    bold = {place for place, figure in enumerate(found.figures) if as_text.is_clear(figure)}
+    intro = [
+        *(f"<p>{escape(line)}</p>" for line in as_text.describe(found)),
+        _table(["param", first, second], settings) if settings else "<p>params: the same</p>",
+        f"<p>data: {escape(', '.join(found.data) + ' differ' if found.data else 'the same')}</p>",
+        _table(["figure", first, second, "B − A"], figures, bold),
+        *(f"<p>{escape(line)}</p>" for line in as_text.sentences(found)),
+    ]
+    rows = [
+        Row(
+            prompt=texts.prompt,
+            references=texts.references,
+            completions={first: texts.first, second: texts.second},
+            scores={first: texts.first_score, second: texts.second_score},
+        )
+        for texts in found.texts
+    ]
+    return comparison_page(rows, f"{found.first.name} and {found.second.name}", "\n".join(intro))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], bold: Iterable[int] = ()) -> str:
+    marked = set(bold)
+    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
+    body = "".join(_row(row, place in marked) for place, row in enumerate(rows))
+    return f'<table class="figures"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _row(cells: Sequence[str], bold: bool) -> str:
+    style = ' class="best"' if bold else ""
+    return f"<tr{style}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

@@ -1,0 +1,104 @@
+"""A comparison as text for a terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rlhf.evaluation.intervals import Interval
+from tasks.comparison.compare import Comparison, Figure, Texts
+
+SIDES = ("A", "B")
+
+
+def show(found: Comparison, rows: int, console: Console) -> None:
+    """Prints what differs, the figures and the `rows` prompts whose completions differ most."""
+    console.print(Text("\n".join(describe(found))), style="bold")
+    _show_settings(found, console)
+    table = _table("", *SIDES, "B − A")
+    for figure in found.figures:
+        table.add_row(figure.name, *cells(figure), style="bold" if is_clear(figure) else "")
+    console.print(table)
+    console.print(Text("\n".join(sentences(found))))
+    if rows and found.texts:
+        console.print(Text(f"\nCompletions that {found.referee} tells apart most", "bold"))
+    for texts in found.texts[:rows]:
+        console.print(_side_by_side(texts))
+
+
+def describe(found: Comparison) -> list[str]:
+    """What A and B are, a line each."""
+    lines = []
+    for letter, side in zip(SIDES, (found.first, found.second), strict=True):
+        about = (side.outcome, f"{len(side.completions)} test prompts", side.commit and f"code {side.commit}")
+        lines.append(f"{letter}  {side.name}: {', '.join(part for part in about if part)}")
+    return lines
+
+
+def sentences(found: Comparison) -> list[str]:
+    """What the figures rest on, and who wins."""
+    lines = [
+        "[ ]: 95 % interval, bootstrap over prompts. Bold: the interval of B − A leaves out 0.",
+        "ROUGE, BLEU and length: the policy's likeliest completions; scores and win rates: sampled ones.",
+    ]
+    if found.shared:
+        lines.append(f"Differences of means are paired on the {found.shared} test prompts that both have.")
+    else:
+        lines.append("No test prompt is in both, so differences are not paired.")
+    if found.wins is not None:
+        lines.append(f"Policy B over policy A: win rate {shown(found.wins)}, judged by {found.referee}.")
+    if any(figure.difference is None and None not in (figure.first, figure.second) for figure in found.figures):
+        lines.append("–: each night was scored by a model of its own, so the scores do not compare.")
+    return lines
+
+
+def cells(figure: Figure) -> list[str]:
+    """Both values and the difference, with its sign, as texts."""
+    return [shown(figure.first), shown(figure.second), shown(figure.difference, sign="+")]
+
+
+def shown(value: Interval | float | None, sign: str = "") -> str:
+    """A figure with its interval, where it has one; a dash for none."""
+    if value is None:
+        return "–"
+    if not isinstance(value, Interval):
+        return format(value, f"{sign}{_digits(value)}")
+    digits = _digits(max(map(abs, value)))
+    return f"{value.value:{sign}{digits}} [{value.low:{sign}{digits}}, {value.high:{sign}{digits}}]"
+
+
+def is_clear(figure: Figure) -> bool:
+    """Whether the difference's interval leaves out 0."""
+    return isinstance(figure.difference, Interval) and not figure.difference.low <= 0.0 <= figure.difference.high
+
+
+def _digits(value: float) -> str:
+    return ".2f" if abs(value) >= 10 else ".3f"
+
+
+def _show_settings(found: Comparison, console: Console) -> None:
+    if found.params:
+        table = _table("param", *SIDES)
+        for name, values in found.params.items():
+            table.add_row(Text(name), *[Text("–" if value is None else value) for value in values])
+        console.print(table)
+    else:
+        console.print(Text("params: the same"))
+    console.print(Text(f"data: {', '.join(found.data) + ' differ' if found.data else 'the same'}\n"))
+
+
+def _side_by_side(texts: Texts) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True, title=Text(texts.prompt), title_justify="left")
+    for letter, score in zip(SIDES, (texts.first_score, texts.second_score), strict=True):
+        table.add_column(Text(f"{letter}: {score:.3f}"), ratio=1)
+    table.add_row(Text(texts.first), Text(texts.second))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(Text(column), justify="right" if place else "left")
+    return table

@@ -1,0 +1,222 @@
+"""Two nights beside each other: params and data that differ, figures with intervals, completions that differ most.
+
+Intervals are percentile bootstraps over test prompts, 95 %. Where the nights share prompts a difference is paired: what
+makes a prompt hard for both cancels out. Scores of two reward models are on scales of their own, so a difference of
+scores is told only where both nights were scored by the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from rlhf.evaluation.intervals import Interval, difference_interval, mean_interval
+from tasks.comparison.results import Result
+from tasks.evaluation.curves import ROUGE
+
+PROXY = "reward"
+"""The scorer that PPO optimised, so it proves nothing by itself."""
+MODELS = {"sft": "SFT", "policy": "policy"}
+PLAIN = {
+    "evaluate.policy.bleu": "BLEU",
+    "evaluate.policy.kl": "KL (nats)",
+    "sft.eval_loss": "SFT dev loss",
+    "reward.accuracy": "reward accuracy",
+    "reward.ece": "reward ECE",
+    "policy.reward_mean": "PPO reward",
+    "policy.entropy": "PPO entropy",
+}
+"""Figures that are not means over prompts, so they have no interval."""
+Values = dict[tuple[str, str], float]
+"""A value per prompt, by its id and text."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of both, and by how much the second's lies above the first's; None where it cannot be told."""
+
+    name: str
+    first: Interval | float | None
+    second: Interval | float | None
+    difference: Interval | float | None
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What both policies wrote for a prompt, and the referee's scores of that."""
+
+    prompt: str
+    references: Sequence[str]
+    first: str
+    second: str
+    first_score: float
+    second_score: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is told of two results.
+
+    Attributes:
+        first, second: the results.
+        params: by name, the values that differ; None where one has no such param.
+        data: the paths of the data that differ.
+        figures: of the policies and what they learnt from.
+        referee: who decides which completion is better.
+        shared: the number of test prompts that both have.
+        wins: how often the second policy's samples beat the first's on these prompts; None where nobody can judge both.
+        texts: of the shared prompts whose completions differ, those that the referee tells apart most come first.
+    """
+
+    first: Result
+    second: Result
+    params: Mapping[str, tuple[str | None, str | None]]
+    data: Sequence[str]
+    figures: Sequence[Figure]
+    referee: str
+    shared: int
+    wins: Interval | None
+    texts: Sequence[Texts]
+
+
+def compare(first: Result, second: Result) -> Comparison:
+    """Sets two results beside each other."""
+    referee = _referee(first, second)
+    shared = [key for key in _by_prompt(first.samples) if key in _by_prompt(second.samples)]
+    return Comparison(
+        first=first,
+        second=second,
+        params=differences(first.params, second.params),
+        data=sorted(path for path in differences(first.data, second.data)),
+        figures=[*_scores(first, second, referee), *_texts_of(first, second), *_plain(first, second)],
+        referee=referee,
+        shared=len(shared),
+        wins=_wins(first, second, referee, shared) if _same_scorer(first, second, referee) else None,
+        texts=_side_by_side(first, second, referee),
+    )
+
+
+def _referee(first: Result, second: Result) -> str:
+    """Whom both nights asked what is better: gold, a judge, or, where they share neither, their reward models."""
+    asked = [side.completions[0] if side.completions else {} for side in (first, second)]
+    return next((name for name in ("gold", "judge") if all(f"policy_{name}" in row for row in asked)), PROXY)
+
+
+def differences(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    """The entries that differ, by name; None stands for one that is missing."""
+    names = sorted(first.keys() | second.keys())
+    return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}
+
+
+def figure(name: str, first: Values, second: Values, comparable: bool = True) -> Figure:
+    """A mean over prompts of both, with intervals, and their difference, paired where they share prompts."""
+    means = [mean_interval(list(values.values())) if values else None for values in (first, second)]
+    shared = [key for key in first if key in second]
+    difference = None
+    if comparable and shared:
+        difference = mean_interval([second[key] - first[key] for key in shared])
+    elif comparable and first and second:
+        difference = difference_interval(list(second.values()), list(first.values()))
+    return Figure(name, means[0], means[1], difference)
+
+
+def _scores(first: Result, second: Result, referee: str) -> list[Figure]:
+    """The sampled scores of SFT and policy, and the win rates of one over the other."""
+    figures = []
+    for scorer in dict.fromkeys((referee, PROXY)):
+        same = _same_scorer(first, second, scorer)
+        for model, title in MODELS.items():
+            ours, theirs = _sampled(first, model, scorer), _sampled(second, model, scorer)
+            figures.append(figure(f"{title} {scorer}", ours, theirs, same))
+    comparable = referee != PROXY and _same_scorer(first, second, referee)
+    wins = figure("win rate over SFT", _win_shares(first, referee), _win_shares(second, referee), comparable)
+    # The recorded ones have the interval that the gates saw.
+    return [*figures, Figure(wins.name, _recorded_win_rate(first), _recorded_win_rate(second), wins.difference)]
+
+
+def _texts_of(first: Result, second: Result) -> list[Figure]:
+    """ROUGE and length of the likeliest completions."""
+    ours, theirs = _rouge(first), _rouge(second)
+    figures = [figure(title, ours.get(name, {}), theirs.get(name, {})) for name, title in ROUGE.items()]
+    return [*figures, figure("length (words)", _words(first), _words(second))]
+
+
+def _words(side: Result) -> Values:
+    return {key: float(len(row["policy"].split())) for key, row in _by_prompt(side.completions).items()}
+
+
+def _plain(first: Result, second: Result) -> list[Figure]:
+    figures = []
+    for name, title in PLAIN.items():
+        ours, theirs = first.metrics.get(name), second.metrics.get(name)
+        figures.append(Figure(title, ours, theirs, None if ours is None or theirs is None else theirs - ours))
+    return figures
+
+
+def _side_by_side(first: Result, second: Result, referee: str) -> list[Texts]:
+    rows, others = _by_prompt(first.completions), _by_prompt(second.completions)
+    score = f"policy_{referee}"
+    texts = [
+        Texts(row["prompt"], row["references"], row["policy"], other["policy"], row[score], other[score])
+        for key, row in rows.items()
+        if (other := others.get(key)) and row["policy"] != other["policy"]
+    ]
+    return sorted(texts, key=lambda row: -abs(row.second_score - row.first_score))
+
+
+def _wins(first: Result, second: Result, referee: str, shared: Sequence[tuple[str, str]]) -> Interval | None:
+    if not shared:
+        return None
+    from rlhf.evaluation.winrate import win_rate
+
+    ours, theirs = _by_prompt(second.samples), _by_prompt(first.samples)
+    grids = [_grid([rows[key] for key in shared], "policy", referee) for rows in (ours, theirs)]
+    return win_rate(grids[0], grids[1])
+
+
+def _win_shares(side: Result, referee: str) -> Values:
+    if not side.samples:
+        return {}
+    from rlhf.evaluation.winrate import win_shares
+
+    grids = (_grid(side.samples, model, referee) for model in ("policy", "sft"))
+    return dict(zip(_by_prompt(side.samples), win_shares(*grids).tolist(), strict=True))
+
+
+def _grid(rows: Sequence[dict[str, Any]], model: str, scorer: str) -> np.ndarray:
+    """A model's scores of each prompt's samples, [N, S]."""
+    return np.array([row[model]["scores"][scorer] for row in rows])
+
+
+def _recorded_win_rate(side: Result) -> Interval | None:
+    names = [f"evaluate.win_rate{end}" for end in ("", "_low", "_high")]
+    return Interval(*(side.metrics[name] for name in names)) if all(name in side.metrics for name in names) else None
+
+
+def _sampled(side: Result, model: str, scorer: str) -> Values:
+    rows = _by_prompt(side.samples)
+    return {key: fmean(row[model]["scores"][scorer]) for key, row in rows.items() if scorer in row[model]["scores"]}
+
+
+def _rouge(side: Result) -> dict[str, Values]:
+    if not side.completions:
+        return {}
+    from rlhf.evaluation.rouge import rouge_rows
+
+    keys = list(_by_prompt(side.completions))
+    scores = rouge_rows([row["policy"] for row in side.completions], [row["references"] for row in side.completions])
+    return {name: dict(zip(keys, scores[name], strict=True)) for name in ROUGE}
+
+
+def _same_scorer(first: Result, second: Result, scorer: str) -> bool:
+    """Whether both nights asked the very same scorer."""
+    known = first.scorers.get(scorer)
+    return scorer == "gold" or (known is not None and known == second.scorers.get(scorer))
+
+
+def _by_prompt(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["id"], row["prompt"]): row for row in rows}

@@ -1,0 +1,216 @@
+"""Generation explained: for a prompt, what each model would write next, before and after each control, token by token.
+
+One model's continuation is followed and forced on the others, so that all are asked about the same text so far.
+Reads the models below data/models, or others by path or Hub id; writes a page and a picture where asked to.
+
+    nightjar explain "PROMPT"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rlhf.records import Sampling
+from rlhf.settings.model import ModelSettings
+from tasks.paths import Paths
+
+if TYPE_CHECKING:
+    from rlhf.explain import Stage
+    from rlhf.models import Policy
+
+MADE_BY = {"sft": "sft", "policy": "policy"}
+"""The models of a night, and the stage that makes each."""
+TITLES = {
+    "repetition_penalty": "repetition penalty",
+    "min_new_tokens": "min. length",
+    "top_k": "top-k",
+    "top_p": "top-p",
+    "min_p": "min-p",
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked.
+
+    Attributes:
+        prompt: the prompt as text.
+        models: `sft`, `policy`, or paths or Hub ids of others.
+        follow: the model whose continuation is followed, one of `models`.
+        sampling: the controls; its `max_new_tokens` is the number of steps.
+        seed: of the continuation.
+        top: how many tokens are shown at each step.
+    """
+
+    prompt: str
+    models: tuple[str, ...]
+    follow: str
+    sampling: Sampling
+    seed: int = 0
+    top: int = 8
+
+
+class Bar(NamedTuple):
+    """A token with its probability at each stage."""
+
+    token: str
+    probabilities: list[float]
+    chosen: bool
+
+
+class Reading(NamedTuple):
+    """What one model would write next.
+
+    Attributes:
+        model: its name.
+        stages: `raw`, then the controls with their values.
+        bars: the likeliest tokens at any stage and the chosen one, falling as in `raw`.
+        entropies: nats, one per stage.
+        cuts: the mass that each stage cut, one per stage.
+    """
+
+    model: str
+    stages: list[str]
+    bars: list[Bar]
+    entropies: list[float]
+    cuts: list[float]
+
+
+class Step(NamedTuple):
+    """One token: the text before it, the token that was written, and what each model made of it."""
+
+    before: str
+    chosen: str
+    readings: list[Reading]
+
+
+class Explanation(NamedTuple):
+    """A continuation, token by token."""
+
+    prompt: str
+    how: str
+    steps: list[Step]
+
+
+def explain(paths: Paths, question: Question, model: ModelSettings) -> Explanation:
+    """Writes the continuation with one model and reads it with each.
+
+    Raises:
+        ValueError: `follow` is none of the models, one of them cannot be loaded or has another vocabulary, or the
+            prompt and the steps exceed a context.
+        FileNotFoundError: a model of the night that has not been made.
+    """
+    if question.follow not in question.models:
+        raise ValueError(f"found follow {question.follow}; give one of the models shown: {', '.join(question.models)}")
+    places = {name: _place(paths, name) for name in question.models}
+
+    import torch
+
+    from rlhf.explain import readable_token, trace
+    from rlhf.generation import check_context, sample
+    from rlhf.models import load_policy
+
+    if model.threads is not None:
+        torch.set_num_threads(model.threads)
+    policies = {name: load_policy(place, model) for name, place in places.items()}
+    _check_vocabularies(policies)
+    writer, settings = policies[question.follow], question.sampling
+    prompts = {name: policy.encode_prompt(question.prompt) for name, policy in policies.items()}
+    for name, policy in policies.items():
+        check_context(policy, [prompts[name]], [settings])
+    [tokens] = sample(writer, [prompts[question.follow]], [settings], [question.seed]).responses()
+    traces = {name: trace(policy, prompts[name], tokens, settings) for name, policy in policies.items()}
+    shown = [readable_token(writer, token) for token in tokens]
+    steps = [
+        Step(
+            before="".join(shown[:place]),
+            chosen=shown[place],
+            readings=[
+                _reading(policy, name, traces[name][place], token, question) for name, policy in policies.items()
+            ],
+        )
+        for place, token in enumerate(tokens)
+    ]
+    return Explanation(question.prompt, _how(question), steps)
+
+
+def _place(paths: Paths, name: str) -> str | Path:
+    """The folder of a night's model, which must be there, or what was given."""
+    if name not in MADE_BY:
+        return name
+    if not (paths.models / name).is_dir():
+        raise FileNotFoundError(
+            f"{paths.models / name}: no such model yet; make it with: nightjar stage {MADE_BY[name]} "
+            "(or the whole night: nightjar run), or choose others with --model"
+        )
+    return paths.models / name
+
+
+def _check_vocabularies(policies: dict[str, Policy]) -> None:
+    first, *others = policies
+    for name in others:
+        if policies[name].tokenizer.get_vocab() != policies[first].tokenizer.get_vocab():
+            raise ValueError(
+                f"{first} and {name} have different vocabularies, so one cannot read the other's tokens; "
+                "explain them one at a time"
+            )
+
+
+def _reading(writer: Policy, name: str, stages: Sequence[Stage], token: int, question: Question) -> Reading:
+    """The likeliest tokens at any stage, and the chosen one, in the order of the raw distribution."""
+    import torch
+
+    from rlhf.explain import readable_token
+
+    table = torch.stack([stage.probabilities for stage in stages])
+    likeliest = table.amax(0).topk(min(question.top, table.shape[1])).indices.tolist()
+    shown = sorted({*likeliest, token}, key=lambda place: (-float(table[0, place]), place))
+    return Reading(
+        model=name,
+        stages=[_titled(stage.control, question.sampling) for stage in stages],
+        bars=[Bar(readable_token(writer, place), table[:, place].tolist(), place == token) for place in shown],
+        entropies=[stage.entropy for stage in stages],
+        cuts=[stage.cut for stage in stages],
+    )
+
+
+def _titled(control: str, sampling: Sampling) -> str:
+    """`raw`, or a control with its value, such as `top-k 20`."""
+    value = getattr(sampling, control, None)
+    return control if value is None else f"{TITLES.get(control, control)} {value:g}"
+
+
+def _how(question: Question) -> str:
+    """A sentence: whose continuation it is and how its tokens were chosen."""
+    greedy = question.sampling.temperature == 0.0
+    chosen = "each time its likeliest token" if greedy else f"sampled with seed {question.seed}"
+    readers = [name for name in question.models if name != question.follow]
+    read = f"; {', '.join(readers)} reads the same text" if readers else ""
+    return f"{question.follow} writes, {chosen}{read}"
+
+
+def write_page(path: Path, explanation: Explanation) -> None:
+    """Writes the page of an explanation."""
+    from tasks.files import write_text
+    from tasks.inspection.explain_page import explanation_page
+
+    write_text(path, explanation_page(explanation))
+
+
+def write_picture(path: Path, explanation: Explanation) -> None:
+    """Draws each step: for each model the raw distribution beside the one that was sampled from."""
+    from tasks.reports.charts import Panel, plot_distributions
+
+    def panel(number: int, reading: Reading) -> Panel:
+        tokens = [bar.token for bar in reading.bars]
+        series = {"raw": [bar.probabilities[0] for bar in reading.bars]}
+        if len(reading.stages) > 1:
+            series["after the controls"] = [bar.probabilities[-1] for bar in reading.bars]
+        chosen = next(place for place, bar in enumerate(reading.bars) if bar.chosen)
+        return Panel(f"{number}. {reading.model}", tokens, series, chosen)
+
+    rows = [[panel(number, reading) for reading in step.readings] for number, step in enumerate(explanation.steps, 1)]
+    plot_distributions(path, rows, explanation.how)

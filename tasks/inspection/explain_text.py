@@ -1,0 +1,66 @@
+"""An explanation as text for a terminal: a step after another, bars beside percentages, readable without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.columns import Columns
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tasks.inspection.explain import Bar, Explanation, Reading, Step
+
+EIGHTHS = " ▏▎▍▌▋▊▉"
+WIDTH = 8
+"""Characters of a bar that stands for a probability of 1."""
+
+
+def show(explanation: Explanation, console: Console) -> None:
+    """Prints the steps; models stand side by side where the console is wide enough."""
+    console.print(Text.assemble(("prompt  ", "bold"), explanation.prompt))
+    console.print(Text(explanation.how))
+    for number, step in enumerate(explanation.steps, 1):
+        console.print()
+        console.print(Text.assemble((f"step {number}  ", "bold"), step.before, (f"▸{step.chosen}", "bold")))
+        console.print(Columns([_table(reading) for reading in step.readings], padding=(0, 3)))
+    console.print()
+    console.print(Text.assemble(("written  ", "bold"), written(explanation.steps)))
+
+
+def written(steps: Sequence[Step]) -> str:
+    """The whole continuation in readable tokens."""
+    return "".join(step.chosen for step in steps)
+
+
+def percent(probability: float) -> str:
+    """A probability in %, with a dash for none at all."""
+    if probability == 0.0:
+        return "–"
+    return "<.1 %" if probability < 0.0005 else f"{100 * probability:.1f} %"
+
+
+def _table(reading: Reading) -> Table:
+    table = Table(title=reading.model, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("token", no_wrap=True, max_width=20)
+    for stage in reading.stages:
+        table.add_column(stage, width=WIDTH + 8)
+    for bar in reading.bars:
+        table.add_row(*_row(bar), style="bold" if bar.chosen else "")
+    table.add_section()
+    table.add_row("entropy, nats", *[f"{'':{WIDTH}} {entropy:>7.2f}" for entropy in reading.entropies])
+    table.add_row("mass cut", *[f"{'':{WIDTH}} {percent(cut):>7}" for cut in reading.cuts])
+    return table
+
+
+def _row(bar: Bar) -> list[Text]:
+    # Text objects, for a token may look like rich's markup.
+    cells = [Text(f"{drawn(probability)} {percent(probability):>7}") for probability in bar.probabilities]
+    return [Text(f"{'▸' if bar.chosen else ' '} {bar.token}"), *cells]
+
+
+def drawn(probability: float) -> str:
+    """A bar of WIDTH characters for a probability of 1, to an eighth of a character."""
+    eighths = round(probability * WIDTH * 8)
+    return ("█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()).ljust(WIDTH)

@@ -1,0 +1,146 @@
+"""policy: trains the SFT model on the reward model's score by PPO or its kin, kept near its start by a KL penalty.
+
+Reads data/models/sft, data/models/reward and data/validated (and data/models/judge, which the reward-hacking monitor
+asks); writes data/models/policy and curves of what was optimised and what it cost. A run that was cut off, or
+that a night's deadline ended, goes on from its last checkpoint (nights/checkpoints).
+
+    python -m tasks policy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from rlhf.records import Prompt
+from rlhf.settings.model import ModelSettings
+from rlhf.settings.policy import PolicySettings
+from tasks.files import read_records, write_curve
+from tasks.paths import Paths
+from tasks.progress import follow, say
+from tasks.reports.charts import plot_curves
+from tasks.training.checkpoints import Checkpoint
+from tasks.training.general import read_general
+from tasks.training.monitor import build_monitor, monitor_inputs, watched_prompts, write_monitor
+
+if TYPE_CHECKING:
+    from rlhf.models import Policy
+    from rlhf.ppo.critic import Critic
+    from rlhf.ppo.trainer import PpoTrainer
+    from rlhf.reward import RewardModel
+
+CURVES = ("reward_mean", "kl", "entropy", "clip_fraction", "explained_variance", "response_tokens")
+
+
+def run(paths: Paths, params: PolicySettings, model: ModelSettings) -> dict[str, float]:
+    """Trains and saves the policy; returns figures averaged over the last fifth of the iterations that led to it.
+
+    Raises:
+        ValueError: the policy would never move, or did not; or a param needs data that is not there.
+    """
+    if params.algorithm == "ppo" and params.critic_warmup >= params.iterations:
+        raise ValueError(
+            f"policy.critic_warmup takes {params.critic_warmup} of {params.iterations} policy.iterations, so the policy "
+            "would never move; lower the first or raise the second"
+        )
+    train = paths.validated / "train"
+    prompts = [row.prompt for row in read_records(train / "prompts.jsonl", Prompt)]
+    general = read_general(paths, "train", "policy.ptx_coefficient") if params.ptx_coefficient > 0 else []
+    watched = watched_prompts(paths, params.monitor) if params.monitor is not None else []
+    inputs = [paths.models / "sft", paths.models / "reward", train / "prompts.jsonl", train / "general.jsonl"]
+    inputs += monitor_inputs(paths) if params.monitor is not None else []
+    checkpoint = Checkpoint.of("policy", paths, inputs, (params, model))
+
+    from rlhf.adapters import attach, merge
+    from rlhf.models import autocast, load_policy, save_policy
+    from rlhf.ppo.trainer import PpoTrainer
+    from rlhf.reward import load_reward_model
+    from rlhf.sft import encode_demonstrations
+
+    policy = load_policy(paths.models / "sft", model, training=True)
+    reward_model = load_reward_model(paths.models / "reward", model)
+    critic = build_critic(policy, reward_model, params, model)
+    reference = None
+    if params.adapter is None:
+        reference = load_policy(paths.models / "sft", model, training=True)
+    else:
+        policy = attach(policy, params.adapter, params.seed)
+    examples = encode_demonstrations(policy, general, model.max_prompt_tokens, params.max_new_tokens) if general else []
+    monitor = build_monitor(paths, params, model, reward_model, watched) if params.monitor is not None else None
+    trainer = PpoTrainer(policy, reference, critic, reward_model, prompts, params, monitor, examples)
+    with autocast(model.precision, policy.device):
+        training = Resumable(trainer, checkpoint, params.checkpoint_every)
+        rows = follow(training.steps(), "policy", params.iterations, ("reward_mean", "kl", "entropy"), training.save)
+    trainer.check_learnt()
+    if trainer.stopped is not None:
+        say(f"policy: stopped after {trainer.iteration} of {params.iterations} iterations: {trainer.stopped}")
+    save_policy(policy if params.adapter is None else merge(policy), paths.models / "policy")
+    checkpoint.delete()
+    plot_curves(paths.plots("policy") / "curves.png", rows, CURVES, "PPO, per iteration")
+    for name in CURVES:
+        write_curve(paths.plots("policy") / f"{name}.csv", [{"step": row["step"], name: row[name]} for row in rows])
+    over_kl = [{name: row[name] for name in ("step", "kl", "reward_mean")} for row in rows]
+    write_curve(paths.plots("policy") / "reward_over_kl.csv", over_kl)
+    kept = trainer.kept.iteration if trainer.stopped is not None and trainer.kept is not None else trainer.iteration
+    last = rows[:kept][-max(1, kept // 5) :]
+    metrics = {"iterations": float(len(rows)), "stopped_early": float(trainer.stopped is not None)} | {
+        name: fmean(row[name] for row in last)
+        for name in rows[-1]
+        if name not in ("step", "ratio") and not name.startswith("monitor_") and all(name in row for row in last)
+    }
+    return metrics | (write_monitor(paths, monitor, kept) if monitor is not None else {})
+
+
+def build_critic(
+    policy: Policy, reward_model: RewardModel, params: PolicySettings, model: ModelSettings
+) -> Critic | None:
+    """PPO's critic: a head on the policy, or a network that starts from the reward model's backbone.
+
+    The reward model already knows what is good; one that reads other tokens than the policy (an encoder, a backbone
+    with a tokenizer of its own) is no start, so the SFT model serves then.
+    """
+    from rlhf.models import checkpoint_layers
+    from rlhf.ppo.critic import Critic
+
+    if params.algorithm != "ppo":
+        return None
+    if params.critic == "head":
+        return Critic(None, policy.hidden).to(policy.device)
+    start: Policy = getattr(reward_model.network, "policy", policy)
+    if start.soft_ids != policy.soft_ids or start.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        start = policy
+    critic = Critic(start.model.base_model, start.hidden)
+    if model.gradient_checkpointing and start is not policy:  # whose layers, copied with it, do so already
+        checkpoint_layers(critic)
+    return critic
+
+
+@dataclass
+class Resumable:
+    """Training that goes on from its checkpoint; `rows` are the figures of the iterations that are done."""
+
+    trainer: PpoTrainer
+    checkpoint: Checkpoint
+    every: int
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def steps(self) -> Iterator[dict[str, float]]:
+        """Yields every iteration's figures: those up to the last checkpoint again, then those still to be trained."""
+        state = self.checkpoint.load()
+        if state is not None:
+            self.rows = state["rows"]
+            self.trainer.load_state_dict(state["trainer"])
+            yield from self.rows
+        for figures in self.trainer.train():
+            self.rows.append(figures)
+            for warning in self.trainer.warnings:
+                say(f"policy: after iteration {self.trainer.iteration}: {warning}")
+            if self.every and self.trainer.iteration % self.every == 0:
+                self.save()
+            yield figures
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        self.checkpoint.save({"trainer": self.trainer.state_dict(), "rows": self.rows})

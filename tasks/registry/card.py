@@ -1,0 +1,184 @@
+"""The model card of a registered version: what it is, its data, params and figures, the gates, and its limits.
+
+Figures that the evaluation gives are as it gave them; what made the version is told by its lineage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tasks.registry.gates import Finding
+from tasks.registry.lineage import Lineage, describe_start
+from tasks.reports import summary
+
+MAX_DESCRIPTION = 5000
+"""Characters that MLflow's database keeps of a version's description."""
+PARAMS = (
+    *("model.name", "model.precision", "sft.start", "sft.steps", "sft.batch_size", "sft.learning_rate"),
+    *("sft.adapter", "sft.adapter.kind", "sft.replay", "rollouts.completions", "rank.annotator"),
+    *("reward.kind", "reward.loss", "reward.steps", "reward.members", "policy.algorithm", "policy.iterations"),
+    *("policy.prompts_per_iteration", "policy.learning_rate", "policy.kl.coefficient", "policy.kl.target", "policy.ptx_coefficient"),
+    *("policy.adapter", "policy.adapter.kind", "policy.seed"),
+)
+"""The params that tell most of a model; all of them are in its runs."""
+COUNTS = {
+    "validate": ("rows_in", "rows_kept", "rows_rejected"),
+    "rollouts": ("completions",),
+    "pairs": ("pairs",),
+}
+OVER = "95 % over prompts"
+REWARD_FIGURES = ("accuracy", "auc", "spearman", "pearson", "ece", "accuracy_by_length")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the cards of a night's policy and reward model are written from.
+
+    Attributes:
+        lineage: of the policy.
+        referee: who judged the win rate: `gold` or `judge`.
+        evaluation: the figures of evaluate, and of the match against the champion where there was one.
+        findings: of the gates.
+        reason: the decision in a sentence.
+    """
+
+    lineage: Lineage
+    referee: str
+    evaluation: Mapping[str, float]
+    findings: Sequence[Finding]
+    reason: str
+
+
+def render(kind: str, facts: Facts) -> str:
+    """The whole card in Markdown.
+
+    Args:
+        kind: `policy` or `reward`.
+        facts: what there is to tell.
+    """
+    lineage = facts.lineage
+    version = lineage.version if kind == "policy" else lineage.tags.get("reward_version", "")
+    sections = {
+        "What it is": _what(kind, lineage),
+        "Metrics": _metrics(facts) if kind == "policy" else _reward_metrics(facts),
+        "Gates": _gates(facts.findings),
+        "Limits": "\n".join(f"- {limit}" for limit in limits(facts)),
+        "Data": _data(facts),
+        "Params": _table(["param", "value"], [(key, lineage.params[key]) for key in PARAMS if key in lineage.params]),
+        "Lineage": _lineage(lineage),
+    }
+    parts = [f"# {lineage.name}-{kind} version {version}", facts.reason]
+    return "\n\n".join([*parts, *(f"## {title}\n{text}" for title, text in sections.items() if text)]) + "\n"
+
+
+def describe(card: str, place: str) -> str:
+    """The card as a version's description: whole where it fits, else its first sections and where to find the rest."""
+    if len(card) <= MAX_DESCRIPTION:
+        return card
+    rest = f"\n\nThe rest stands in {place}.\n"
+    kept = card[: MAX_DESCRIPTION - len(rest)]
+    return (kept[: kept.rfind("\n\n## ")] if "\n\n## " in kept else kept) + rest
+
+
+def limits(facts: Facts) -> list[str]:
+    """What nobody measured, and what the figures do not say."""
+    params, figures = facts.lineage.params, facts.evaluation
+    found = [
+        "Measured on held-out prompts of the same kind as those it learnt from; of other prompts the figures say "
+        "nothing. Nobody looked at safety, bias or facts about the world.",
+    ]
+    if facts.referee == "gold":
+        found.append("Gold is the rule of a generated corpus: it ranks these sentences, and no text that people wrote.")
+    else:
+        found.append("The win rate is judged by a model of people's rankings held out from PPO, not by people.")
+    if params.get("rank.annotator") == "simulated":
+        found.append("No person ranked anything: the rankings are a simulated annotator's.")
+    if "policy_forgetting" not in figures:
+        found.append("Whether it forgot other tasks was not measured (ingest.general names none).")
+    if params.get("policy.monitor") == "null":
+        found.append("Nothing watched for reward hacking while PPO ran (policy.monitor).")
+    if any(finding.name == "steady" and finding.text.startswith("one seed") for finding in facts.findings):
+        found.append("One run of one seed: the intervals are over prompts, not over trainings (nightjar seeds).")
+    if not any(name.startswith("champion.") for name in figures):
+        found.append("It was compared with no other champion, only with the SFT model that it started from.")
+    if "git.commit" not in facts.lineage.tags:
+        found.append("It was made outside a git checkout: no commit tells its code.")
+    elif facts.lineage.tags["git.dirty"] == "yes":
+        found.append(
+            "Code or params differed from the git commit; the night's experiment holds them, where there is one."
+        )
+    return found
+
+
+def _what(kind: str, lineage: Lineage) -> str:
+    if kind == "reward":
+        kept = lineage.steps["reward"].params.get("reward.kind", "")
+        return (
+            f"A reward model ({kept or 'kind unknown'}), trained on pairs out of rankings. It scores a completion of a "
+            f"prompt; a higher score is a better one, in deviations of the SFT model's completions. "
+            f"{lineage.name}-policy version {lineage.version} learnt from it."
+        )
+    algorithm = lineage.steps["policy"].params.get("policy.algorithm", "ppo")
+    return (
+        f"A language model that goes on from a prompt. It started from {describe_start(lineage)}, learnt from "
+        f"demonstrations (SFT), then by {algorithm} from {lineage.name}-reward version "
+        f"{lineage.tags.get('reward_version', 'unknown')}."
+    )
+
+
+def _metrics(facts: Facts) -> str:
+    figures = facts.evaluation
+    header, *rows = summary.table(dict(figures))
+    lines = [f"Win rate over SFT, judged by {facts.referee}: {summary.interval(figures, 'win_rate')}, {OVER}"]
+    if "champion.win_rate" in figures:
+        lines.append(f"Win rate over the champion before it: {summary.interval(figures, 'champion.win_rate')}, {OVER}")
+    if "policy_forgetting" in figures:
+        lines.append(f"Loss on other tasks: {figures['policy_forgetting']:+.3f} nats per token to SFT's")
+    return "\n\n".join([_table(header, rows), *lines])
+
+
+def _reward_metrics(facts: Facts) -> str:
+    measured = facts.lineage.steps["reward"].metrics
+    figures = {f"{name}, on test pairs": measured[name] for name in REWARD_FIGURES if name in measured}
+    figures |= {name: value for name, value in facts.evaluation.items() if name.startswith("reward.")}
+    return _table(["figure", "value"], [(name, f"{value:.4f}") for name, value in figures.items()])
+
+
+def _gates(findings: Sequence[Finding]) -> str:
+    rows = [(finding.name, "passed" if finding.passed else "failed", finding.text) for finding in findings]
+    return _table(["gate", "", "found"], rows)
+
+
+def _data(facts: Facts) -> str:
+    lineage = facts.lineage
+    counts = [
+        (f"{stage}: {name.replace('_', ' ')}", f"{lineage.steps[stage].metrics[name]:.0f}")
+        for stage, names in COUNTS.items()
+        for name in names
+        if name in lineage.steps[stage].metrics
+    ]
+    counts += [(f"rankings by {who}", str(count)) for who, count in lineage.annotators.items()]
+    if "prompts" in facts.evaluation:
+        counts.append(("test prompts of the evaluation", f"{facts.evaluation['prompts']:.0f}"))
+    digests = [(path, f"`{digest}`") for path, digest in lineage.data.items()]
+    return _table(["data", "rows or digest"], counts + digests)
+
+
+def _lineage(lineage: Lineage) -> str:
+    tags = lineage.tags
+    rows = [
+        ("git commit", tags.get("git.commit", "none")),
+        ("night run", tags.get("night", "none")),
+        ("md5 of params.yaml", tags.get("params.md5", "unknown")),
+        ("the whole of it", f"`nightjar lineage {lineage.version}`"),
+        ("to make it again", f"`nightjar reproduce {lineage.version}`"),
+    ]
+    return _table(["from", ""], rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; empty without rows."""
+    lines = [header, ["---"] * len(header), *rows] if rows else []
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

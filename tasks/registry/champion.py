@@ -1,0 +1,59 @@
+"""The champion, brought from the registry to data/champion, where `sft` starts from it with sft.start: champion."""
+
+from __future__ import annotations
+
+import shutil
+
+from tasks.params.whole import Params
+from tasks.paths import Paths
+from tasks.progress import say
+from tasks.registry import versions
+from tasks.tracking import mlflow_store
+from tasks.versioning import provenance
+
+
+def bring(paths: Paths, params: Params) -> int | None:
+    """Makes data/champion hold the champion's checkpoint where sft.start asks for it, and nothing where it does not.
+
+    Called before the stages of a night that has something to do, and only then: a promotion alone reruns nothing.
+
+    Returns:
+        The champion's version; None where sft starts from the base model.
+
+    Raises:
+        FileNotFoundError: the champion's files are gone.
+        ValueError: they are not those that were registered.
+    """
+    version = None
+    if params.sft.start == "champion":
+        version = versions.champion_of(mlflow_store.open_client(paths), params.register_.name)
+    if version is None:
+        _empty(paths)
+        return None
+    content, name = version.tags["content"], f"{version.name} version {version.version}"
+    if not paths.champion.is_dir() or provenance.digest(paths.champion, [provenance.NOTE]) != content:
+        fresh = paths.champion.with_name("champion.partial")
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(mlflow_store.checkpoint_of(paths, version), fresh)
+        if provenance.digest(fresh) != content:
+            shutil.rmtree(fresh)
+            raise ValueError(
+                f"{name}: its files have changed since it was registered, so what starts from them could not be made "
+                "again; promote another version (nightjar rollback --to VERSION), or set sft.start to base"
+            )
+        _empty(paths)
+        for file in fresh.iterdir():
+            file.rename(paths.champion / file.name)
+        fresh.rmdir()
+    say(f"sft goes on from the champion: {name}")
+    return int(version.version)
+
+
+def _empty(paths: Paths) -> None:
+    """Takes everything out of data/champion but the note for people."""
+    paths.champion.mkdir(parents=True, exist_ok=True)
+    for place in paths.champion.iterdir():
+        if place.is_dir():
+            shutil.rmtree(place)
+        elif place.name != provenance.NOTE:
+            place.unlink()

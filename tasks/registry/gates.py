@@ -1,0 +1,142 @@
+"""The gates between challenger and champion: figures in, findings out.
+
+A policy becomes champion when every finding has passed. A gate whose param is null finds nothing; a figure that is
+not a number passes no gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median_low
+from typing import Any, NamedTuple
+
+from tasks.params.register import RegisterParams
+
+
+class Finding(NamedTuple):
+    """What one gate found: its name, whether the policy passed, and why, with the numbers."""
+
+    name: str
+    passed: bool
+    text: str
+
+
+class Rematch(NamedTuple):
+    """The policy against the champion on the same prompts: win rate, its interval, and the champion's version."""
+
+    version: int
+    rate: float
+    low: float
+    high: float
+
+
+def is_promoted(findings: Sequence[Finding]) -> bool:
+    """Whether the policy passed every gate."""
+    return all(finding.passed for finding in findings)
+
+
+def reason(findings: Sequence[Finding]) -> str:
+    """The decision in a sentence: every finding of a promotion, else those that failed."""
+    promoted = is_promoted(findings)
+    told = [finding.text for finding in findings if promoted or not finding.passed]
+    return f"{'promoted' if promoted else 'not promoted'}: {'; '.join(told)}"
+
+
+def judge_evaluation(metrics: Mapping[str, float], params: RegisterParams) -> list[Finding]:
+    """Every gate that an evaluation's figures decide: win rate over SFT, ROUGE-L, BLEU, KL and forgetting.
+
+    Raises:
+        ValueError: a figure that a gate needs is missing.
+    """
+    needed = [
+        *("win_rate", "win_rate_low", "win_rate_high"),
+        *(("policy.rougeL", "sft.rougeL") if params.max_rouge_drop is not None else ()),
+        *(("policy.bleu", "sft.bleu") if params.max_bleu_drop is not None else ()),
+        *(("policy.kl",) if params.max_kl is not None else ()),
+        *(("policy_forgetting",) if params.max_forgetting is not None else ()),
+    ]
+    if missing := [name for name in needed if name not in metrics]:
+        raise ValueError(f"the evaluation lacks {', '.join(missing)}; run again: nightjar stage evaluate")
+    rate, low, high = (metrics[name] for name in needed[:3])
+    found = [_win_rate("win_rate", "win rate over SFT", (rate, low, high), params.min_win_rate_low)]
+    if params.max_rouge_drop is not None:
+        scores = metrics["policy.rougeL"], metrics["sft.rougeL"]
+        found.append(_drop("rouge", "ROUGE-L", *scores, params.max_rouge_drop, digits=4))
+    if params.max_bleu_drop is not None:
+        scores = metrics["policy.bleu"], metrics["sft.bleu"]
+        found.append(_drop("bleu", "BLEU", *scores, params.max_bleu_drop, digits=2))
+    if params.max_kl is not None:
+        found.append(_rise("kl", f"KL {metrics['policy.kl']:.2f}", metrics["policy.kl"], params.max_kl, "nats"))
+    if params.max_forgetting is not None:
+        rise = metrics["policy_forgetting"]
+        found.append(_rise("forgetting", f"forgetting {rise:.3f}", rise, params.max_forgetting, "nats per token"))
+    return found
+
+
+def judge_rematch(rematch: Rematch | None, params: RegisterParams) -> Finding:
+    """The gate against the champion; None is no champion to beat."""
+    if rematch is None:
+        return Finding("champion", True, "no other champion to beat")
+    interval = rematch.rate, rematch.low, rematch.high
+    return _win_rate("champion", f"win rate over champion {rematch.version}", interval, params.min_win_rate_low)
+
+
+def judge_monitor(readings: Mapping[str, Any] | None, params: RegisterParams) -> list[Finding]:
+    """The gate of the hacking monitor: the policy that was kept is one that it warned of nothing.
+
+    Args:
+        readings: `kept_iteration` and `readings` with the `warnings` of each; None where nothing watched.
+        params: with monitor_clean off there is no finding.
+    """
+    if not params.monitor_clean:
+        return []
+    if readings is None:
+        return [Finding("monitor", True, "hacking not watched")]
+    kept = readings["kept_iteration"]
+    # A run that its KL stopped ends between two readings: the one before tells.
+    last = max((row for row in readings["readings"] if row["iteration"] <= kept), key=lambda row: row["iteration"])
+    if last["warnings"]:
+        return [Finding("monitor", False, f"the monitor warned of iteration {kept}: {'; '.join(last['warnings'])}")]
+    return [Finding("monitor", True, f"no sign of hacking at iteration {kept}")]
+
+
+def judge_seeds(wanted: int, lows: Sequence[float], params: RegisterParams) -> Finding:
+    """The gate against a lucky run: the settings win with the middle one of their seeds too (of two, with the worse).
+
+    Args:
+        wanted: how many seeds a night trains.
+        lows: the lower bounds of the win rate over SFT, of the policy and of those that differ by seed alone.
+        params: the bound is min_win_rate_low.
+    """
+    if wanted == 1:
+        return Finding("steady", True, "one seed: steady over prompts, not known to be over seeds")
+    if len(lows) < wanted:
+        text = f"one seed of the {wanted} that night.seeds asks for; train and compare the others: nightjar run"
+        return Finding("steady", False, text)
+    low, floor = median_low(lows), params.min_win_rate_low
+    text = f"lower bound over SFT {low:.3f} at the middle of {len(lows)} seeds"
+    return Finding("steady", low > floor, f"{text} {'above' if low > floor else 'not above'} {floor:g}")
+
+
+def judge_rollback(why: str | None) -> list[Finding]:
+    """A policy that a person took back is promoted by a person alone; `why` is None where nobody did."""
+    text = f"rolled back before ({why}); to have it all the same: nightjar rollback --to its version"
+    return [] if why is None else [Finding("rollback", False, text)]
+
+
+def _win_rate(name: str, title: str, interval: tuple[float, float, float], floor: float) -> Finding:
+    rate, low, high = interval
+    passed = low > floor
+    text = f"{title} {rate:.3f} [{low:.3f}, {high:.3f}] {'above' if passed else 'not above'} {floor:g}"
+    return Finding(name, passed, text)
+
+
+def _drop(name: str, title: str, ours: float, theirs: float, drop: float, digits: int) -> Finding:
+    passed, floor = ours >= theirs - drop, f"{theirs - drop:.{digits}f}"
+    bound = f"{'not below' if passed else 'below'} {floor} (SFT's {theirs:.{digits}f} less {drop:g})"
+    return Finding(name, passed, f"{title} {ours:.{digits}f} {bound}")
+
+
+def _rise(name: str, told: str, value: float, ceiling: float, unit: str) -> Finding:
+    passed = value <= ceiling
+    return Finding(name, passed, f"{told} {'within' if passed else 'above'} {ceiling:g} {unit}")

@@ -1,0 +1,53 @@
+"""Nights whose time passed while nothing was running: found in the history, and in how late a night starts."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from tasks import cron
+from tasks.params.night import NightParams
+from tasks.paths import Paths
+from tasks.scheduling import history
+
+LATE = timedelta(minutes=30)
+"""A night that starts later than this after its time was held up: its machine or its scheduler was down."""
+
+
+def first_missed(paths: Paths, params: NightParams, now: datetime) -> datetime | None:
+    """The first time since the last night at which one was due and none ran; None before the first night.
+
+    To catch up, a night that was interrupted is not yet done, nor is one that was only noted as missed.
+    """
+    undone = ("missed", "interrupted") if params.missed == "catch_up" else ()
+    ends = [night.ended for night in history.read(paths) if night.outcome not in undone]
+    if not ends:
+        return None
+    due = cron.next_time(params.cron, params.timezone, max(ends))
+    return due if due <= now else None
+
+
+def too_late(paths: Paths, params: NightParams, planned: datetime, now: datetime) -> str | None:
+    """Why a night planned for a time long past is not to run any more; None when it is."""
+    if now - planned <= LATE:
+        return None
+    if params.missed == "skip":
+        return f"nothing was running at {_minute(planned)}, and night.missed is skip"
+    ran = (night for night in history.read(paths) if night.outcome not in ("missed", "interrupted"))
+    later = next((night for night in ran if night.ended > planned), None)
+    return f"nothing was running at {_minute(planned)}; {later.name} has run since" if later else None
+
+
+def note(paths: Paths, params: NightParams, due: datetime, now: datetime) -> history.Night | None:
+    """Writes into the history that nights were missed, once; None where that stands there already."""
+    name = cron.name(due, params.timezone)
+    if any((night.name, night.outcome) == (name, "missed") for night in history.read(paths)):
+        return None
+    then = "one starts late" if params.missed == "catch_up" else "the next one comes at its time"
+    why = f"nothing was running since {_minute(due)}; {then} (night.missed: {params.missed})"
+    night = history.Night(name=name, started=now, ended=now, outcome="missed", why=why)
+    history.append(paths, night)
+    return night
+
+
+def _minute(when: datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M %Z}"

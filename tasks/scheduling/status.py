@@ -1,0 +1,64 @@
+"""How the nights stand, from their files alone: the last ones, the champion, the next one; imports nothing heavy."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from rich import box
+from rich.table import Table
+
+from tasks import cron
+from tasks.params.night import NightParams
+from tasks.paths import Paths
+from tasks.registry import decisions
+from tasks.scheduling import history
+
+SHOWN = 7
+
+
+def nights(paths: Paths, timezone: str) -> Table | None:
+    """The last nights, the latest at the bottom; None before the first."""
+    read = history.read(paths)[-SHOWN:]
+    if not read:
+        return None
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("night", "took", "outcome", "policy"):
+        drawn.add_column(column, no_wrap=True)
+    drawn.add_column("why", overflow="fold")
+    for night in read:
+        started = night.started.astimezone(ZoneInfo(timezone))
+        version = "" if night.policy_version is None else f"v{night.policy_version}"
+        took, why = duration(night.ended - night.started), night.why.removeprefix(night.outcome).lstrip(": ")
+        drawn.add_row(f"{started:%Y-%m-%d %H:%M}", took, night.outcome, version, why)
+    return drawn
+
+
+def champion(paths: Paths) -> str:
+    """Who is champion, by the last decision."""
+    taken = decisions.read(paths)
+    if not taken or taken[-1].champion_after is None:
+        return "none yet"
+    version = taken[-1].champion_after
+    # The latest run of decisions that left this version in place began with the one that put it there.
+    since = taken[-1]
+    for decision in reversed(taken):
+        if decision.champion_after != version:
+            break
+        since = decision
+    return f"policy version {version} since {since.when}: {since.reason}"
+
+
+def next_night(params: NightParams, now: datetime) -> str:
+    """When the next night is due, while a schedule is up."""
+    due = cron.next_time(params.cron, params.timezone, now)
+    return f"{due:%Y-%m-%d %H:%M} {params.timezone}, in {duration(due - now)}"
+
+
+def duration(length: timedelta) -> str:
+    """A length of time as people say it: 42 s, 7 min, 3 h 05 min."""
+    seconds = round(length.total_seconds())
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes = seconds // 60
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,168 @@
+"""Records as tables: one row each, with the columns that the expectations look at."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rlhf.preferences import tied_couples
+from rlhf.records import Demonstration, Pair, Prompt, Ranking, prompt_key
+from tasks.validation.lengths import Lengths
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The characters that the bytes 0x80 to 0xBF become when UTF-8 is read as Windows-1252 or Latin-1.
+_CONTINUATION = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
+# A closing quote or an ellipsis may well follow a word that ends in Ã.
+_INNER = re.sub("[’”…»]", "", _CONTINUATION.replace("\u0080-\u00bf", "\u0080-\u00ba\u00bc-\u00bf"))
+DAMAGE = (
+    ("the replacement character U+FFFD", re.compile("\ufffd")),
+    (
+        "UTF-8 read as another encoding",
+        re.compile(f"[ÂÃ][{_INNER}]|â[{_CONTINUATION}]{{2}}|ð[Ÿ\u009f][{_CONTINUATION}]"),
+    ),
+    ("a control character", re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")),
+)
+_SUSPECT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffdÂÃâð]")
+
+
+def damage_in(text: str) -> str:
+    """What speaks for an encoding accident in a text, as words; empty when nothing does."""
+    if not _SUSPECT.search(text):
+        return ""
+    return "; ".join(name for name, pattern in DAMAGE if pattern.search(text))
+
+
+def _damage(fields: Mapping[str, Iterable[str]]) -> str:
+    """The damage of a row's fields, as `field: what`; empty when there is none."""
+    found = {name: next(filter(None, map(damage_in, texts)), "") for name, texts in fields.items()}
+    return "; ".join(f"{name}: {what}" for name, what in found.items() if what)
+
+
+def demonstration_frame(
+    rows: Sequence[Demonstration], declared: Mapping[str, list[str]], lengths: Lengths
+) -> pd.DataFrame:
+    """Columns row, id, prompt, response, prompt_tokens, response_tokens, declared_in, damage."""
+    import pandas as pd
+
+    keys, prompt_tokens = _prompts(rows, lengths)
+    return pd.DataFrame(
+        {
+            "row": range(len(rows)),
+            "id": [row.id for row in rows],
+            "prompt": keys,
+            "response": [row.response for row in rows],
+            "prompt_tokens": prompt_tokens,
+            "response_tokens": lengths.of_texts([row.response for row in rows]),
+            "declared_in": [", ".join(declared.get(key, [])) for key in keys],
+            "damage": [
+                _damage({"prompt": [key], "response": [row.response]}) for key, row in zip(keys, rows, strict=True)
+            ],
+        }
+    )
+
+
+def prompt_frame(rows: Sequence[Prompt], declared: Mapping[str, list[str]], lengths: Lengths) -> pd.DataFrame:
+    """Columns row, id, prompt, prompt_tokens, references, blank_references, declared_in, damage."""
+    import pandas as pd
+
+    keys, prompt_tokens = _prompts(rows, lengths)
+    return pd.DataFrame(
+        {
+            "row": range(len(rows)),
+            "id": [row.id for row in rows],
+            "prompt": keys,
+            "prompt_tokens": prompt_tokens,
+            "references": [len(row.references) for row in rows],
+            "blank_references": [sum(not text.strip() for text in row.references) for row in rows],
+            "declared_in": [", ".join(declared.get(key, [])) for key in keys],
+            "damage": [
+                _damage({"prompt": [key], "references": row.references}) for key, row in zip(keys, rows, strict=True)
+            ],
+        }
+    )
+
+
+def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str], lengths: Lengths) -> pd.DataFrame:
+    """Columns row, id (with its file), prompt, annotator, and the figures that the feedback suite bounds.
+
+    `tie_share` is each ranking's ties in units of the mean number of couples a ranking has, so that the
+    column's mean is the share of tied couples in all the feedback.
+
+    Args:
+        rows: (file, ranking).
+        splits: the split of each prompt of the data, by key.
+        lengths: counts the tokens.
+    """
+    import pandas as pd
+
+    rankings = [ranking for _, ranking in rows]
+    keys, prompt_tokens = _prompts(rankings, lengths)
+    items = [(key, *sorted(ranking.completions)) for key, ranking in zip(keys, rankings, strict=True)]
+    annotators: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for item, ranking in zip(items, rankings, strict=True):
+        annotators[item].add(ranking.annotator)
+    couples = sum(len(ranking.ranks) * (len(ranking.ranks) - 1) / 2 for ranking in rankings) / len(rankings)
+    longest = _longest(rankings, lengths)
+    return pd.DataFrame(
+        {
+            "row": range(len(rows)),
+            "id": [f"{file}: {ranking.id}" for file, ranking in rows],
+            "prompt": keys,
+            "annotator": [ranking.annotator for ranking in rankings],
+            "prompt_tokens": prompt_tokens,
+            "longest_completion": longest,
+            "empty_completions": [sum(not text.strip() for text in ranking.completions) for ranking in rankings],
+            "tie_share": [tied_couples(ranking.ranks) / couples for ranking in rankings],
+            "annotators": [len(annotators[item]) for item in items],
+            "split_of_prompt": [splits.get(key, "") for key in keys],
+            "damage": [
+                _damage({"prompt": [key], "completions": ranking.completions})
+                for key, ranking in zip(keys, rankings, strict=True)
+            ],
+        }
+    )
+
+
+def pair_frame(pairs: Sequence[tuple[str, Pair]]) -> pd.DataFrame:
+    """Columns row, split, prompt, chosen, rejected, annotator, margin, splits_of_prompt (judge aside)."""
+    import pandas as pd
+
+    keys = [prompt_key(pair.prompt) for _, pair in pairs]
+    found: dict[str, set[str]] = defaultdict(set)
+    for key, (split, _) in zip(keys, pairs, strict=True):
+        # The judge may share a prompt with train, never with dev or test.
+        found[key].add("train" if split == "judge" else split)
+    return pd.DataFrame(
+        {
+            "row": range(len(pairs)),
+            "split": [split for split, _ in pairs],
+            "prompt": keys,
+            "chosen": [pair.chosen for _, pair in pairs],
+            "rejected": [pair.rejected for _, pair in pairs],
+            "annotator": [pair.annotator for _, pair in pairs],
+            "margin": [pair.margin for _, pair in pairs],
+            "splits_of_prompt": [len(found[key]) for key in keys],
+        }
+    )
+
+
+def _prompts(rows: Sequence[Demonstration | Prompt | Ranking], lengths: Lengths) -> tuple[list[str], list[int]]:
+    """Keys and lengths of the rows' prompts; each distinct prompt is counted once."""
+    counted: dict[str, int] = {}
+    keys = []
+    for row in rows:
+        key = prompt_key(row.prompt)
+        if key not in counted:
+            counted[key] = lengths.of_prompt(row.prompt)
+        keys.append(key)
+    return keys, [counted[key] for key in keys]
+
+
+def _longest(rankings: Sequence[Ranking], lengths: Lengths) -> list[int]:
+    texts = list(dict.fromkeys(text for ranking in rankings for text in ranking.completions))
+    counted = dict(zip(texts, lengths.of_texts(texts), strict=True))
+    return [max(counted[text] for text in ranking.completions) for ranking in rankings]

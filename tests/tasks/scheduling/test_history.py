@@ -1,0 +1,136 @@
+"""The history of nights, and which nights were missed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tasks import cron
+from tasks.params.night import NightOutcome, NightParams
+from tasks.paths import Paths
+from tasks.scheduling import history, missed
+from tasks.scheduling.history import Night
+
+HOUR = timedelta(hours=1)
+
+
+def at(day: int, hour: int, minute: int = 0) -> datetime:
+    """An instant of November 2026, UTC."""
+    return datetime(2026, 11, day, hour, minute, tzinfo=UTC)
+
+
+def night(ended: datetime, outcome: NightOutcome = "promoted") -> Night:
+    return Night(name="night-x", started=ended - HOUR, ended=ended, outcome=outcome, why="because", policy_version=3)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(tmp_path)
+
+
+CATCH_UP, SKIP = NightParams(missed="catch_up"), NightParams(missed="skip")
+
+
+def test_nights_are_read_as_they_were_written(paths: Paths) -> None:
+    """In order, with their time zones; no file is no night."""
+    assert history.read(paths) == []
+    nights = [night(at(20, 3)), Night.failed("night-y", at(21, 2), "sft: ü\nsecond line")]
+    for each in nights:
+        history.append(paths, each)
+    assert history.read(paths) == nights
+    assert len((paths.nights / "history.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_broken_line_is_named(paths: Paths) -> None:
+    """The file and the line."""
+    history.append(paths, night(at(20, 3)))
+    with (paths.nights / "history.jsonl").open("a") as stream:
+        stream.write('{"name": "x"}\n')
+    with pytest.raises(ValueError, match=r"history\.jsonl:2: .*started"):
+        history.read(paths)
+
+
+@pytest.mark.parametrize("params", [CATCH_UP, SKIP])
+def test_before_the_first_night_none_was_missed(paths: Paths, params: NightParams) -> None:
+    """A schedule that never ran has nothing to make up for."""
+    assert missed.first_missed(paths, params, at(21, 12)) is None
+
+
+@pytest.mark.parametrize(
+    ("ended", "now", "due"),
+    [
+        (at(20, 3), at(20, 23), None),
+        (at(20, 3), at(21, 1, 59), None),
+        (at(20, 3), at(21, 2), at(21, 2)),
+        (at(20, 3), at(29, 12), at(21, 2)),  # however many: the first of them
+        (at(20, 1, 30), at(20, 12), at(20, 2)),
+        (at(20, 2, 30), at(20, 12), None),  # began before its time and ended after: it was the night
+    ],
+)
+def test_a_time_since_the_last_night_that_has_passed_was_missed(
+    paths: Paths, ended: datetime, now: datetime, due: datetime | None
+) -> None:
+    """Due at 02:00 each night: what counts is when the last night ended."""
+    history.append(paths, night(ended, "failed"))
+    assert missed.first_missed(paths, CATCH_UP, now) == due
+    assert missed.first_missed(paths, SKIP, now) == due
+
+
+@pytest.mark.parametrize("outcome", ["missed", "interrupted"])
+def test_a_night_that_was_cut_off_is_caught_up_with_but_not_twice_skipped(paths: Paths, outcome: NightOutcome) -> None:
+    """Cut off at 03:00, the 02:00 of that night is still to be made up for; who skips is told once."""
+    history.append(paths, night(at(20, 3)))
+    history.append(paths, night(at(21, 3), outcome))
+    assert missed.first_missed(paths, CATCH_UP, at(21, 4)) == at(21, 2)
+    assert missed.first_missed(paths, SKIP, at(21, 4)) is None
+
+
+def test_what_was_missed_is_noted_once(paths: Paths) -> None:
+    """Also when the schedule starts again before the late night has ended."""
+    history.append(paths, night(at(20, 3)))
+    noted = missed.note(paths, CATCH_UP, at(21, 2), at(23, 9))
+    assert noted is not None
+    assert (noted.name, noted.outcome) == ("night-2026-11-21-0200", "missed")
+    assert "since 2026-11-21 02:00 UTC; one starts late" in noted.why
+    assert missed.note(paths, CATCH_UP, at(21, 2), at(23, 10)) is None
+    assert history.read(paths)[1:] == [noted]
+
+
+def test_a_late_start_is_given_up_when_skipping_or_when_another_night_ran_since(paths: Paths) -> None:
+    """Half an hour's delay is none; a day late, one of several that were held up runs and the others do not."""
+    assert missed.too_late(paths, SKIP, at(21, 2), at(21, 2, 30)) is None
+    assert "night.missed is skip" in (missed.too_late(paths, SKIP, at(21, 2), at(21, 2, 31)) or "")
+    assert missed.too_late(paths, CATCH_UP, at(21, 2), at(22, 9)) is None
+    history.append(paths, night(at(21, 1, 59)))
+    history.append(paths, night(at(22, 1), "missed"))
+    history.append(paths, night(at(22, 1), "interrupted"))
+    assert missed.too_late(paths, CATCH_UP, at(21, 2), at(22, 9)) is None
+    history.append(paths, night(at(22, 9)))
+    assert "night-x has run since" in (missed.too_late(paths, CATCH_UP, at(22, 2), at(22, 10)) or "")
+
+
+def test_times_are_those_of_the_schedules_zone() -> None:
+    """02:00 in Berlin is 01:00 UTC in winter and 00:00 in summer; the name is the local time."""
+    winter = cron.next_time("0 2 * * *", "Europe/Berlin", at(21, 12))
+    assert winter == at(22, 1)
+    assert cron.name(winter, "Europe/Berlin") == "night-2026-11-22-0200"
+    assert cron.next_time("0 2 * * *", "Europe/Berlin", datetime(2026, 7, 1, 12, tzinfo=UTC)) == datetime(
+        2026, 7, 2, 0, tzinfo=UTC
+    )
+    assert cron.next_time("30 4 * * 1", "UTC", at(21, 12)) == at(23, 4, 30)  # 21 November 2026 is a Saturday
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cron": "0 2 * *"}, r"cron '0 2 \* \*' is none \(4 fields\); give minute, hour"),
+        ({"cron": "60 2 * * *"}, "Bad minute"),
+        ({"timezone": "Middle/Earth"}, "timezone 'Middle/Earth' is none; give a name such as Europe/Berlin"),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused_with_the_params(changes: dict[str, str], said: str) -> None:
+    """When params.yaml is read, not when the night was due."""
+    with pytest.raises(ValueError, match=said):
+        NightParams(**changes)
