@@ -1,0 +1,20 @@
+"""Settings of the optimizer of SFT and reward models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from rlhf.settings.base import Positive, Rate, Settings, Share
+
+
+class OptimSettings(Settings):
+    """AdamW with linear warm-up and cosine decay."""
+
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    warmup_share: Share = 0.05
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    max_grad_norm: Rate = 1.0

@@ -1,0 +1,115 @@
+"""Settings of what trains the policy."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlhf.settings.adapters import LoraSettings
+from rlhf.settings.base import NonNegative, Positive, Rate, Settings, Share
+
+
+class KlSettings(Settings):
+    """The KL penalty that keeps the policy near the reference."""
+
+    coefficient: Annotated[float, Field(ge=0.0)] = 0.1
+    estimator: Literal["k1", "k2", "k3"] = "k1"
+    target: Rate | None = None
+    """nats per sequence; with a target the coefficient adapts, without one it is fixed."""
+    horizon: Positive = 10_000
+    ceiling: Rate | None = None
+    """nats per sequence; past it the run stops."""
+
+
+class MonitorSettings(Settings):
+    """The watch for reward hacking: what is measured on dev prompts during PPO, and the limits that stop it."""
+
+    every: Positive = 4
+    """Iterations between two readings."""
+    prompts: Annotated[int, Field(ge=2)] = 128
+    """Dev prompts of a reading, where there are so many."""
+    max_held_out_drop: Annotated[float, Field(ge=0.0)] = 0.1
+    """The held-out score may fall this far below its best reading, in the deviations it had at the start.
+
+    The fall counts from where it is two standard errors (of the same prompts' differences) past this.
+    """
+    patience: Positive = 2
+    """Readings in a row past a limit that stop the run; the first ones warn."""
+    max_kl: Rate | None = None
+    """nats per sequence."""
+    max_length_ratio: Rate | None = 2.0
+    """Mean response length over that at the start."""
+    max_repetition: Share | None = 0.2
+    """Share of repeated trigrams above that at the start."""
+    min_distinct_ratio: Share | None = 0.5
+    """Share of distinct bigrams over that at the start."""
+    max_spread_ratio: Rate | None = 3.0
+    """Mean spread of the reward model's members over that at the start."""
+
+
+class PolicySettings(Settings):
+    """PPO and its kin on the reward model's score: one loop, and advantages of one's choice."""
+
+    iterations: Positive
+    prompts_per_iteration: Positive
+    algorithm: Literal["ppo", "reinforce", "rloo", "grpo"] = "ppo"
+    """ppo: a critic and GAE; reinforce: a baseline over the batch; rloo, grpo: over each prompt's completions."""
+    completions: Positive = 1
+    """Completions sampled for each prompt of an iteration; rloo and grpo compare at least two."""
+    epochs: Positive = 2
+    minibatches: Positive = 4
+    micro_batch_size: Positive | None = None
+    adapter: LoraSettings | None = None
+    """null trains every weight; with an adapter the reference is the policy with the adapter off: one copy."""
+    learning_rate: Rate = 1.0e-4
+    critic: Literal["network", "head"] = "network"
+    """network: a critic of its own, started from the reward model; head: a scalar head on the policy's trunk."""
+    critic_learning_rate: Rate = 1.0e-3
+    critic_warmup: NonNegative = 2
+    """Iterations in which the critic learns and the policy stands still."""
+    kl: KlSettings = KlSettings()
+    discount: Share = 1.0
+    gae_lambda: Share = 0.95
+    clip: Rate = 0.2
+    dual_clip: Annotated[float, Field(gt=1.0)] | None = None
+    value_clip: Rate = 0.2
+    value_coefficient: Annotated[float, Field(ge=0.0)] = 1.0
+    entropy_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
+    ptx_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the language-modelling loss on the general demonstrations (PPO-ptx), against forgetting."""
+    update_kl_ceiling: Rate | None = 0.1
+    """Approximate KL per token between old and new policy; past it the update's epochs end."""
+    whiten_rewards: bool = False
+    """Scale the rewards of an iteration to unit variance, keeping their mean."""
+    unfinished: Literal["replace", "reduce"] = "replace"
+    """What becomes of the score of a completion that never wrote EOS."""
+    unfinished_score: float = -3.0
+    """replace: its score, in normalised units; reduce: added to its score."""
+    length_penalty: Annotated[float, Field(ge=0.0)] = 0.0
+    """Taken off the score for each token past `length_free`."""
+    length_free: NonNegative = 0
+    monitor: MonitorSettings | None = None
+    """null watches nothing but the KL."""
+    temperature: Rate = 1.0
+    max_new_tokens: Positive = 64
+    max_grad_norm: Rate = 1.0
+    checkpoint_every: NonNegative = 10
+    """Iterations between two checkpoints, from which a run that was cut off goes on; 0 writes none."""
+    seed: NonNegative = 0
+
+    @model_validator(mode="after")
+    def _algorithm_has_what_it_needs(self) -> Self:
+        if self.algorithm in ("rloo", "grpo") and self.completions < 2:
+            raise ValueError(
+                f"algorithm {self.algorithm} compares a prompt's completions, but completions is {self.completions}; "
+                "give at least 2"
+            )
+        if self.algorithm != "ppo" and (self.critic == "head" or self.whiten_rewards):
+            raise ValueError(
+                f"critic: head and whiten_rewards belong to ppo; algorithm {self.algorithm} has neither a critic nor a "
+                "reward per token; leave them out"
+            )
+        if self.unfinished == "reduce" and self.unfinished_score > 0:
+            raise ValueError("unfinished_score is added to an unfinished completion's score; give 0 or less")
+        return self

@@ -1,0 +1,24 @@
+"""Params of evaluate."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from rlhf.settings.base import NonNegative, Positive, Settings
+
+
+class EvaluateParams(Settings):
+    """What the policy is measured by, on prompts that no other stage saw."""
+
+    max_prompts: Positive | None = None
+    samples: Positive = 2
+    """Sampled completions per prompt for reward, gold and the win rate."""
+    best_of: Annotated[int, Field(ge=2)] = 8
+    bootstrap: Positive = 2000
+    shots: list[NonNegative] = []
+    """Also evaluate with so many demonstrations in the prompt: [0, 1, 4], say; base model, SFT and policy."""
+    max_new_tokens: Positive = 64
+    batch_size: Positive = 64
+    seed: NonNegative = 0

@@ -1,0 +1,28 @@
+"""Params of register."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from rlhf.settings.base import Settings, Share
+
+
+class RegisterParams(Settings):
+    """The gates between challenger and champion."""
+
+    name: str = "nightjar"
+    """Registered models are called <name>-policy and <name>-reward."""
+    min_win_rate_low: Share = 0.5
+    """The lower bound of the win rate's interval must lie above this, over SFT and over the champion."""
+    max_rouge_drop: Annotated[float, Field(ge=0.0)] | None = 0.02
+    """The policy's ROUGE-L may lie this far below SFT's (0 to 1 scale)."""
+    max_bleu_drop: Annotated[float, Field(ge=0.0)] | None = None
+    """The policy's BLEU may lie this far below SFT's (0 to 100 scale)."""
+    max_kl: Annotated[float, Field(gt=0.0)] | None = 10.0
+    """KL to SFT, nats per sequence."""
+    monitor_clean: bool = True
+    """Where policy.monitor watched, the policy that is kept must be one that it warned of nothing."""
+    max_forgetting: Annotated[float, Field(ge=0.0)] | None = None
+    """How far the loss on general demonstrations may lie above SFT's, nats per token; needs ingest.general."""
