@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.heavy:
             environment.restart_tuned()
         environment.prepare()
-        environment.hush()
+        environment.ignore_warnings()
         return int(options.command(options, workspace()) or 0)
     except KeyboardInterrupt:
         print(

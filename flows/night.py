@@ -23,7 +23,7 @@ from prefect.states import Completed, State
 from flows import trials
 from tasks import cron, deadline, environment, presets, runner, stages
 from tasks.deadline import DeadlineError
-from tasks.params.whole import Params, read_params
+from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.registry import champion
 from tasks.reproducibility import experiments
@@ -32,6 +32,7 @@ from tasks.scheduling.diary import Entry
 from tasks.scheduling.history import Night
 from tasks.tracking import tracker
 from tasks.trials import standings
+from tasks.trials.candidates import read_checked
 
 HUB_RETRIES_S = [10.0, 60.0]
 """How long to wait before asking a Hub again; no other stage fails in a way that waiting mends."""
@@ -50,7 +51,7 @@ def night(root: str) -> State[dict[str, str]]:
     environment.prepare()
     paths, now = Paths(Path(root).resolve()), datetime.now().astimezone()
     try:
-        params = read_params(paths.root / "params.yaml")
+        params = read_checked(paths.root / "params.yaml")
     except (ValueError, FileNotFoundError) as error:
         history.append(paths, Night.failed(cron.name(now, "UTC"), now, str(error)))
         raise
@@ -82,7 +83,7 @@ def _work(entry: Entry, paths: Paths, params: Params, planned: datetime | None) 
         tracker.night(paths, params, "flow", preset, entry.name) as entry.run_id,
     ):
         if due != ["register"]:
-            champion.bring(paths, params)
+            champion.check_out(paths, params)
         run_stages(entry, paths, params)
         entry.decided(paths)
         best = standings.chosen(paths, params)

@@ -21,7 +21,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from tasks import deadline, environment
+from tasks import deadline, environment, runner
+from tasks.__main__ import LATE, REFUSED
 from tasks.deadline import DeadlineError
 from tasks.params.night import UNCHANGED
 from tasks.params.whole import Params
@@ -123,7 +124,7 @@ def _task(candidate: Candidate, action: Callable[..., str | None]) -> Any:
 
 def _train_here(paths: Paths, candidate: Candidate, say: Say) -> str | None:
     try:
-        selection.train(paths, candidate, say)
+        runner.train(paths, candidate, say)
     except BusyError:
         raise
     except ValueError as error:
@@ -133,18 +134,18 @@ def _train_here(paths: Paths, candidate: Candidate, say: Say) -> str | None:
 
 def _train_beside(paths: Paths, candidate: Candidate, say: Say, children: Children) -> str | None:
     deadline.check(f"before {candidate.name}")
-    command = [sys.executable, "-m", "tasks.trials.selection", str(paths.root), candidate.name]
+    command = [sys.executable, "-m", "tasks", "--candidate", str(paths.root), candidate.name]
     # Without the sign that this process has the tuned allocator, the other one sees to its own.
     untuned = {name: value for name, value in os.environ.items() if (name, value) != (environment.TUNED, "tuned")}
-    code, pipe = Path(selection.__file__).parents[2], subprocess.PIPE
+    code, pipe = Path(runner.__file__).parents[1], subprocess.PIPE
     with subprocess.Popen(command, cwd=code, env=untuned, stdout=pipe, stderr=pipe, text=True) as child:
         children.add(child)
         said, wrong = child.communicate()
     for line in said.splitlines():
         say(line)
     last = wrong.strip().splitlines()[-1:] or [f"its process ended with {child.returncode}"]
-    if child.returncode == selection.LATE:
+    if child.returncode == LATE:
         raise DeadlineError(last[0])
-    if child.returncode not in (0, selection.REFUSED):
+    if child.returncode not in (0, REFUSED):
         raise RuntimeError(f"{candidate.name}: {last[0]}")
     return last[0] if child.returncode else None

@@ -153,7 +153,7 @@ def _start_all(paths: Paths, services: list[Service], say: Say) -> None:
 
 def _users_server(paths: Paths) -> str | None:
     """The API that PREFECT_API_URL names, in the environment or wherever else Prefect looks for its settings."""
-    environment.house_prefect(paths.nights / "prefect")
+    environment.prepare_prefect_home(paths.nights / "prefect")
     from prefect.settings import get_current_settings
 
     return get_current_settings().api.url

@@ -1,4 +1,7 @@
-"""`python -m tasks <stage>`: what dvc.yaml runs, one stage, tracked, without asking whether it is due."""
+"""`python -m tasks <stage>`: what dvc.yaml runs, one stage, tracked, without asking whether it is due.
+
+`python -m tasks --candidate ROOT NAME` trains one candidate for the night that started this process.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,25 @@ from pathlib import Path
 
 from tasks import environment
 
+REFUSED, LATE = 65, 75
+"""Exit codes of a candidate's process: a stage refuses its settings; the night's deadline is over."""
+
 
 def main(arguments: list[str]) -> int:
     """Runs the stage; 1 for an error of the user's, 2 for misuse. NIGHTJAR_DEBUG=1 shows tracebacks."""
     from tasks.stages import STAGES
 
-    if len(arguments) != 1 or arguments[0] not in STAGES:
+    is_candidate = arguments[:1] == ["--candidate"] and len(arguments) == 3
+    if not is_candidate and (len(arguments) != 1 or arguments[0] not in STAGES):
         print(f"usage: python -m tasks {{{','.join(STAGES)}}}", file=sys.stderr)
         return 2
     environment.restart_tuned()
     environment.prepare()
-    environment.hush()
+    environment.ignore_warnings()
+    return _train(Path(arguments[1]), arguments[2]) if is_candidate else _run(arguments[0])
+
+
+def _run(stage: str) -> int:
     from tasks.params.whole import read_params
     from tasks.paths import Paths
     from tasks.runner import run_tracked
@@ -27,12 +38,31 @@ def main(arguments: list[str]) -> int:
     # `dvc exp run --temp` and `--queue` work in a copy that is thrown away; DVC says whose.
     home = Path(os.environ.get("DVC_ROOT", root))
     try:
-        run_tracked(arguments[0], Paths(root, home), read_params(root / "params.yaml"), door="dvc")
+        run_tracked(stage, Paths(root, home), read_params(root / "params.yaml"), door="dvc")
     except (ValueError, FileNotFoundError, ConnectionError) as error:
         if os.environ.get("NIGHTJAR_DEBUG"):
             raise
-        print(f"{arguments[0]}: {error}", file=sys.stderr)
+        print(f"{stage}: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _train(root: Path, name: str) -> int:
+    """Trains the candidate of this name; the last line on standard error says what is wrong."""
+    from tasks.deadline import DeadlineError
+    from tasks.paths import Paths
+    from tasks.runner import train
+    from tasks.trials.candidates import read_candidates
+    from tasks.versioning.dvc_repo import BusyError
+
+    candidate = next(row for row in read_candidates(root / "params.yaml") if row.name == name)
+    try:
+        train(Paths(root), candidate, lambda line: print(line, flush=True))
+    except BusyError:
+        raise
+    except (ValueError, DeadlineError) as error:
+        print(" ".join(str(error).splitlines()), file=sys.stderr)
+        return LATE if isinstance(error, DeadlineError) else REFUSED
     return 0
 
 

@@ -99,7 +99,7 @@ def prepare() -> None:
     atexit.register(gc.freeze)
 
 
-def house_prefect(fallback: Path) -> None:
+def prepare_prefect_home(fallback: Path) -> None:
     """Makes Prefect's home, which it does not make itself where folders above are missing.
 
     Where the user's cannot be written, Prefect lives in `fallback` for this process and its children.
@@ -115,7 +115,7 @@ def house_prefect(fallback: Path) -> None:
         os.environ["PREFECT_HOME"] = str(fallback)
 
 
-def hush() -> None:
+def ignore_warnings() -> None:
     """Keeps libraries' deprecation warnings from the reader, unless python was asked for them (-W)."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

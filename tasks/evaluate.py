@@ -1,8 +1,8 @@
 """evaluate: sets SFT, policy and best-of-n side by side on test prompts that no other stage saw.
 
 Reads data/validated/test, the models below data/models and the prompts of data/pairs (to leave out what a reward
-model has seen); writes data/evaluation: completions side by side (JSONL and HTML), the samples that the win rate is
-counted on (samples.jsonl), every number with its signature (scores.json), and pictures. The win rate is judged by what
+model has seen); writes data/evaluation: completions side by side (completions.jsonl), the samples that the win rate
+is counted on (samples.jsonl), and every number with its signature (scores.json). The win rate is judged by what
 PPO did not optimise: gold where the corpus has it, else the judge, a second reward model trained on rankings held out
 from the first; never the proxy alone. General demonstrations, where ingest brought some, tell what was forgotten of
 other tasks. With evaluate.shots, demonstrations of data/validated/train go into the prompt too
@@ -24,10 +24,10 @@ from rlhf.records import Demonstration, Pair, Prompt, prompt_key
 from rlhf.settings.model import ModelSettings
 from tasks.evaluation import curves, few_shot, forgetting
 from tasks.evaluation.few_shot import FewShot
-from tasks.files import read_records, write_json, write_rows
+from tasks.files import read_records, write_curve, write_json, write_rows
 from tasks.params.evaluate import EvaluateParams
-from tasks.paths import Paths
 from tasks.progress import follow
+from tasks.stage_files import StageFiles
 from tasks.training.base import load_base
 from tasks.training.general import read_general
 
@@ -38,21 +38,21 @@ SAMPLING = {"samples", "max_new_tokens", "batch_size", "seed", "bootstrap"}
 """How the samples were drawn and the win rate counted: another policy can be measured in the same way later."""
 
 
-def run(paths: Paths, params: EvaluateParams, model: ModelSettings) -> dict[str, float]:
+def run(files: StageFiles, params: EvaluateParams, model: ModelSettings) -> dict[str, float]:
     """Evaluates, writes tables and pictures, and returns the contract's metrics.
 
     Raises:
         ValueError: there is no unseen test prompt with a reference, or nothing independent to judge by.
     """
-    unseen, seen = split_prompts(paths, params.max_prompts)
+    unseen, seen = split_prompts(files, params.max_prompts)
 
     from rlhf.evaluation.compare import mean_scores, text_metrics
     from rlhf.evaluation.gold import has_gold
     from rlhf.evaluation.winrate import win_rate
 
-    judge = None if has_gold([row.prompt for row in unseen]) else find_judge(paths)
-    shots = few_shot.prepare(paths, params, unseen, gold=judge is None)
-    bench = Bench(paths, params, model, unseen, seen, read_general(paths, "test"), shots, judge)
+    judge = None if has_gold([row.prompt for row in unseen]) else find_judge(files.inputs["judge"])
+    shots = few_shot.prepare(files.inputs["train"], params, unseen, gold=judge is None)
+    bench = Bench(files, params, model, unseen, seen, read_general(files.inputs["test"]), shots, judge)
     steps = 3 + (judge is None) + 2 * bool(seen) + bool(bench.general) + (2 + bool(model.name)) * len(shots.counts)
     metrics: dict[str, float] = {}
     for row in follow(_measure(bench), "evaluate", steps):
@@ -70,12 +70,12 @@ def run(paths: Paths, params: EvaluateParams, model: ModelSettings) -> dict[str,
     return metrics
 
 
-def split_prompts(paths: Paths, limit: int | None) -> tuple[list[Prompt], list[Prompt]]:
+def split_prompts(files: StageFiles, limit: int | None) -> tuple[list[Prompt], list[Prompt]]:
     """The test prompts with references that no reward model has learnt from, and those that one has."""
-    rows = [row for row in read_records(paths.validated / "test" / "prompts.jsonl", Prompt) if row.references]
+    rows = [row for row in read_records(files.inputs["test"] / "prompts.jsonl", Prompt) if row.references]
     learnt = set()
     for name in ("train", "dev", "judge"):
-        pairs = read_records(paths.pairs / f"{name}.jsonl", Pair, may_be_empty=True)
+        pairs = read_records(files.inputs[f"{name}_pairs"], Pair, may_be_empty=True)
         learnt |= {prompt_key(pair.prompt) for pair in pairs}
     unseen = [row for row in rows if prompt_key(row.prompt) not in learnt][:limit]
     seen = [row for row in rows if prompt_key(row.prompt) in learnt]
@@ -87,9 +87,8 @@ def split_prompts(paths: Paths, limit: int | None) -> tuple[list[Prompt], list[P
     return unseen, seen
 
 
-def find_judge(paths: Paths) -> Path:
-    """The judge's folder; raises ValueError when no rankings were held out for one."""
-    judge = paths.models / "judge"
+def find_judge(judge: Path) -> Path:
+    """The judge's folder, where one is there; raises ValueError when no rankings were held out for one."""
     if not (judge / "reward.json").is_file():
         raise ValueError(
             f"{judge}: no judge here, and these prompts have no gold score, so only the reward model that PPO "
@@ -103,7 +102,7 @@ def find_judge(paths: Paths) -> Path:
 class Bench:
     """What is compared: the models, the prompts, and (filled in by `_measure`) what came of it."""
 
-    paths: Paths
+    files: StageFiles
     params: EvaluateParams
     model: ModelSettings
     unseen: list[Prompt]
@@ -129,10 +128,10 @@ def _measure(bench: Bench) -> Iterator[dict[str, float]]:
     params, gold = bench.params, bench.judge is None
     prompts = [row.prompt for row in bench.unseen]
     tokens, size = params.max_new_tokens, params.batch_size
-    scorers = {"reward": load_reward_model(bench.paths.models / "reward", bench.model)}
+    scorers = {"reward": load_reward_model(bench.files.inputs["reward"], bench.model)}
     if bench.judge is not None:
         scorers["judge"] = load_reward_model(bench.judge, bench.model)
-    policies = {name: load_policy(bench.paths.models / name, bench.model) for name in ("sft", "policy")}
+    policies = {name: load_policy(bench.files.inputs[name], bench.model) for name in ("sft", "policy")}
     for name, policy in policies.items():
         answers = greedy_answers(policy, prompts, tokens, size)
         samples = sampled_answers(policy, prompts, params.samples, tokens, params.seed, size)
@@ -169,12 +168,12 @@ def _measure(bench: Bench) -> Iterator[dict[str, float]]:
 def side_by_side(bench: Bench, referee: str) -> list[dict[str, Any]]:
     """A row per prompt: each contestant's answer, and the reward and the referee's score of that answer."""
     rows = []
-    for place, prompt in enumerate(bench.unseen):
+    for index, prompt in enumerate(bench.unseen):
         row: dict[str, Any] = {"id": prompt.id, "prompt": prompt_key(prompt.prompt), "references": prompt.references}
         for name, entry in bench.entries.items():
-            row[name] = entry.answers[place]
+            row[name] = entry.answers[index]
             for scorer in ("reward", referee):
-                row[f"{name}_{scorer}"] = round(entry.answer_scores[scorer][place], 4)
+                row[f"{name}_{scorer}"] = round(entry.answer_scores[scorer][index], 4)
         rows.append(row)
     return rows
 
@@ -182,24 +181,22 @@ def side_by_side(bench: Bench, referee: str) -> list[dict[str, Any]]:
 def sampled(bench: Bench) -> list[dict[str, Any]]:
     """A row per prompt: the samples of SFT and policy, and every scorer's score of each."""
     rows = []
-    for place, prompt in enumerate(bench.unseen):
+    for index, prompt in enumerate(bench.unseen):
         row: dict[str, Any] = {"id": prompt.id, "prompt": prompt_key(prompt.prompt), "references": prompt.references}
         for name in ("sft", "policy"):
             entry = bench.entries[name]
-            scores = {scorer: grid[place] for scorer, grid in entry.scores.items()}
-            row[name] = {"texts": entry.samples[place], "scores": scores}
+            scores = {scorer: grid[index] for scorer, grid in entry.scores.items()}
+            row[name] = {"texts": entry.samples[index], "scores": scores}
         rows.append(row)
     return rows
 
 
 def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
-    """Writes the tables, the page and the pictures below data/evaluation and data/plots/evaluate."""
+    """Writes the tables below data/evaluation and data/plots/evaluate."""
     from rlhf.evaluation.bleu import bleu_signature
     from rlhf.evaluation.rouge import rouge_signature
-    from tasks.reports import charts
-    from tasks.reports.page import Comparison
 
-    folder, rows = bench.paths.evaluation, side_by_side(bench, referee)
+    folder, rows = bench.files.outputs["evaluation"], side_by_side(bench, referee)
     references = [row.references for row in bench.unseen]
     signatures = {
         "rouge1, rouge2, rougeL, rougeLsum": rouge_signature(),
@@ -212,34 +209,14 @@ def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
         signatures["general_loss"] = forgetting.signature(bench.general, bench.params)
     if bench.params.shots:
         signatures["few_shot"] = few_shot.signature(bench.few_shot, base=bench.model.name is not None)
-        few_shot.write(bench.few_shot, bench.paths, metrics)
+        write_rows(folder / "few_shot.jsonl", bench.few_shot.rows)
     write_rows(folder / "completions.jsonl", rows)
     write_rows(folder / "samples.jsonl", sampled(bench))
     sampling = {"referee": referee, **bench.params.model_dump(include=SAMPLING)}
     write_json(folder / "scores.json", {"metrics": metrics, "signatures": signatures, "sampling": sampling})
-    pages = [
-        Comparison(
-            prompt=row["prompt"],
-            references=row["references"],
-            completions={name: row[name] for name in bench.entries},
-            scores={name: row[f"{name}_{referee}"] for name in bench.entries},
-        )
-        for row in rows
-    ]
-    charts.side_by_side(folder / "completions.html", pages)
-    plots = bench.paths.plots("evaluate")
-    shown = ("rouge1", "rouge2", "rougeL", "bleu", "reward", referee, "length")
-    table = {name: {key: metrics[f"{name}.{key}"] for key in shown} for name in ("sft", "policy", "best_of_n")}
-    charts.plot_bars(plots / "comparison.png", table, "On held-out test prompts")
-    if bench.general:
-        forgetting.plot(plots / "forgetting.png", metrics)
-    interval = (metrics["win_rate"], metrics["win_rate_low"], metrics["win_rate_high"])
-    charts.plot_win_rate(plots / "win_rate.png", {"policy": interval}, f"Win rate over SFT, judged by {referee}")
+    plots = bench.files.outputs["plots"]
     curves.write_lengths(plots / "lengths.csv", {name: bench.entries[name].samples for name in ("sft", "policy")})
     curves.write_rouge(plots / "rouge.csv", metrics, list(bench.entries))
     steps = [{"step": n + 1, **{name: float(curve[n]) for name, curve in bench.curves.items()}}
              for n in range(bench.params.best_of)]  # fmt: skip
-    charts.plot_curves(plots / "best_of_n.png", steps, list(bench.curves), "Expected score of the best of n, over n")
-    for scorer in ("reward", referee):
-        scores = {name: np.ravel(bench.entries[name].scores[scorer]).tolist() for name in ("sft", "policy")}
-        charts.plot_scores(plots / f"{scorer}.png", scores, f"{scorer}, one count per sampled completion")
+    write_curve(plots / "best_of_n.csv", steps)

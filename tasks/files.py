@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -105,6 +106,12 @@ def write_text(path: Path, text: str) -> None:
     beside = path.with_name(path.name + ".partial")
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)
+
+
+def read_curve(path: Path) -> list[dict[str, float]]:
+    """The rows of a table that `write_curve` wrote."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return [{name: float(cell) for name, cell in row.items()} for row in csv.DictReader(stream)]
 
 
 def write_curve(path: Path, rows: list[dict[str, float]]) -> None:

@@ -15,7 +15,7 @@ from tasks.reports import plots
 from tasks.stages import STAGES, VERSIONED, Stage, sections
 
 LAYERS = ("rlhf", "tasks", "flows")
-OBSERVERS = ("tasks.tracking.tracker", "tasks.deadline", "tasks.cron")
+OBSERVERS = ("tasks.progress", "tasks.deadline")
 """Modules that watch a stage, or say when it runs, and do not shape its outputs: no reason to run it again."""
 HEADER = "# Drawn from tasks/stages.py and the code's imports; after a change there: nightjar graph --write\n"
 
@@ -68,9 +68,8 @@ def _exists(root: Path, module: str) -> bool:
 
 
 def code_of(root: Path, stage: str) -> list[str]:
-    """The project files that shape a stage's outputs; the params' defaults are among them."""
-    files = {*closure(root, f"tasks.{stage}"), *closure(root, "tasks.params"), *STAGES[stage].code}
-    return sorted(files)
+    """The project files that shape a stage's outputs; the defaults of its params are among them."""
+    return sorted({*closure(root, f"tasks.{stage}"), *STAGES[stage].code})
 
 
 def render(root: Path) -> str:
@@ -95,7 +94,8 @@ def write(root: Path) -> None:
 def _block(name: str, stage: Stage, code: list[str]) -> str:
     lines = [f"  {name}:", f"    cmd: python -m tasks {name}"]
     lines += ["    deps:", *(f"      - {path}" for path in (*stage.reads, *code))]
-    lines += ["    params:", *(f"      - {section}" for section in sections(name))]
+    if given := sections(name):
+        lines += ["    params:", *(f"      - {section}" for section in given)]
     lines += ["    outs:", *(f"      - {path}" for path in stage.writes)]
     lines += ["    metrics:", f"      - data/metrics/{name}.json:", "          cache: false"]
     if stage.curves:  # as plots, though each file is drawn then: DVC keeps no run that has plain outputs uncached

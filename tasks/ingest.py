@@ -21,14 +21,14 @@ from pathlib import Path
 from rlhf.records import Demonstration, Prompt, prompt_key
 from tasks.files import write_records
 from tasks.params.ingest import IngestParams
-from tasks.paths import Paths
 from tasks.sources.files import suffix_of
 from tasks.sources.hub import read_hub
 from tasks.sources.local import read_local
 from tasks.sources.rows import Problems, as_records
+from tasks.stage_files import StageFiles
 
 
-def run(paths: Paths, params: IngestParams) -> dict[str, float]:
+def run(files: StageFiles, params: IngestParams) -> dict[str, float]:
     """Writes data/raw and returns how many demonstrations and prompts it holds.
 
     Raises:
@@ -38,39 +38,41 @@ def run(paths: Paths, params: IngestParams) -> dict[str, float]:
     if params.source == "builtin":
         demonstrations, prompts = _generate(params)
     else:
-        demonstrations, prompts = _read(paths, params.source)
+        demonstrations, prompts = _read(files, params.source)
     if not demonstrations:
         raise ValueError(f"{params.source}: no row has a response; give demonstrations to imitate")
     demonstrations = _limit(demonstrations, params.limit, params.seed)
     prompts = [*prompts, *derive_prompts(demonstrations, prompts)]
-    general = _limit(_general(paths, params), params.limit, params.seed)
-    write_records(paths.raw / "demonstrations.jsonl", demonstrations)
-    write_records(paths.raw / "prompts.jsonl", prompts)
+    general = _limit(_general(files, params), params.limit, params.seed)
+    raw = files.outputs["raw"]
+    write_records(raw / "demonstrations.jsonl", demonstrations)
+    write_records(raw / "prompts.jsonl", prompts)
     metrics: dict[str, float] = {"demonstrations": len(demonstrations), "prompts": len(prompts)}
     if general:
-        metrics["general"] = write_records(paths.raw / "general.jsonl", general)
+        metrics["general"] = write_records(raw / "general.jsonl", general)
     else:
-        (paths.raw / "general.jsonl").unlink(missing_ok=True)
-    _keep_received(paths, params)
+        (raw / "general.jsonl").unlink(missing_ok=True)
+    _keep_received(files, params)
     return metrics
 
 
-def _keep_received(paths: Paths, params: IngestParams) -> None:
+def _keep_received(files: StageFiles, params: IngestParams) -> None:
     """Copies what people brought, at its path below data/, to data/raw/received; nothing where nothing came."""
-    shutil.rmtree(paths.received, ignore_errors=True)
-    data = Path(os.path.abspath(paths.data))
-    for file in _received(data, params):
-        target = paths.received / file.relative_to(data)
+    received = files.outputs["raw"] / "received"
+    shutil.rmtree(received, ignore_errors=True)
+    data = Path(os.path.abspath(files.inputs["source"].parent))
+    for file in _received(files, data, params):
+        target = received / file.relative_to(data)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
 
 
-def _received(data: Path, params: IngestParams) -> Iterator[Path]:
+def _received(files: StageFiles, data: Path, params: IngestParams) -> Iterator[Path]:
     for source in filter(None, (params.source, params.general)):
-        place = Path(os.path.abspath(data.parent / source))
-        if place.is_relative_to(data):  # neither builtin nor of the Hub
-            yield from [place] if place.is_file() else _data_files(place.iterdir())
-    yield from _data_files((data / "feedback").rglob("*"))
+        path = Path(os.path.abspath(files.root / source))
+        if path.is_relative_to(data):  # neither builtin nor of the Hub
+            yield from [path] if path.is_file() else _data_files(path.iterdir())
+    yield from _data_files(Path(os.path.abspath(files.inputs["feedback"])).rglob("*"))
 
 
 def _data_files(files: Iterable[Path]) -> Iterator[Path]:
@@ -86,7 +88,7 @@ def _generate(params: IngestParams) -> tuple[list[Demonstration], list[Prompt]]:
     )
 
 
-def _general(paths: Paths, params: IngestParams) -> list[Demonstration]:
+def _general(files: StageFiles, params: IngestParams) -> list[Demonstration]:
     """Demonstrations of other tasks; none where no source of them is named."""
     if params.general is None:
         return []
@@ -94,7 +96,7 @@ def _general(paths: Paths, params: IngestParams) -> list[Demonstration]:
         from rlhf.corpus import make_general_demonstrations
 
         return make_general_demonstrations(params.demonstrations, params.seed)
-    demonstrations, prompts = _read(paths, params.general)
+    demonstrations, prompts = _read(files, params.general)
     if prompts:
         raise ValueError(
             f"{params.general}: {len(prompts)} rows, such as {prompts[0].id}, have no response; ingest.general takes "
@@ -103,12 +105,12 @@ def _general(paths: Paths, params: IngestParams) -> list[Demonstration]:
     return demonstrations
 
 
-def _read(paths: Paths, source: str) -> tuple[list[Demonstration], list[Prompt]]:
+def _read(files: StageFiles, source: str) -> tuple[list[Demonstration], list[Prompt]]:
     problems = Problems()
     if source.startswith("hub:"):
         found = read_hub(source.removeprefix("hub:"), problems)
     else:
-        found = read_local(paths.root, source, problems)
+        found = read_local(files.root, source, problems)
     demonstrations = as_records(found.demonstrations, Demonstration, problems)
     prompts = as_records(found.prompts, Prompt, problems)
     problems.stop()

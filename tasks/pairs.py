@@ -16,7 +16,7 @@ from rlhf.preferences import SPLITS, pairs_of, place_rankings
 from rlhf.records import Pair, Ranking
 from tasks.files import read_records, write_records
 from tasks.params.pairs import PairsParams
-from tasks.paths import Paths
+from tasks.stage_files import StageFiles
 from tasks.validation.expectations import check_table
 from tasks.validation.frames import pair_frame
 from tasks.validation.lengths import truncation
@@ -25,7 +25,7 @@ from tasks.validation.suites import pair_checks
 log = logging.getLogger(__name__)
 
 
-def run(paths: Paths, params: PairsParams) -> dict[str, float]:
+def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
     """Writes the pairs of each split and returns the counts of what was kept and dropped.
 
     Raises:
@@ -33,9 +33,9 @@ def run(paths: Paths, params: PairsParams) -> dict[str, float]:
         ValueError: a ranking is malformed, a split that is trained or measured on would be empty, or an
             error-level expectation fails.
     """
-    rankings = read_records(paths.rankings, Ranking)
+    rankings = read_records(files.inputs["rankings"] / "rankings.jsonl", Ranking)
     placed, leaks = place_rankings(rankings, params.dev_share, params.test_share, params.seed, params.judge_share)
-    truncate = truncation(paths.models / "sft" / "tokenizer.json", params.max_completion_tokens)
+    truncate = truncation(files.inputs["tokenizer"], params.max_completion_tokens)
     parts: dict[str, list[Pair]] = {split: [] for split in (*SPLITS, "judge")}
     ties = duplicates = 0
     for split, ranking in placed:
@@ -44,9 +44,9 @@ def run(paths: Paths, params: PairsParams) -> dict[str, float]:
         ties += found.ties
         duplicates += found.duplicates
     _require(parts, len(rankings))
-    _guard(parts, paths.data_docs)
+    _guard(parts, files.aside["docs"])
     for split, pairs in parts.items():
-        write_records(paths.pairs / f"{split}.jsonl", pairs)
+        write_records(files.outputs["pairs"] / f"{split}.jsonl", pairs)
     return {
         "rankings": len(rankings),
         "pairs": sum(map(len, parts.values())),

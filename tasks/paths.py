@@ -79,6 +79,11 @@ class Paths:
         return self.data / "evaluation"
 
     @property
+    def reports(self) -> Path:
+        """Pictures and pages of the night, drawn from what the stages wrote."""
+        return self.data / "reports"
+
+    @property
     def nights(self) -> Path:
         """What nights leave behind for people; git and DVC ignore it."""
         return (self.home or self.root) / "nights"

@@ -18,9 +18,8 @@ from rlhf.records import Prompt
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.policy import PolicySettings
 from tasks.files import read_records, write_curve
-from tasks.paths import Paths
 from tasks.progress import follow, say
-from tasks.reports.charts import plot_curves
+from tasks.stage_files import StageFiles
 from tasks.training.checkpoints import Checkpoint
 from tasks.training.general import read_general
 from tasks.training.monitor import build_monitor, monitor_inputs, watched_prompts, write_monitor
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 CURVES = ("reward_mean", "kl", "entropy", "clip_fraction", "explained_variance", "response_tokens")
 
 
-def run(paths: Paths, params: PolicySettings, model: ModelSettings) -> dict[str, float]:
+def run(files: StageFiles, params: PolicySettings, model: ModelSettings) -> dict[str, float]:
     """Trains and saves the policy; returns figures averaged over the last fifth of the iterations that led to it.
 
     Raises:
@@ -42,16 +41,17 @@ def run(paths: Paths, params: PolicySettings, model: ModelSettings) -> dict[str,
     """
     if params.algorithm == "ppo" and params.critic_warmup >= params.iterations:
         raise ValueError(
-            f"policy.critic_warmup takes {params.critic_warmup} of {params.iterations} policy.iterations, so the policy "
-            "would never move; lower the first or raise the second"
+            f"policy.critic_warmup takes {params.critic_warmup} of {params.iterations} policy.iterations, so the "
+            "policy would never move; lower the first or raise the second"
         )
-    train = paths.validated / "train"
-    prompts = [row.prompt for row in read_records(train / "prompts.jsonl", Prompt)]
-    general = read_general(paths, "train", "policy.ptx_coefficient") if params.ptx_coefficient > 0 else []
-    watched = watched_prompts(paths, params.monitor) if params.monitor is not None else []
-    inputs = [paths.models / "sft", paths.models / "reward", train / "prompts.jsonl", train / "general.jsonl"]
-    inputs += monitor_inputs(paths) if params.monitor is not None else []
-    checkpoint = Checkpoint.of("policy", paths, inputs, (params, model))
+    inputs, plots = files.inputs, files.outputs["plots"]
+    prompts_file, general_file = inputs["train"] / "prompts.jsonl", inputs["train"] / "general.jsonl"
+    prompts = [row.prompt for row in read_records(prompts_file, Prompt)]
+    general = read_general(inputs["train"], "policy.ptx_coefficient") if params.ptx_coefficient > 0 else []
+    watched = watched_prompts(inputs["dev"], params.monitor) if params.monitor is not None else []
+    depends = [inputs["sft"], inputs["reward"], prompts_file, general_file]
+    depends += monitor_inputs(inputs["dev"], inputs["judge"]) if params.monitor is not None else []
+    checkpoint = Checkpoint.of(files.aside["checkpoint"], depends, (params, model))
 
     from rlhf.adapters import attach, merge
     from rlhf.models import autocast, load_policy, save_policy
@@ -59,16 +59,18 @@ def run(paths: Paths, params: PolicySettings, model: ModelSettings) -> dict[str,
     from rlhf.reward import load_reward_model
     from rlhf.sft import encode_demonstrations
 
-    policy = load_policy(paths.models / "sft", model, training=True)
-    reward_model = load_reward_model(paths.models / "reward", model)
+    policy = load_policy(inputs["sft"], model, training=True)
+    reward_model = load_reward_model(inputs["reward"], model)
     critic = build_critic(policy, reward_model, params, model)
     reference = None
     if params.adapter is None:
-        reference = load_policy(paths.models / "sft", model, training=True)
+        reference = load_policy(inputs["sft"], model, training=True)
     else:
         policy = attach(policy, params.adapter, params.seed)
     examples = encode_demonstrations(policy, general, model.max_prompt_tokens, params.max_new_tokens) if general else []
-    monitor = build_monitor(paths, params, model, reward_model, watched) if params.monitor is not None else None
+    monitor = (
+        build_monitor(inputs["judge"], params, model, reward_model, watched) if params.monitor is not None else None
+    )
     trainer = PpoTrainer(policy, reference, critic, reward_model, prompts, params, monitor, examples)
     with autocast(model.precision, policy.device):
         training = Resumable(trainer, checkpoint, params.checkpoint_every)
@@ -76,13 +78,12 @@ def run(paths: Paths, params: PolicySettings, model: ModelSettings) -> dict[str,
     trainer.check_learnt()
     if trainer.stopped is not None:
         say(f"policy: stopped after {trainer.iteration} of {params.iterations} iterations: {trainer.stopped}")
-    save_policy(policy if params.adapter is None else merge(policy), paths.models / "policy")
+    save_policy(policy if params.adapter is None else merge(policy), files.outputs["policy"])
     checkpoint.delete()
-    plot_curves(paths.plots("policy") / "curves.png", rows, CURVES, "PPO, per iteration")
     for name in CURVES:
-        write_curve(paths.plots("policy") / f"{name}.csv", [{"step": row["step"], name: row[name]} for row in rows])
+        write_curve(plots / f"{name}.csv", [{"step": row["step"], name: row[name]} for row in rows])
     over_kl = [{name: row[name] for name in ("step", "kl", "reward_mean")} for row in rows]
-    write_curve(paths.plots("policy") / "reward_over_kl.csv", over_kl)
+    write_curve(plots / "reward_over_kl.csv", over_kl)
     kept = trainer.kept.iteration if trainer.stopped is not None and trainer.kept is not None else trainer.iteration
     last = rows[:kept][-max(1, kept // 5) :]
     metrics = {"iterations": float(len(rows)), "stopped_early": float(trainer.stopped is not None)} | {
@@ -90,7 +91,7 @@ def run(paths: Paths, params: PolicySettings, model: ModelSettings) -> dict[str,
         for name in rows[-1]
         if name not in ("step", "ratio") and not name.startswith("monitor_") and all(name in row for row in last)
     }
-    return metrics | (write_monitor(paths, monitor, kept) if monitor is not None else {})
+    return metrics | (write_monitor(plots, files.outputs["policy"], monitor, kept) if monitor is not None else {})
 
 
 def build_critic(

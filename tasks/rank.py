@@ -16,20 +16,20 @@ from rlhf.preferences import tied_couples
 from rlhf.records import Ranking, Rollout, prompt_key
 from tasks.files import read_records, write_records
 from tasks.params.rank import FeedbackParams, RankParams
-from tasks.paths import Paths
 from tasks.sources.files import read_file
 from tasks.sources.rows import Problems, Row, as_records
+from tasks.stage_files import StageFiles
 
 
-def run(paths: Paths, params: RankParams) -> dict[str, float]:
+def run(files: StageFiles, params: RankParams) -> dict[str, float]:
     """Writes the rankings and returns their number, that of the annotators, and the share of tied couples.
 
     Raises:
         FileNotFoundError: rollouts or a named feedback file are missing.
         ValueError: no feedback file is named, one is named twice, or an id stands in two files.
     """
-    rankings = _simulate(paths, params) if params.annotator == "simulated" else _gather(paths, params.feedback)
-    write_records(paths.rankings, rankings)
+    rankings = _simulate(files, params) if params.annotator == "simulated" else _gather(files, params.feedback)
+    write_records(files.outputs["rankings"] / "rankings.jsonl", rankings)
     couples = sum(len(ranking.ranks) * (len(ranking.ranks) - 1) // 2 for ranking in rankings)
     return {
         "rankings": len(rankings),
@@ -38,8 +38,9 @@ def run(paths: Paths, params: RankParams) -> dict[str, float]:
     }
 
 
-def _simulate(paths: Paths, params: RankParams) -> list[Ranking]:
-    return [simulate_ranking(rollout, params.noise, params.seed) for rollout in read_records(paths.rollouts, Rollout)]
+def _simulate(files: StageFiles, params: RankParams) -> list[Ranking]:
+    rows = read_records(files.inputs["rollouts"] / "rollouts.jsonl", Rollout)
+    return [simulate_ranking(rollout, params.noise, params.seed) for rollout in rows]
 
 
 def simulate_ranking(rollout: Rollout, noise: float, seed: int) -> Ranking:
@@ -61,7 +62,7 @@ def simulate_ranking(rollout: Rollout, noise: float, seed: int) -> Ranking:
     )
 
 
-def _gather(paths: Paths, feedback: FeedbackParams) -> list[Ranking]:
+def _gather(files: StageFiles, feedback: FeedbackParams) -> list[Ranking]:
     """The rankings of all named files, each with the role of its file as `split`."""
     roles = {role: getattr(feedback, role) for role in type(feedback).model_fields}
     named = [(role, name) for role, names in roles.items() for name in names]
@@ -79,20 +80,20 @@ def _gather(paths: Paths, feedback: FeedbackParams) -> list[Ranking]:
         seen[name] = role
         rows += [
             Row(row.place, row.name, row.line, {**row.values, "split": role})
-            for row in _read(paths, role, name, problems)
+            for row in _read(files, role, name, problems)
         ]
     rankings = as_records(rows, Ranking, problems)
     problems.stop()
     return rankings
 
 
-def _read(paths: Paths, role: str, name: str, problems: Problems) -> list[Row]:
+def _read(files: StageFiles, role: str, name: str, problems: Problems) -> list[Row]:
     plain = PurePosixPath(name.removesuffix(".gz"))
     if plain.is_absolute() or ".." in plain.parts or plain.suffix != ".jsonl":
         raise ValueError(
             f"rank.feedback.{role} names {name}; expected a .jsonl or .jsonl.gz file, by its path from data/feedback"
         )
-    file = paths.validated / "feedback" / plain
+    file = files.inputs["feedback"] / plain
     if not file.is_file():
         raise FileNotFoundError(
             f"data/feedback/{name}: no such file, though rank.feedback.{role} names it; "

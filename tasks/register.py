@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf.settings.model import ModelSettings
+from tasks import digests
 from tasks.files import read_rows, write_json
 from tasks.params.register import RegisterParams
 from tasks.paths import Paths
@@ -47,7 +48,7 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
     stage = tracker.current_stage()
     metrics = read_evaluation(paths)
     findings = gates.judge_evaluation(metrics, params) + gates.judge_monitor(read_monitor(paths), params)
-    contents = {kind: provenance.digest(paths.models / kind) for kind in KINDS}
+    contents = {kind: digests.digest(paths.models / kind) for kind in KINDS}
     known = versions.find_version(stage.client, f"{params.name}-policy", contents["policy"])
     findings.append(gates.judge_seeds(*standings.seeds_of(paths), params))
     findings += gates.judge_rollback(None if known is None else known.tags.get(versions.ROLLED_BACK))
@@ -158,7 +159,7 @@ def _lineage(paths: Paths, stage: StageRun) -> dict[str, str]:
         if source := next((run_id for run_id in runs if run_id), None):
             tags[f"run.{name}"] = source
     if (params := paths.root / "params.yaml").is_file():
-        tags["params.md5"] = provenance.digest(params)
+        tags["params.md5"] = digests.digest(params)
         stage.client.log_artifact(stage.run_id, str(params))
     ranked = Counter(str(row["annotator"]) for _, row in read_rows(paths.rankings))
     tags["annotators"] = json.dumps(dict(ranked.most_common()))

@@ -9,6 +9,7 @@ there are rankings for it) and curves. The judge never sees the reward model's p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,8 @@ from rlhf.records import Pair, PromptText, prompt_key
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.reward import RewardSettings
 from tasks.files import read_records, write_curve, write_json
-from tasks.paths import Paths
 from tasks.progress import follow
-from tasks.reports.charts import plot_curves
+from tasks.stage_files import StageFiles
 
 if TYPE_CHECKING:
     from rlhf.models import Policy
@@ -30,14 +30,14 @@ NORMALISED_ON = 256
 """Prompts whose SFT completions set the score's mean and deviation."""
 
 
-def run(paths: Paths, params: RewardSettings, model: ModelSettings) -> dict[str, float]:
+def run(files: StageFiles, params: RewardSettings, model: ModelSettings) -> dict[str, float]:
     """Trains, normalises and saves; returns the contract's metrics on the test pairs.
 
     Raises:
         ValueError: there is no pair to learn from, ratings are missing, or a model cannot be had.
     """
     train, dev, test, judge = (
-        read_records(paths.pairs / f"{name}.jsonl", Pair, may_be_empty=True)
+        read_records(files.inputs["pairs"] / f"{name}.jsonl", Pair, may_be_empty=True)
         for name in ("train", "dev", "test", "judge")
     )
 
@@ -50,23 +50,23 @@ def run(paths: Paths, params: RewardSettings, model: ModelSettings) -> dict[str,
         check_pairs(pairs, params)
     # All of them first, so that what cannot be had is told before SFT's completions are sampled.
     networks = {
-        name: [build_network(paths, pairs, params, model, seed) for seed in seeds_of(name, params)]
+        name: [build_network(files.inputs["sft"], pairs, params, model, seed) for seed in seeds_of(name, params)]
         for name, pairs in shares.items()
     }
-    prompts, completions = sft_completions(load_policy(paths.models / "sft", model), train, params)
+    prompts, completions = sft_completions(load_policy(files.inputs["sft"], model), train, params)
     metrics: dict[str, float] = {}
     for name, pairs in shares.items():
-        trained = train_members(paths, name, networks[name], pairs, dev, params, model)
+        trained = train_members(files.outputs["plots"], name, networks[name], pairs, dev, params, model)
         trained.normalise(prompts, completions)
-        trained.save(paths.models / name)
+        trained.save(files.outputs[name])
         prefix = "" if name == "reward" else "judge."
         figures, calibration = evaluate_pairs(trained, test)
         metrics |= {prefix + key: value for key, value in figures.items()}
         file = "calibration.csv" if name == "reward" else f"{name}_calibration.csv"
         # The last column is the diagonal, which a calibrated model lies on.
-        write_curve(paths.plots("reward") / file, [{**b._asdict(), "calibrated": b.confidence} for b in calibration])
+        write_curve(files.outputs["plots"] / file, [{**b._asdict(), "calibrated": b.confidence} for b in calibration])
     if not judge:
-        write_json(paths.models / "judge" / "judge.json", {"rankings": 0})
+        write_json(files.outputs["judge"] / "judge.json", {"rankings": 0})
     return metrics
 
 
@@ -77,7 +77,7 @@ def seeds_of(name: str, params: RewardSettings) -> range:
 
 
 def build_network(
-    paths: Paths, pairs: Sequence[Pair], params: RewardSettings, model: ModelSettings, seed: int
+    sft: Path, pairs: Sequence[Pair], params: RewardSettings, model: ModelSettings, seed: int
 ) -> ScalarReward | EncoderReward:
     """The untrained network that params ask for: on the SFT model or another backbone, or an encoder of its own."""
     import torch
@@ -87,7 +87,7 @@ def build_network(
         from rlhf.adapters import attach
         from rlhf.reward.scalar import ScalarReward
 
-        policy = load_backbone(paths, params, model)
+        policy = load_backbone(sft, params, model)
         if params.adapter is not None:
             policy = attach(policy, params.adapter, seed)
         return ScalarReward(policy, params.loglikelihood, params.max_completion_tokens)
@@ -102,12 +102,12 @@ def build_network(
     return EncoderReward(encoder, tokenizer, max_tokens, params.freeze_encoder)
 
 
-def load_backbone(paths: Paths, params: RewardSettings, model: ModelSettings) -> Policy:
+def load_backbone(sft: Path, params: RewardSettings, model: ModelSettings) -> Policy:
     """The SFT model, or the language model that params name; raises ValueError that opens with the setting's name."""
     from rlhf.models import load_policy
 
     if params.backbone is None:
-        return load_policy(paths.models / "sft", model, training=True)
+        return load_policy(sft, model, training=True)
     try:
         return load_policy(params.backbone, model, training=True)
     except ValueError as error:
@@ -128,7 +128,7 @@ def sft_completions(
 
 
 def train_members(
-    paths: Paths,
+    plots: Path,
     name: str,
     networks: Sequence[ScalarReward | EncoderReward],
     pairs: Sequence[Pair],
@@ -147,28 +147,26 @@ def train_members(
 
     train, held_out = group_pairs(pairs), group_pairs(dev)
     losses: list[list[float]] = []
-    for place, (network, seed) in enumerate(zip(networks, seeds_of(name, params), strict=True)):
-        title = name if len(networks) == 1 else f"{name}_{place}"
+    for index, (network, seed) in enumerate(zip(networks, seeds_of(name, params), strict=True)):
+        title = name if len(networks) == 1 else f"{name}_{index}"
         torch.manual_seed(seed)
         with autocast(model.precision, resolve_device(model.device)):
             steps = train_reward(network, train, held_out, params.model_copy(update={"seed": seed}))
             rows = follow(steps, title, params.steps, show=("loss", "accuracy", "eval_accuracy"))
-        draw_curves(paths, title, rows)
+        write_curves(plots, title, rows)
         losses.append([row["loss"] for row in rows])
         if isinstance(network, ScalarReward) and is_adapted(network.policy):
             merge(network.policy)
     if len(networks) > 1:
         means = [{"step": step, "loss": fmean(at)} for step, at in enumerate(zip(*losses, strict=True), 1)]
-        write_curve(paths.plots("reward") / f"{name}_loss.csv", means)
+        write_curve(plots / f"{name}_loss.csv", means)
     members = [RewardModel(network) for network in networks]
     return members[0] if len(members) == 1 else Ensemble(members, params.uncertainty_penalty)
 
 
-def draw_curves(paths: Paths, title: str, rows: Sequence[dict[str, float]]) -> None:
-    """Loss and accuracy over the steps, as a picture and as tables."""
-    columns = [column for column in ("loss", "accuracy", "eval_accuracy") if any(column in row for row in rows)]
-    plot_curves(paths.plots("reward") / f"{title}.png", rows, columns, f"{title} model, per step")
-    for column in ("loss", "eval_accuracy"):
+def write_curves(plots: Path, title: str, rows: Sequence[dict[str, float]]) -> None:
+    """Loss and accuracy over the steps, a table each."""
+    for column in ("loss", "accuracy", "eval_accuracy"):
         points = [{"step": row["step"], column: row[column]} for row in rows if column in row]
         if points:
-            write_curve(paths.plots("reward") / f"{title}_{column}.csv", points)
+            write_curve(plots / f"{title}_{column}.csv", points)

@@ -15,14 +15,14 @@ from rlhf.records import Prompt, Rollout
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.rollouts import RolloutSettings
 from tasks.files import read_records, write_records
-from tasks.paths import Paths
 from tasks.progress import follow
+from tasks.stage_files import StageFiles
 
 
-def run(paths: Paths, params: RolloutSettings, model: ModelSettings) -> dict[str, float]:
+def run(files: StageFiles, params: RolloutSettings, model: ModelSettings) -> dict[str, float]:
     """Samples and writes the rollouts; returns their number and mean length."""
     prompts = choose_prompts(
-        read_records(paths.validated / "train" / "prompts.jsonl", Prompt), params.max_prompts, params.seed
+        read_records(files.inputs["train"] / "prompts.jsonl", Prompt), params.max_prompts, params.seed
     )
 
     from rlhf.generation import generate
@@ -31,12 +31,12 @@ def run(paths: Paths, params: RolloutSettings, model: ModelSettings) -> dict[str
     def sample_all(policy: Policy) -> Iterator[dict[str, float]]:
         for start in range(0, len(prompts), params.batch_size):
             chosen = prompts[start : start + params.batch_size]
-            plan = [(row, place) for row in chosen for place in range(params.completions)]
+            plan = [(row, number) for row in chosen for number in range(params.completions)]
             completions = generate(
                 policy,
                 [row.prompt for row, _ in plan],
-                [params.sampling[place % len(params.sampling)] for _, place in plan],
-                [rollout_seed(params.seed, row.id, place) for row, place in plan],
+                [params.sampling[number % len(params.sampling)] for _, number in plan],
+                [rollout_seed(params.seed, row.id, number) for row, number in plan],
                 params.batch_size,
             )
             for index, row in enumerate(chosen):
@@ -45,9 +45,9 @@ def run(paths: Paths, params: RolloutSettings, model: ModelSettings) -> dict[str
             yield {"tokens": float(sum(completion.tokens for completion in completions))}
 
     rollouts: list[Rollout] = []
-    policy = load_policy(paths.models / "sft", model)
+    policy = load_policy(files.inputs["sft"], model)
     follow(sample_all(policy), "rollouts", -(-len(prompts) // params.batch_size))
-    write_records(paths.rollouts, rollouts)
+    write_records(files.outputs["rollouts"] / "rollouts.jsonl", rollouts)
     drawn = [completion for rollout in rollouts for completion in rollout.completions]
     return {
         "prompts": float(len(rollouts)),
@@ -65,7 +65,7 @@ def choose_prompts(prompts: Sequence[Prompt], count: int | None, seed: int) -> l
     return [prompts[row] for row in rows]
 
 
-def rollout_seed(seed: int, prompt_id: str, place: int) -> int:
+def rollout_seed(seed: int, prompt_id: str, number: int) -> int:
     """A seed of its own for each completion, so that adding a prompt changes no other prompt's completions."""
-    digest = hashlib.sha256(f"{seed}/{prompt_id}/{place}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{prompt_id}/{number}".encode()).digest()
     return int.from_bytes(digest[:6], "big")

@@ -9,20 +9,43 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
-from tasks import graph, stages
+from tasks import deadline, graph, stages
 from tasks.files import write_json
 from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.presets import needed
+from tasks.registry import champion
 from tasks.tracking import tracker
 from tasks.trials import standings
+from tasks.trials.candidates import Candidate
 from tasks.versioning import dvc_repo, provenance
 from tasks.versioning.dvc_repo import Outcome
 
 CANDIDATES = "candidates"
 """What `pending` calls the seeds and variants that a night has yet to train."""
+
+
+def run_stage(stage: str, paths: Paths, params: Params) -> dict[str, float]:
+    """Runs one stage on its own files and its own sections of the params, and writes its metrics.
+
+    Raises:
+        ValueError: there is no such stage, or the stage refuses what it found.
+    """
+    if stages.check(stage).loads_model and params.model.threads is not None:
+        import torch
+
+        torch.set_num_threads(params.model.threads)
+    settings = [params.section(name) for name in stages.sections(stage)]
+    # register changes the world outside, so it is given the whole workspace.
+    given = stages.files(stage, paths) if stages.STAGES[stage].versioned else paths
+    metrics: dict[str, float] = import_module(f"tasks.{stage}").run(given, *settings)
+    write_json(paths.metrics(stage), metrics)
+    return metrics
 
 
 def run_tracked(stage: str, paths: Paths, params: Params, door: str) -> dict[str, float]:
@@ -35,7 +58,7 @@ def run_tracked(stage: str, paths: Paths, params: Params, door: str) -> dict[str
     check_inputs(stage, paths)
     inputs = provenance.digests(paths, _inputs(stage, paths, params))
     with tracker.stage(stage, paths, params, tuple(stages.sections(stage)), inputs, door) as run:
-        metrics = stages.run_stage(stage, paths, params)
+        metrics = run_stage(stage, paths, params)
         run.log(metrics)
         outputs = provenance.digests(paths, stages.STAGES[stage].writes)
         tracker.record_outputs(paths, run.run_id, outputs)
@@ -64,6 +87,23 @@ def bring_up_to_date(stage: str, paths: Paths, params: Params) -> Outcome:
         return Outcome("cached", {}, {})
     run()
     return Outcome("ran", {}, {})
+
+
+def train(paths: Paths, candidate: Candidate, say: Callable[[str], None] = print) -> None:
+    """Brings a candidate's stages up to date in its own workspace, below a run of its own.
+
+    Raises:
+        ValueError: a stage refuses its settings.
+        DeadlineError: the night's time is up.
+    """
+    workspace = standings.prepare(paths, candidate)
+    champion.check_out(workspace, candidate.params)
+    with tracker.candidate(workspace, candidate.params, candidate.name):
+        for stage in stages.VERSIONED:
+            deadline.check(f"before {stage} of {candidate.name}")
+            started = time.monotonic()
+            outcome = bring_up_to_date(stage, workspace, candidate.params)
+            say(f"{stage:<9} {outcome.status:<9} {time.monotonic() - started:6.1f} s  {candidate.name}")
 
 
 def pending(paths: Paths, params: Params) -> list[str]:

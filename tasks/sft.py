@@ -2,7 +2,7 @@
 
 Reads data/validated/train (its general demonstrations too, where some are replayed), data/validated/dev and, where it
 starts from the champion, data/champion; writes data/models/sft (a transformers folder: safetensors and tokenizer) and
-the curves loss.csv and eval_loss.csv in data/plots/sft.
+the curves loss.csv, eval_loss.csv and learning_rate.csv in data/plots/sft.
 
     python -m tasks sft
 """
@@ -10,15 +10,15 @@ the curves loss.csv and eval_loss.csv in data/plots/sft.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf.records import Demonstration, prompt_key
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.sft import SftSettings
 from tasks.files import read_records, write_curve
-from tasks.paths import Paths
 from tasks.progress import follow, say
-from tasks.reports.charts import plot_curves
+from tasks.stage_files import StageFiles
 from tasks.training.base import load_base, load_champion
 from tasks.training.general import read_general
 
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     from rlhf.models import Policy
 
 
-def run(paths: Paths, params: SftSettings, model: ModelSettings) -> dict[str, float]:
+def run(files: StageFiles, params: SftSettings, model: ModelSettings) -> dict[str, float]:
     """Trains and saves the SFT model; returns its losses on the dev split, nats per response token.
 
     Raises:
         ValueError: the base model cannot be had, or the champion is no such model; there is nothing to replay, a prompt
             is too long, or training made the dev loss no better; nothing is written then.
     """
-    train = read_records(paths.validated / "train" / "demonstrations.jsonl", Demonstration)
-    dev = read_records(paths.validated / "dev" / "demonstrations.jsonl", Demonstration)[: params.eval_rows]
-    general = read_general(paths, "train", needed_by="sft.replay") if params.replay else []
+    train = read_records(files.inputs["train"] / "demonstrations.jsonl", Demonstration)
+    dev = read_records(files.inputs["dev"] / "demonstrations.jsonl", Demonstration)[: params.eval_rows]
+    general = read_general(files.inputs["train"], needed_by="sft.replay") if params.replay else []
 
     from rlhf.adapters import attach, is_adapted, merge, trainable_parameters
     from rlhf.models import autocast, resolve_device, save_policy
     from rlhf.sft import encode_demonstrations, evaluate_loss, perplexity, train_sft
 
     device = resolve_device(model.device)
-    policy = _start(paths, params, model, [*train, *general])
+    policy = _start(files.inputs["champion"], params, model, [*train, *general])
     limits = (model.max_prompt_tokens, params.max_response_tokens)
     with autocast(model.precision, device):
         start_loss = evaluate_loss(policy, encode_demonstrations(policy, dev, *limits))
@@ -61,13 +61,12 @@ def run(paths: Paths, params: SftSettings, model: ModelSettings) -> dict[str, fl
     trained = sum(weight.numel() for weight in trainable_parameters(policy))
     if is_adapted(policy):
         policy = merge(policy)
-    save_policy(policy, paths.models / "sft")
-    plot_curves(paths.plots("sft") / "curves.png", rows, ("loss", "eval_loss", "learning_rate"), "SFT, per step")
-    write_curve(paths.plots("sft") / "loss.csv", [_only(row, "step", "loss") for row in rows])
-    write_curve(
-        paths.plots("sft") / "eval_loss.csv",
-        [_only(row, "step", "eval_loss") for row in rows if "eval_loss" in row],
-    )
+    save_policy(policy, files.outputs["model"])
+    for name in ("loss", "eval_loss", "learning_rate"):
+        write_curve(
+            files.outputs["plots"] / f"{name}.csv",
+            [{"step": row["step"], name: row[name]} for row in rows if name in row],
+        )
     return {
         "eval_loss": eval_loss,
         "perplexity": perplexity(eval_loss),
@@ -77,11 +76,11 @@ def run(paths: Paths, params: SftSettings, model: ModelSettings) -> dict[str, fl
     }
 
 
-def _start(paths: Paths, params: SftSettings, model: ModelSettings, rows: Sequence[Demonstration]) -> Policy:
+def _start(champion: Path, params: SftSettings, model: ModelSettings, rows: Sequence[Demonstration]) -> Policy:
     """The model to train: the champion where it is asked for and there is one, else the base model, else a new one."""
     from rlhf.models import build_policy, train_tokenizer
 
-    policy = load_champion(paths, model) if params.start == "champion" else None
+    policy = load_champion(champion, model) if params.start == "champion" else None
     if params.start == "champion":
         say(f"sft: starts from {'the champion' if policy else 'the base model, for data/champion holds no champion'}")
     policy = policy or load_base(model, training=True)
@@ -89,7 +88,3 @@ def _start(paths: Paths, params: SftSettings, model: ModelSettings, rows: Sequen
         return policy
     texts = [text for row in rows for text in (prompt_key(row.prompt), row.response)]
     return build_policy(model.config, train_tokenizer(texts, model.vocab_size), params.seed, model)
-
-
-def _only(row: dict[str, float], *columns: str) -> dict[str, float]:
-    return {column: row[column] for column in columns}

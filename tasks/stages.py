@@ -5,93 +5,139 @@ dvc.yaml is drawn from this table by `nightjar graph`, and a test holds the two 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from rlhf.settings.base import Settings
-from tasks.files import write_json
-from tasks.params.whole import Params
-from tasks.paths import Paths
+from tasks.stage_files import StageFiles
+
+if TYPE_CHECKING:
+    from tasks.params.whole import Params
+    from tasks.paths import Paths
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the night; paths are relative to the workspace.
+    """One step of the night; paths are relative to the workspace, names are those that the stage knows them by.
 
-    `loads_model` stages get the `model` section beside their own. `code` are project files that a
-    stage runs without importing them. A stage that is not `versioned` changes the world outside, so
-    DVC does not know it.
+    Attributes:
+        inputs: what it may read.
+        outputs: what it writes beside its metrics.
+        aside: what it leaves that differs from run to run, so that it is no output.
+        loads_model: whether it gets the section `model` beside its own.
+        has_section: whether params.yaml has a section for it.
+        curves: whether it writes tables of curves to data/plots, its output `plots`.
+        code: project files that it runs without importing them.
+        versioned: False where it changes the world outside, so that DVC does not know it.
     """
 
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    aside: Mapping[str, str] = field(default_factory=dict)
     loads_model: bool = False
+    has_section: bool = True
     curves: bool = False
     code: tuple[str, ...] = ()
     versioned: bool = True
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The paths of the inputs."""
+        return tuple(self.inputs.values())
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The paths of the outputs."""
+        return tuple(self.outputs.values())
+
 
 STAGES: dict[str, Stage] = {
-    "ingest": Stage(("data/source", "data/feedback"), ("data/raw",)),
+    "ingest": Stage({"source": "data/source", "feedback": "data/feedback"}, {"raw": "data/raw"}),
     "validate": Stage(
-        ("data/raw", "data/feedback"),
-        (
-            "data/validated/train",
-            "data/validated/dev",
-            "data/validated/test",
-            "data/validated/feedback",
-            "data/quarantine",
-        ),
+        {"raw": "data/raw", "feedback": "data/feedback"},
+        {
+            "train": "data/validated/train",
+            "dev": "data/validated/dev",
+            "test": "data/validated/test",
+            "rankings": "data/validated/feedback",
+            "quarantine": "data/quarantine",
+        },
+        aside={"docs": "nights/data_docs"},
         loads_model=True,
     ),
     "sft": Stage(
-        ("data/validated/train", "data/validated/dev", "data/champion"),
-        ("data/models/sft",),
+        {"train": "data/validated/train", "dev": "data/validated/dev", "champion": "data/champion"},
+        {"model": "data/models/sft"},
         loads_model=True,
         curves=True,
     ),
-    "rollouts": Stage(("data/models/sft", "data/validated/train"), ("data/rollouts",), loads_model=True),
-    "rank": Stage(("data/rollouts", "data/validated/feedback"), ("data/rankings",)),
-    "pairs": Stage(("data/rankings", "data/models/sft/tokenizer.json"), ("data/pairs",)),
+    "rollouts": Stage(
+        {"sft": "data/models/sft", "train": "data/validated/train"}, {"rollouts": "data/rollouts"}, loads_model=True
+    ),
+    "rank": Stage({"rollouts": "data/rollouts", "feedback": "data/validated/feedback"}, {"rankings": "data/rankings"}),
+    "pairs": Stage(
+        {"rankings": "data/rankings", "tokenizer": "data/models/sft/tokenizer.json"},
+        {"pairs": "data/pairs"},
+        aside={"docs": "nights/data_docs"},
+    ),
     "reward": Stage(
-        ("data/pairs", "data/models/sft"),
-        ("data/models/reward", "data/models/judge"),
+        {"pairs": "data/pairs", "sft": "data/models/sft"},
+        {"reward": "data/models/reward", "judge": "data/models/judge"},
         loads_model=True,
         curves=True,
     ),
     "policy": Stage(
-        ("data/models/sft", "data/models/reward", "data/models/judge", "data/validated/train", "data/validated/dev"),
-        ("data/models/policy",),
+        {
+            "sft": "data/models/sft",
+            "reward": "data/models/reward",
+            "judge": "data/models/judge",
+            "train": "data/validated/train",
+            "dev": "data/validated/dev",
+        },
+        {"policy": "data/models/policy"},
+        aside={"checkpoint": "nights/checkpoints/policy.pt"},
         loads_model=True,
         curves=True,
     ),
     "evaluate": Stage(
-        (
-            "data/validated/test",
-            "data/validated/train",
-            "data/models/sft",
-            "data/models/policy",
-            "data/models/reward",
-            "data/models/judge",
-            "data/pairs/train.jsonl",
-            "data/pairs/dev.jsonl",
-            "data/pairs/judge.jsonl",
-        ),
-        ("data/evaluation",),
+        {
+            "test": "data/validated/test",
+            "train": "data/validated/train",
+            "sft": "data/models/sft",
+            "policy": "data/models/policy",
+            "reward": "data/models/reward",
+            "judge": "data/models/judge",
+            "train_pairs": "data/pairs/train.jsonl",
+            "dev_pairs": "data/pairs/dev.jsonl",
+            "judge_pairs": "data/pairs/judge.jsonl",
+        },
+        {"evaluation": "data/evaluation"},
         loads_model=True,
         curves=True,
     ),
+    "report": Stage(
+        {
+            "sft_plots": "data/plots/sft",
+            "reward_plots": "data/plots/reward",
+            "policy_plots": "data/plots/policy",
+            "evaluate_plots": "data/plots/evaluate",
+            "policy": "data/models/policy",
+            "evaluation": "data/evaluation",
+        },
+        {"reports": "data/reports"},
+        has_section=False,
+    ),
     "register": Stage(
-        (
-            "data/models/policy",
-            "data/models/reward",
-            "data/models/judge",
-            "data/evaluation",
-            "data/metrics/evaluate.json",
-            "data/rankings",
-            "data/validated/test",
-        ),
-        (),
+        {
+            "policy": "data/models/policy",
+            "reward": "data/models/reward",
+            "judge": "data/models/judge",
+            "evaluation": "data/evaluation",
+            "metrics": "data/metrics/evaluate.json",
+            "rankings": "data/rankings",
+            "test": "data/validated/test",
+        },
+        {},
         loads_model=True,
         versioned=False,
     ),
@@ -100,9 +146,19 @@ STAGES: dict[str, Stage] = {
 VERSIONED = tuple(name for name, stage in STAGES.items() if stage.versioned)
 
 
+def files(stage: str, paths: Paths) -> StageFiles:
+    """Where the inputs and outputs of a stage lie in a workspace."""
+    row = check(stage)
+    inputs, outputs, aside = (
+        {name: paths.root / path for name, path in each.items()} for each in (row.inputs, row.outputs, row.aside)
+    )
+    return StageFiles(paths.root, inputs, outputs | ({"plots": paths.plots(stage)} if row.curves else {}), aside)
+
+
 def sections(stage: str) -> list[str]:
     """The sections of params.yaml that a stage gets: its own, and `model` where it loads one."""
-    return [stage, "model"] if check(stage).loads_model else [stage]
+    row = check(stage)
+    return [stage] * row.has_section + ["model"] * row.loads_model
 
 
 def check(stage: str) -> Stage:
@@ -114,26 +170,10 @@ def check(stage: str) -> Stage:
 
 def check_sections(params: Params) -> None:
     """Raises ValueError when params.yaml lacks a stage's section, which DVC could then not compare."""
-    given = {Params.model_fields[field].alias or field for field in params.model_fields_set}
-    missing = [name for name in VERSIONED if name not in given]
+    given = {type(params).model_fields[name].alias or name for name in params.model_fields_set}
+    missing = [name for name in VERSIONED if STAGES[name].has_section and name not in given]
     if missing:
         lines = "".join(f"\n  {name}: {{}}" for name in missing)
         raise ValueError(
             f"params.yaml lacks a section that DVC compares from night to night; add, for the defaults:{lines}"
         )
-
-
-def run_stage(stage: str, paths: Paths, params: Params) -> dict[str, float]:
-    """Runs one stage on its own sections of the params and writes its metrics.
-
-    Raises:
-        ValueError: there is no such stage, or the stage refuses what it found.
-    """
-    if check(stage).loads_model and params.model.threads is not None:
-        import torch
-
-        torch.set_num_threads(params.model.threads)
-    settings: list[Settings] = [params.section(name) for name in sections(stage)]
-    metrics: dict[str, float] = import_module(f"tasks.{stage}").run(paths, *settings)
-    write_json(paths.metrics(stage), metrics)
-    return metrics

@@ -22,9 +22,9 @@ from rlhf.records import Demonstration, Prompt, Ranking, Record
 from rlhf.settings.model import ModelSettings
 from tasks.files import write_records, write_rows
 from tasks.params.validate import ValidateParams
-from tasks.paths import Paths
 from tasks.sources.files import read_file
 from tasks.sources.rows import Problems, as_records
+from tasks.stage_files import StageFiles
 from tasks.validation.expectations import Verdict, check_table
 from tasks.validation.frames import demonstration_frame, feedback_frame, prompt_frame
 from tasks.validation.lengths import Lengths, lengths_of
@@ -48,7 +48,7 @@ class Inputs:
     """The feedback files, as they will be called when validated."""
 
 
-def run(paths: Paths, params: ValidateParams, model: ModelSettings) -> dict[str, float]:
+def run(files: StageFiles, params: ValidateParams, model: ModelSettings) -> dict[str, float]:
     """Writes data/validated and data/quarantine and returns the counts.
 
     Raises:
@@ -56,13 +56,13 @@ def run(paths: Paths, params: ValidateParams, model: ModelSettings) -> dict[str,
         ValueError: a row is malformed, an error-level expectation fails, too many rows are bad, or a split
             that the later stages need would be empty.
     """
-    inputs = read_inputs(paths)
+    inputs = read_inputs(files)
     lengths = lengths_of(model.name, model.trust_remote_code)
     data: list[Demonstration | Prompt] = [*inputs.demonstrations, *inputs.prompts, *inputs.general]
     declared = declared_splits(data)
     splits = assign_splits(data, declared, params.dev_share, params.test_share, params.seed)
-    verdicts = _check(inputs, declared, splits, lengths, params, model, paths.data_docs)
-    _stop_or_warn(verdicts, params.max_rejected_share, inputs, paths.data_docs)
+    verdicts = _check(inputs, declared, splits, lengths, params, model, files.aside["docs"])
+    _stop_or_warn(verdicts, params.max_rejected_share, inputs, files.aside["docs"])
     kept = Inputs(
         _keep(inputs.demonstrations, verdicts["demonstrations"]),
         _keep(inputs.prompts, verdicts["prompts"]),
@@ -71,21 +71,21 @@ def run(paths: Paths, params: ValidateParams, model: ModelSettings) -> dict[str,
         inputs.files,
     )
     parts = divide(kept.demonstrations, kept.prompts, kept.general, splits, lengths, params.max_response_tokens)
-    _write(paths, inputs, kept, parts, verdicts)
+    _write(files, inputs, kept, parts, verdicts)
     return _metrics(inputs, kept, parts, verdicts)
 
 
-def read_inputs(paths: Paths) -> Inputs:
+def read_inputs(files: StageFiles) -> Inputs:
     """Reads data/raw and data/feedback; all malformed rows are reported together."""
     problems = Problems()
-    names = ["demonstrations", "prompts"] + ["general"] * (paths.raw / "general.jsonl").is_file()
-    raw = {name: read_file(paths.raw / f"{name}.jsonl", f"data/raw/{name}.jsonl", problems) for name in names}
+    names = ["demonstrations", "prompts"] + ["general"] * (files.inputs["raw"] / "general.jsonl").is_file()
+    raw = {name: read_file(files.inputs["raw"] / f"{name}.jsonl", f"data/raw/{name}.jsonl", problems) for name in names}
     demonstrations = as_records(raw["demonstrations"], Demonstration, problems)
     prompts = as_records(raw["prompts"], Prompt, problems)
     general = as_records(raw.get("general", []), Demonstration, problems)
     feedback, sources = [], dict[str, str]()
-    for file in _feedback_files(paths.feedback):
-        source = file.relative_to(paths.feedback).as_posix()
+    for file in _feedback_files(files.inputs["feedback"]):
+        source = file.relative_to(files.inputs["feedback"]).as_posix()
         name = validated_name(source)
         if name in sources:
             raise ValueError(f"data/feedback holds {sources[name]} and {source}; keep one of the two")
@@ -161,28 +161,28 @@ def _keep(rows: list[Any], verdict: Verdict | None) -> list[Any]:
 
 
 def _write(
-    paths: Paths,
+    files: StageFiles,
     inputs: Inputs,
     kept: Inputs,
     parts: dict[str, SplitRows],
     verdicts: dict[str, Verdict],
 ) -> None:
-    for folder in (paths.validated, paths.quarantine):
+    for folder in files.outputs.values():
         shutil.rmtree(folder, ignore_errors=True)
     for split, part in parts.items():
-        write_records(paths.validated / split / "demonstrations.jsonl", part.demonstrations)
-        write_records(paths.validated / split / "prompts.jsonl", part.prompts)
+        write_records(files.outputs[split] / "demonstrations.jsonl", part.demonstrations)
+        write_records(files.outputs[split] / "prompts.jsonl", part.prompts)
         if part.general:
-            write_records(paths.validated / split / "general.jsonl", part.general)
-    (paths.validated / "feedback").mkdir(parents=True)
+            write_records(files.outputs[split] / "general.jsonl", part.general)
+    files.outputs["rankings"].mkdir(parents=True)
     for name in inputs.files:
         rankings = [ranking for file, ranking in kept.feedback if file == name]
-        write_records(paths.validated / "feedback" / name, rankings)
+        write_records(files.outputs["rankings"] / name, rankings)
     for name in ["demonstrations", "prompts", "feedback"] + ["general"] * bool(inputs.general):
         reasons = verdicts[name].reasons if name in verdicts else {}
         rows = getattr(inputs, name)
         write_rows(
-            paths.quarantine / f"{name}.jsonl",
+            files.outputs["quarantine"] / f"{name}.jsonl",
             [_quarantined(rows[row], reasons[row]) for row in sorted(reasons)],
         )
 

@@ -30,7 +30,15 @@ jaxtyping.install_import_hook(
             *("heads", "packing", "activations", "products"),
             *("reward.head", "reward.losses", "reward.metrics", "reward.scalar", "reward.training", "reward.model"),
             "reward.evaluation",
-            *("policy.rewards", "policy.advantages", "policy.losses", "policy.kl", "policy.critic", "policy.experience", "policy.update"),
+            *(
+                "policy.rewards",
+                "policy.advantages",
+                "policy.losses",
+                "policy.kl",
+                "policy.critic",
+                "policy.experience",
+                "policy.update",
+            ),
         )
     ],
     "beartype.beartype",
@@ -101,7 +109,7 @@ def toy_night(monkeypatch: pytest.MonkeyPatch, toy: Path, toy_module: ModuleType
         log.unlink(missing_ok=True)
         return names
 
-    monkeypatch.setattr(stages, "run_stage", toy_module.run_stage)
+    monkeypatch.setattr(runner, "run_stage", toy_module.run_stage)
     return ran
 
 

@@ -76,7 +76,7 @@ def hold(stage: str, root: Path) -> None:
 
 
 def run_stage(stage: str, paths: Any, params: Any) -> dict[str, float]:
-    """Stands in for tasks.stages.run_stage: register, which DVC does not run, decides against the toy."""
+    """Stands in for tasks.runner.run_stage: register, which DVC does not run, decides against the toy."""
     from tasks.files import write_json
     from tasks.stages import STAGES
 

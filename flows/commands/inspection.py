@@ -52,7 +52,8 @@ def _score(options: argparse.Namespace, root: Path) -> None:
 def _explain(options: argparse.Namespace, root: Path) -> None:
     from rich.console import Console
 
-    from tasks.inspection import explain, explain_text
+    from tasks.files import write_text
+    from tasks.inspection import explain, explain_page, explain_picture, explain_text
 
     sampling = controls_of(options, max_new_tokens=options.steps)
     models = tuple(dict.fromkeys(options.model or ("sft", "policy")))
@@ -62,12 +63,13 @@ def _explain(options: argparse.Namespace, root: Path) -> None:
     explanation = explain.explain(Paths(root), question, read_params(root / "params.yaml").model)
     explain_text.show(explanation, Console(highlight=False))
     if options.html:
-        explain.write_page(options.html, explanation)
+        write_text(options.html, explain_page.explanation_page(explanation))
     if options.png:
-        explain.write_picture(options.png, explanation)
+        explain_picture.write_picture(options.png, explanation)
 
 
 def _seeds(options: argparse.Namespace, root: Path) -> None:
+    from tasks import runner
     from tasks.trials import seeds
 
     paths, variants = Paths(root), {UNCHANGED: read_params(root / "params.yaml")}
@@ -75,7 +77,7 @@ def _seeds(options: argparse.Namespace, root: Path) -> None:
         variants = read_variants(options.variants, root / "params.yaml")
     for params in variants.values():
         presets.check_needed(paths, params)
-    results = seeds.run_seeds(paths, variants, options.seeds)
+    results = seeds.run_seeds(paths, variants, options.seeds, runner.run_stage)
     file = paths.nights / "seeds" / "figures.json"
     seeds.save(file, options.seeds, results)
     print(f"\n{seeds.render(options.seeds, results)}\n\nall figures: {file.relative_to(root)}")

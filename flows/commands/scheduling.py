@@ -8,10 +8,11 @@ from pathlib import Path
 
 from flows.commands import Add, say
 from tasks import environment, presets, stages
-from tasks.params.whole import Params, read_params
+from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.scheduling import diary, lock
 from tasks.trials import standings
+from tasks.trials.candidates import read_checked
 
 
 def add_commands(add: Add) -> None:
@@ -30,7 +31,7 @@ def _run(options: argparse.Namespace, root: Path) -> None:
     paths = Paths(root)
     if options.preset:
         say(presets.apply_preset(root, options.preset))
-    params = read_params(root / "params.yaml")
+    params = read_checked(root / "params.yaml")
     if options.data:
         copied = presets.bring(paths, params, options.data)
         say([f"copied {name}" for name in copied] or [f"{options.data}: nothing new"])
@@ -65,7 +66,7 @@ def _print_summary(paths: Paths) -> None:
 
 
 def _stage(options: argparse.Namespace, root: Path) -> None:
-    params = read_params(root / "params.yaml")
+    params = read_checked(root / "params.yaml")
     presets.check_needed(Paths(root), params)
     from tasks import runner
 
@@ -73,7 +74,7 @@ def _stage(options: argparse.Namespace, root: Path) -> None:
 
 
 def _serve(options: argparse.Namespace, root: Path) -> None:
-    paths, params = Paths(root), read_params(root / "params.yaml")
+    paths, params = Paths(root), read_checked(root / "params.yaml")
     stages.check_sections(params)
     from flows import up
 
@@ -84,14 +85,14 @@ def _serve(options: argparse.Namespace, root: Path) -> None:
 
 
 def _up(options: argparse.Namespace, root: Path) -> int:
-    stages.check_sections(read_params(root / "params.yaml"))
+    stages.check_sections(read_checked(root / "params.yaml"))
     from flows import up
 
     return up.up(Paths(root), lambda line: say([line]))
 
 
 def _status(options: argparse.Namespace, root: Path) -> None:
-    paths, params = Paths(root), read_params(root / "params.yaml")
+    paths, params = Paths(root), read_checked(root / "params.yaml")
     from rich.console import Console
 
     from tasks.scheduling import status

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.commands import Add, say
 from tasks import presets
-from tasks.params.whole import read_params
+from tasks.trials.candidates import read_checked
 from tasks.versioning.provenance import flatten
 
 
@@ -29,7 +29,7 @@ def _preset(options: argparse.Namespace, root: Path) -> None:
 
 
 def _params(options: argparse.Namespace, root: Path) -> None:
-    for name, settings in read_params(root / "params.yaml").model_dump(mode="json", by_alias=True).items():
+    for name, settings in read_checked(root / "params.yaml").model_dump(mode="json", by_alias=True).items():
         say([f"{key} = {value}" for key, value in flatten(settings, name).items()])
 
 

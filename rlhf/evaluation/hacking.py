@@ -95,7 +95,8 @@ def findings(start: Reading, best: Reading, now: Reading, limits: MonitorSetting
     if limits.max_length_ratio is not None and now.length > limits.max_length_ratio * start.length:
         found.append(
             f"completions are {now.length:.1f} tokens long, {start.length:.1f} at the start (limit "
-            f"{limits.max_length_ratio:g} times that): the reward model seems to pay for length; set policy.length_penalty"
+            f"{limits.max_length_ratio:g} times that): the reward model seems to pay for length; set "
+            "policy.length_penalty"
         )
     if limits.max_repetition is not None and now.repeated_3 - start.repeated_3 > limits.max_repetition:
         found.append(

@@ -150,8 +150,8 @@ class PpoTrainer:
         if self.stopped is not None:
             raise ValueError(f"{self.settings.algorithm} went back to where it began: {self.stopped}")
         raise ValueError(
-            f"{self.settings.algorithm} changed no weight of the policy; are policy.iterations above policy.critic_warmup, and do the scores "
-            "of the reward model differ?"
+            f"{self.settings.algorithm} changed no weight of the policy; are policy.iterations above "
+            "policy.critic_warmup, and do the scores of the reward model differ?"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from html import escape
 
 from tasks.comparison import as_text
 from tasks.comparison.compare import Comparison
-from tasks.reports.page import Comparison as Row
-from tasks.reports.page import comparison_page
+from tasks.reports.page import SideBySide, comparison_page
 
 
 def page(found: Comparison) -> str:
@@ -25,7 +24,7 @@ def page(found: Comparison) -> str:
         *(f"<p>{escape(line)}</p>" for line in as_text.sentences(found)),
     ]
     rows = [
-        Row(
+        SideBySide(
             prompt=texts.prompt,
             references=texts.references,
             completions={first: texts.first, second: texts.second},

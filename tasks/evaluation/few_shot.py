@@ -1,19 +1,19 @@
 """The part of evaluate that puts demonstrations into the prompt: base model, SFT and policy with 0, 1, … of them.
 
-Reads data/validated/train; writes data/evaluation/few_shot.jsonl and a picture in data/plots/evaluate. Off where
-evaluate.shots is empty.
+Reads data/validated/train; evaluate writes what came of it to data/evaluation/few_shot.jsonl. Off where evaluate.shots
+is empty.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.records import Demonstration, Prompt, prompt_key
-from tasks.files import read_records, write_rows
+from tasks.files import read_records
 from tasks.params.evaluate import EvaluateParams
-from tasks.paths import Paths
 
 if TYPE_CHECKING:
     from rlhf.models import Policy
@@ -36,14 +36,14 @@ class FewShot:
         return sorted(set(self.params.shots))
 
 
-def prepare(paths: Paths, params: EvaluateParams, prompts: list[Prompt], gold: bool) -> FewShot:
+def prepare(train_split: Path, params: EvaluateParams, prompts: list[Prompt], gold: bool) -> FewShot:
     """Draws each prompt's demonstrations; raises ValueError when train has too few."""
     if not params.shots:
         return FewShot(params, prompts, [], gold)
 
     from rlhf.evaluation.few_shot import draw_shots
 
-    train = read_records(paths.validated / "train" / "demonstrations.jsonl", Demonstration)
+    train = read_records(train_split / "demonstrations.jsonl", Demonstration)
     drawn = draw_shots([row.prompt for row in prompts], train, max(params.shots), params.seed)
     return FewShot(params, prompts, drawn, gold)
 
@@ -74,31 +74,17 @@ def measure(test: FewShot, policies: Mapping[str, Policy]) -> Iterator[dict[str,
             yield {f"{name}.shot{count}.{key}": value for key, value in figures.items()} | {
                 "shots_dropped": float(test.dropped)
             }
-        for place, row in enumerate(test.prompts):
+        for index, row in enumerate(test.prompts):
             test.rows.append(
                 {
                     "id": row.id,
                     "shots": count,
                     "prompt": prompt_key(row.prompt),
-                    "demonstrations": [shot.id for shot in shown[place]],
+                    "demonstrations": [shot.id for shot in shown[index]],
                     "references": row.references,
-                    **{name: texts[place] for name, texts in answers.items()},
+                    **{name: texts[index] for name, texts in answers.items()},
                 }
             )
-
-
-def write(test: FewShot, paths: Paths, metrics: Mapping[str, float]) -> None:
-    """Writes the table and draws each figure over the number of shots."""
-    from tasks.reports.charts import plot_lines
-
-    write_rows(paths.evaluation / "few_shot.jsonl", test.rows)
-    models: list[str] = [name for name in ("base", "sft", "policy") if name in test.rows[0]]
-    panels = {
-        key: {name: [metrics[f"{name}.shot{count}.{key}"] for count in test.counts] for name in models}
-        for key in ("rougeL", "bleu", "gold")[: 2 + test.gold]
-    }
-    file = paths.plots("evaluate") / "few_shot.png"
-    plot_lines(file, panels, test.counts, "demonstrations in the prompt", "Zero, one and few shots, greedy answers")
 
 
 def signature(test: FewShot, base: bool) -> str:

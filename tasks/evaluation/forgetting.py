@@ -1,17 +1,15 @@
 """The part of evaluate that asks what was forgotten: base model, SFT and policy on demonstrations of other tasks.
 
-Draws a picture in data/plots/evaluate. Off where ingest.general is null.
+Off where ingest.general is null.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf.records import Demonstration
 from tasks.params.evaluate import EvaluateParams
-from tasks.reports.charts import plot_bars
 
 if TYPE_CHECKING:
     from rlhf.models import Policy
@@ -34,10 +32,3 @@ def measure(
 def signature(general: Sequence[Demonstration], params: EvaluateParams) -> str:
     """How the losses were computed."""
     return f"nats per token, EOS included|rows:{len(general)}|responses:cut at {params.max_new_tokens} tokens"
-
-
-def plot(path: Path, metrics: Mapping[str, float]) -> None:
-    """A bar for the loss of each model that was measured."""
-    names = [name for name in ("base", "sft", "policy") if f"{name}.general_loss" in metrics]
-    losses = {name: {"general_loss": metrics[f"{name}.general_loss"]} for name in names}
-    plot_bars(path, losses, "On other tasks, nats per token")

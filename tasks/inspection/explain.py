@@ -105,7 +105,7 @@ def explain(paths: Paths, question: Question, model: ModelSettings) -> Explanati
     """
     if question.follow not in question.models:
         raise ValueError(f"found follow {question.follow}; give one of the models shown: {', '.join(question.models)}")
-    places = {name: _place(paths, name) for name in question.models}
+    folders = {name: _folder(paths, name) for name in question.models}
 
     import torch
 
@@ -115,7 +115,7 @@ def explain(paths: Paths, question: Question, model: ModelSettings) -> Explanati
 
     if model.threads is not None:
         torch.set_num_threads(model.threads)
-    policies = {name: load_policy(place, model) for name, place in places.items()}
+    policies = {name: load_policy(folder, model) for name, folder in folders.items()}
     _check_vocabularies(policies)
     writer, settings = policies[question.follow], question.sampling
     prompts = {name: policy.encode_prompt(question.prompt) for name, policy in policies.items()}
@@ -126,18 +126,18 @@ def explain(paths: Paths, question: Question, model: ModelSettings) -> Explanati
     shown = [readable_token(writer, token) for token in tokens]
     steps = [
         Step(
-            before="".join(shown[:place]),
-            chosen=shown[place],
+            before="".join(shown[:index]),
+            chosen=shown[index],
             readings=[
-                _reading(policy, name, traces[name][place], token, question) for name, policy in policies.items()
+                _reading(policy, name, traces[name][index], token, question) for name, policy in policies.items()
             ],
         )
-        for place, token in enumerate(tokens)
+        for index, token in enumerate(tokens)
     ]
     return Explanation(question.prompt, _how(question), steps)
 
 
-def _place(paths: Paths, name: str) -> str | Path:
+def _folder(paths: Paths, name: str) -> str | Path:
     """The folder of a night's model, which must be there, or what was given."""
     if name not in MADE_BY:
         return name
@@ -167,11 +167,11 @@ def _reading(writer: Policy, name: str, stages: Sequence[Stage], token: int, que
 
     table = torch.stack([stage.probabilities for stage in stages])
     likeliest = table.amax(0).topk(min(question.top, table.shape[1])).indices.tolist()
-    shown = sorted({*likeliest, token}, key=lambda place: (-float(table[0, place]), place))
+    shown = sorted({*likeliest, token}, key=lambda index: (-float(table[0, index]), index))
     return Reading(
         model=name,
         stages=[_titled(stage.control, question.sampling) for stage in stages],
-        bars=[Bar(readable_token(writer, place), table[:, place].tolist(), place == token) for place in shown],
+        bars=[Bar(readable_token(writer, index), table[:, index].tolist(), index == token) for index in shown],
         entropies=[stage.entropy for stage in stages],
         cuts=[stage.cut for stage in stages],
     )
@@ -190,27 +190,3 @@ def _how(question: Question) -> str:
     readers = [name for name in question.models if name != question.follow]
     read = f"; {', '.join(readers)} reads the same text" if readers else ""
     return f"{question.follow} writes, {chosen}{read}"
-
-
-def write_page(path: Path, explanation: Explanation) -> None:
-    """Writes the page of an explanation."""
-    from tasks.files import write_text
-    from tasks.inspection.explain_page import explanation_page
-
-    write_text(path, explanation_page(explanation))
-
-
-def write_picture(path: Path, explanation: Explanation) -> None:
-    """Draws each step: for each model the raw distribution beside the one that was sampled from."""
-    from tasks.reports.charts import Panel, plot_distributions
-
-    def panel(number: int, reading: Reading) -> Panel:
-        tokens = [bar.token for bar in reading.bars]
-        series = {"raw": [bar.probabilities[0] for bar in reading.bars]}
-        if len(reading.stages) > 1:
-            series["after the controls"] = [bar.probabilities[-1] for bar in reading.bars]
-        chosen = next(place for place, bar in enumerate(reading.bars) if bar.chosen)
-        return Panel(f"{number}. {reading.model}", tokens, series, chosen)
-
-    rows = [[panel(number, reading) for reading in step.readings] for number, step in enumerate(explanation.steps, 1)]
-    plot_distributions(path, rows, explanation.how)

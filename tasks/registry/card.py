@@ -18,7 +18,13 @@ PARAMS = (
     *("model.name", "model.precision", "sft.start", "sft.steps", "sft.batch_size", "sft.learning_rate"),
     *("sft.adapter", "sft.adapter.kind", "sft.replay", "rollouts.completions", "rank.annotator"),
     *("reward.kind", "reward.loss", "reward.steps", "reward.members", "policy.algorithm", "policy.iterations"),
-    *("policy.prompts_per_iteration", "policy.learning_rate", "policy.kl.coefficient", "policy.kl.target", "policy.ptx_coefficient"),
+    *(
+        "policy.prompts_per_iteration",
+        "policy.learning_rate",
+        "policy.kl.coefficient",
+        "policy.kl.target",
+        "policy.ptx_coefficient",
+    ),
     *("policy.adapter", "policy.adapter.kind", "policy.seed"),
 )
 """The params that tell most of a model; all of them are in its runs."""

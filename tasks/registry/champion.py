@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shutil
 
+from tasks import digests
 from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.progress import say
 from tasks.registry import versions
 from tasks.tracking import mlflow_store
-from tasks.versioning import provenance
 
 
-def bring(paths: Paths, params: Params) -> int | None:
+def check_out(paths: Paths, params: Params) -> int | None:
     """Makes data/champion hold the champion's checkpoint where sft.start asks for it, and nothing where it does not.
 
     Called before the stages of a night that has something to do, and only then: a promotion alone reruns nothing.
@@ -31,11 +31,11 @@ def bring(paths: Paths, params: Params) -> int | None:
         _empty(paths)
         return None
     content, name = version.tags["content"], f"{version.name} version {version.version}"
-    if not paths.champion.is_dir() or provenance.digest(paths.champion, [provenance.NOTE]) != content:
+    if not paths.champion.is_dir() or digests.digest(paths.champion, [digests.NOTE]) != content:
         fresh = paths.champion.with_name("champion.partial")
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.copytree(mlflow_store.checkpoint_of(paths, version), fresh)
-        if provenance.digest(fresh) != content:
+        if digests.digest(fresh) != content:
             shutil.rmtree(fresh)
             raise ValueError(
                 f"{name}: its files have changed since it was registered, so what starts from them could not be made "
@@ -55,5 +55,5 @@ def _empty(paths: Paths) -> None:
     for place in paths.champion.iterdir():
         if place.is_dir():
             shutil.rmtree(place)
-        elif place.name != provenance.NOTE:
+        elif place.name != digests.NOTE:
             place.unlink()

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from tasks import digests
 from tasks.registry import versions
 from tasks.stages import STAGES
 from tasks.tracking import mlflow_store
-from tasks.versioning import provenance
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -77,8 +77,8 @@ class Lineage:
     @property
     def data(self) -> dict[str, str]:
         """The digest of each folder of data, by path, the latest first; empty folders are left out."""
-        found = {path: self.tags.get(f"data.{path}", provenance.EMPTY) for path in DATA}
-        return {path: digest for path, digest in found.items() if digest != provenance.EMPTY}
+        found = {path: self.tags.get(f"data.{path}", digests.EMPTY) for path in DATA}
+        return {path: digest for path, digest in found.items() if digest != digests.EMPTY}
 
     @property
     def annotators(self) -> dict[str, int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.files import write_text
-from tasks.reports.page import Comparison, comparison_page
+from tasks.reports.page import SideBySide, comparison_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -304,9 +304,9 @@ def plot_over_kl(path: Path, rows: Sequence[Mapping[str, float]], kept: int, sto
         axes.legend(loc="best")
 
 
-def side_by_side(path: Path, rows: Sequence[Comparison]) -> None:
+def side_by_side(path: Path, rows: Sequence[SideBySide]) -> None:
     """Writes a page of prompts with what each model wrote and how it was scored; needs nothing but itself."""
-    _need(bool(rows), path, "no row", "one Comparison per prompt")
+    _need(bool(rows), path, "no row", "one SideBySide per prompt")
     write_text(path, comparison_page(rows))
 
 

@@ -8,7 +8,7 @@ from html import escape
 from typing import NamedTuple
 
 
-class Comparison(NamedTuple):
+class SideBySide(NamedTuple):
     """What the models wrote for one prompt.
 
     Attributes:
@@ -24,7 +24,7 @@ class Comparison(NamedTuple):
     scores: Mapping[str, float]
 
 
-def comparison_page(rows: Sequence[Comparison], title: str = "Completions side by side", intro: str = "") -> str:
+def comparison_page(rows: Sequence[SideBySide], title: str = "Completions side by side", intro: str = "") -> str:
     """The whole page as HTML; every text is escaped. `intro` is HTML that stands above the rows."""
     models = list(dict.fromkeys(model for row in rows for model in row.completions))
     head = "".join(f"<th>{escape(model)}</th>" for model in models)
@@ -39,7 +39,7 @@ def _legend(models: Sequence[str]) -> str:
     return f"gain: the score of {escape(models[1])} less that of {escape(models[0])}"
 
 
-def _row(index: int, row: Comparison, models: Sequence[str]) -> str:
+def _row(index: int, row: SideBySide, models: Sequence[str]) -> str:
     gain = _gain(row, models)
     references = "".join(f"<li>{escape(text)}</li>" for text in row.references)
     chip = "" if gain is None else f'<span class="{_tone(gain)}">gain {gain:+.3f}</span>'
@@ -51,7 +51,7 @@ def _row(index: int, row: Comparison, models: Sequence[str]) -> str:
     )
 
 
-def _cell(row: Comparison, model: str) -> str:
+def _cell(row: SideBySide, model: str) -> str:
     text, score = row.completions.get(model), row.scores.get(model)
     if text is None:
         return '<td class="none">not sampled</td>'
@@ -61,7 +61,7 @@ def _cell(row: Comparison, model: str) -> str:
     return f"<td>{label}<p>{shown}</p></td>"
 
 
-def _gain(row: Comparison, models: Sequence[str]) -> float | None:
+def _gain(row: SideBySide, models: Sequence[str]) -> float | None:
     """The second model's score less the first's; None where one is missing or not finite."""
     if len(models) < 2 or not all(model in row.scores for model in models[:2]):
         return None

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from tasks import digests
 from tasks.params.whole import read_params
 from tasks.paths import Paths
 from tasks.progress import say
@@ -166,8 +167,8 @@ def _bring_sources(paths: Paths, experiment: Experiment, folder: Path, recorded:
     for name, file in cached.items():
         if name.startswith("received/"):
             _copy(file, there.data / name.removeprefix("received/"))
-    champion = recorded["sft"].inputs.get("data/champion", provenance.EMPTY) if "sft" in recorded else provenance.EMPTY
-    if champion != provenance.EMPTY:
+    champion = recorded["sft"].inputs.get("data/champion", digests.EMPTY) if "sft" in recorded else digests.EMPTY
+    if champion != digests.EMPTY:
         _bring_champion(paths, champion, there)
 
 

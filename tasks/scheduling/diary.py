@@ -13,10 +13,13 @@ from tasks.deadline import DeadlineError
 from tasks.params.night import NightOutcome
 from tasks.params.whole import Params
 from tasks.paths import Paths
+from tasks.registry import versions
+from tasks.reports import summary
 from tasks.scheduling import history
 from tasks.scheduling.history import Night
 from tasks.scheduling.notify import notify
-from tasks.tracking import tracker
+from tasks.tracking import mlflow_store, tracker
+from tasks.trials import standings
 
 
 @dataclass
@@ -111,13 +114,25 @@ def close(paths: Paths, params: Params, entry: Entry, say: Callable[[str], None]
     history.append(paths, night)
     if night.run_id is not None:
         try:
-            tracker.conclude(paths, params, night)
+            conclude(paths, params, night)
         except Exception as error:
             say(f"MLflow was not told how the night ended: {type(error).__name__}: {error}")
     said = night.why if night.why.startswith(night.outcome) else f"{night.outcome}: {night.why}"
     say(f"{night.name}: {said}")
     if trouble := notify(night, params.night, paths.root):
         say(trouble)
+
+
+def conclude(paths: Paths, params: Params, night: Night) -> None:
+    """Tells MLflow how a night ended, which policy came of it, and who is champion."""
+    assert night.run_id is not None
+    champion = versions.champion_of(mlflow_store.open_client(paths), params.register_.name)
+    tags = {"outcome": night.outcome, "why": night.why, "champion": f"v{champion.version}" if champion else "none yet"}
+    text = f"**{night.outcome}**: {night.why}\n"
+    if night.policy_version is not None:
+        tags["policy_version"] = f"v{night.policy_version}"
+        text += f"\n{summary.markdown(standings.chosen(paths, params)[0])}"
+    tracker.annotate_night(paths, night.run_id, tags, text)
 
 
 def nothing_new(paths: Paths) -> str:

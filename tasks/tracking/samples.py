@@ -53,9 +53,9 @@ def intervals(stage: str, paths: Paths) -> dict[str, float]:
 
 
 def plots(stage: str, paths: Paths) -> list[Path]:
-    """The pictures, curves and pages of a stage, in a fixed order."""
-    places = [paths.plots(stage)] + [paths.evaluation] * (stage == "evaluate")
-    found = (file for place in places if place.is_dir() for file in sorted(place.rglob("*")))
+    """The curves of a stage, or the pictures and pages of the whole night, in a fixed order."""
+    folder = paths.reports if stage == "report" else paths.plots(stage)
+    found = sorted(folder.rglob("*")) if folder.is_dir() else []
     return [file for file in found if file.is_file() and file.suffix in PICTURES]
 
 

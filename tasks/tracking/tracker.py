@@ -22,12 +22,8 @@ from tasks.deadline import DeadlineError
 from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.progress import listening
-from tasks.registry import versions
-from tasks.reports import summary
-from tasks.scheduling.history import Night
 from tasks.tracking import mlflow_store, samples
 from tasks.tracking.metric_buffer import MetricBuffer, Point
-from tasks.trials import standings
 from tasks.versioning import git, provenance
 
 NIGHT_VARIABLE = "NIGHTJAR_NIGHT_RUN"
@@ -188,17 +184,9 @@ def record_skipped(paths: Paths, name: str, how: str, outputs: Mapping[str, str]
     return source
 
 
-def conclude(paths: Paths, params: Params, night: Night) -> None:
+def annotate_night(paths: Paths, run_id: str, tags: Mapping[str, str], text: str) -> None:
     """Writes how a night ended where people look first: the tags of its run, and in words the text on its page."""
-    assert night.run_id is not None
-    client = mlflow_store.open_client(paths)
-    champion = versions.champion_of(client, params.register_.name)
-    tags = {"outcome": night.outcome, "why": night.why, "champion": f"v{champion.version}" if champion else "none yet"}
-    text = f"**{night.outcome}**: {night.why}\n"
-    if night.policy_version is not None:
-        tags["policy_version"] = f"v{night.policy_version}"
-        text += f"\n{summary.markdown(standings.chosen(paths, params)[0])}"
-    mlflow_store.log(client, night.run_id, tags={**tags, "mlflow.note.content": text})
+    mlflow_store.log(mlflow_store.open_client(paths), run_id, tags={**tags, "mlflow.note.content": text})
 
 
 def find_run_by_output(paths: Paths, path: str, digest: str) -> str | None:
@@ -266,11 +254,12 @@ def _log_what_people_look_at(client: Any, paths: Paths, name: str, run_id: str |
         for run in filter(None, (run_id, night_id)):
             client.log_table(run, table, f"tables/{title}.json")
     if run_id:
-        for place, files in (("plots", plots), ("evaluation", samples.whole(name, paths))):
-            for file in files:
-                client.log_artifact(run_id, str(file), place)
+        for file in plots:
+            client.log_artifact(run_id, str(file), f"plots/{file.parent.name}" if name == "report" else "plots")
+        for file in samples.whole(name, paths):
+            client.log_artifact(run_id, str(file), "evaluation")
         mlflow_store.log(client, run_id, metrics=[(figure, value, 0) for figure, value in intervals.items()])
     if night_id:
         for file in (plot for plot in plots if plot.suffix == ".png"):
-            client.log_artifact(night_id, str(file), f"plots/{name}")
+            client.log_artifact(night_id, str(file), f"plots/{file.parent.name}")
         mlflow_store.log(client, night_id, metrics=_of_stage(name, intervals))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.settings.model import ModelSettings
-from tasks.paths import Paths
 
 if TYPE_CHECKING:
     from rlhf.models import Policy
@@ -25,18 +25,18 @@ def load_base(model: ModelSettings, training: bool = False) -> Policy | None:
     return None if model.name is None else load_policy(model.name, model, training)
 
 
-def load_champion(paths: Paths, model: ModelSettings) -> Policy | None:
-    """The champion that lies in data/champion, to be trained; None where there is none.
+def load_champion(folder: Path, model: ModelSettings) -> Policy | None:
+    """The champion that lies in this folder, to be trained; None where there is none.
 
     Raises:
         ValueError: it cannot be loaded, or is another network or tokenizer than the params' base model.
     """
     from rlhf.models import load_config, load_policy, load_tokenizer
 
-    if not (paths.champion / "config.json").is_file():
+    if not (folder / "config.json").is_file():
         return None
-    champion = load_config(paths.champion, model.trust_remote_code)
-    tokens = len(load_tokenizer(paths.champion, model.trust_remote_code))
+    champion = load_config(folder, model.trust_remote_code)
+    tokens = len(load_tokenizer(folder, model.trust_remote_code))
     if model.name is None:
         from transformers import AutoConfig
 
@@ -46,14 +46,14 @@ def load_champion(paths: Paths, model: ModelSettings) -> Policy | None:
         base, fields = load_config(model.name, model.trust_remote_code), SHAPE
         allowed = len(load_tokenizer(model.name, model.trust_remote_code))
     found, wanted = ({field: getattr(config, field, None) for field in fields} for config in (champion, base))
-    _check_same(paths, found | {"tokens": tokens}, wanted | {"tokens": allowed})
-    return load_policy(paths.champion, model, training=True)
+    _check_same(folder, found | {"tokens": tokens}, wanted | {"tokens": allowed})
+    return load_policy(folder, model, training=True)
 
 
-def _check_same(paths: Paths, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     differing = [f"{name} {found[name]} (params: {wanted[name]})" for name in wanted if found[name] != wanted[name]]
     if differing:
         raise ValueError(
-            f"{paths.champion}: the champion is another model than the params describe: {', '.join(differing)}; set "
+            f"{folder}: the champion is another model than the params describe: {', '.join(differing)}; set "
             "sft.start to base, so that the new model has to beat the champion first, or put the model section back"
         )

@@ -15,8 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tasks.paths import Paths
-from tasks.versioning import provenance
+from tasks.digests import digest
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,11 @@ class Checkpoint:
     key: str
 
     @classmethod
-    def of(cls, stage: str, paths: Paths, inputs: Sequence[Path], params: Sequence[BaseModel]) -> Checkpoint:
-        """The checkpoint of a stage on these inputs (files or folders that exist, others are passed over)."""
-        parts = [provenance.digest(path) for path in inputs if path.exists()]
+    def of(cls, path: Path, inputs: Sequence[Path], params: Sequence[BaseModel]) -> Checkpoint:
+        """The checkpoint at this path of a run on these inputs (files or folders; missing ones are passed over)."""
+        parts = [digest(each) for each in inputs if each.exists()]
         parts += [section.model_dump_json() for section in params]
-        return cls(paths.checkpoints / f"{stage}.pt", hashlib.sha256("\n".join(parts).encode()).hexdigest())
+        return cls(path, hashlib.sha256("\n".join(parts).encode()).hexdigest())
 
     def load(self) -> dict[str, Any] | None:
         """The state to go on from; None where there is none, or one of other inputs or params."""

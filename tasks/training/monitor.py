@@ -10,44 +10,42 @@ from rlhf.records import Prompt, PromptText, Sampling
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.policy import MonitorSettings, PolicySettings
 from tasks.files import read_records, write_curve, write_json
-from tasks.paths import Paths
-from tasks.reports.charts import plot_over_kl
 
 if TYPE_CHECKING:
     from rlhf.ppo.experience import Scorer
     from rlhf.ppo.monitor import Monitor
 
 
-def monitor_inputs(paths: Paths) -> list[Path]:
+def monitor_inputs(dev: Path, judge: Path) -> list[Path]:
     """What the monitor depends on beside what PPO reads anyway."""
-    return [paths.validated / "dev" / "prompts.jsonl", paths.models / "judge"]
+    return [dev / "prompts.jsonl", judge]
 
 
-def watched_prompts(paths: Paths, limits: MonitorSettings) -> list[PromptText]:
+def watched_prompts(dev: Path, limits: MonitorSettings) -> list[PromptText]:
     """The dev prompts of a reading; raises ValueError when there are too few to tell a fall from chance."""
-    file = paths.validated / "dev" / "prompts.jsonl"
+    file = dev / "prompts.jsonl"
     prompts = [row.prompt for row in read_records(file, Prompt, may_be_empty=True)][: limits.prompts]
     if len(prompts) < 2:
         raise ValueError(
-            f"{file}: found {len(prompts)} prompts, but policy.monitor needs at least 2 to tell a fall from chance; raise "
-            "validate.dev_share, or set policy.monitor to null"
+            f"{file}: found {len(prompts)} prompts, but policy.monitor needs at least 2 to tell a fall from chance; "
+            "raise validate.dev_share, or set policy.monitor to null"
         )
     return prompts
 
 
 def build_monitor(
-    paths: Paths, params: PolicySettings, model: ModelSettings, proxy: Scorer, prompts: Sequence[PromptText]
+    judge: Path, params: PolicySettings, model: ModelSettings, proxy: Scorer, prompts: Sequence[PromptText]
 ) -> Monitor:
     """The monitor of a run on this proxy."""
     from rlhf.ppo.monitor import Monitor
 
     assert params.monitor is not None
     sampling = Sampling(temperature=params.temperature, max_new_tokens=params.max_new_tokens)
-    held_out = find_held_out(paths, model, prompts, params.seed)
+    held_out = find_held_out(judge, model, prompts, params.seed)
     return Monitor(prompts, proxy, held_out, params.monitor, sampling, params.iterations, params.seed)
 
 
-def find_held_out(paths: Paths, model: ModelSettings, prompts: Sequence[PromptText], seed: int) -> Scorer | None:
+def find_held_out(judge: Path, model: ModelSettings, prompts: Sequence[PromptText], seed: int) -> Scorer | None:
     """Whom training never asks: the judge where rankings were held out for one, else the builtin corpus's annotator.
 
     The annotator stands where people stand, who would look at some completions of a run now and then.
@@ -56,16 +54,17 @@ def find_held_out(paths: Paths, model: ModelSettings, prompts: Sequence[PromptTe
     from rlhf.evaluation.gold import has_gold
     from rlhf.reward import load_reward_model
 
-    if (paths.models / "judge" / "reward.json").is_file():
-        return load_reward_model(paths.models / "judge", model)
+    if (judge / "reward.json").is_file():
+        return load_reward_model(judge, model)
     return Annotator(seed) if has_gold(prompts) else None
 
 
-def write_monitor(paths: Paths, monitor: Monitor, kept: int) -> dict[str, float]:
-    """Writes the readings (CSV, picture) and beside the policy what was found in them; returns its metrics.
+def write_monitor(plots: Path, policy: Path, monitor: Monitor, kept: int) -> dict[str, float]:
+    """Writes the readings, and beside the policy what was found in them; returns its metrics.
 
     Args:
-        paths: the workspace.
+        plots: the folder of curves.
+        policy: the folder of the policy.
         monitor: after the run.
         kept: the iteration whose policy is kept.
     """
@@ -73,15 +72,12 @@ def write_monitor(paths: Paths, monitor: Monitor, kept: int) -> dict[str, float]
 
     rows = [{"step": float(reading.iteration), **monitor.figures(reading)} for reading in monitor.readings]
     found, stop = verdict(monitor.readings, monitor.limits).findings, monitor.stop_reason()
-    write_curve(paths.plots("policy") / "monitor.csv", rows)
-    plot_over_kl(paths.plots("policy") / "monitor.png", rows, kept, stop is not None, "What PPO optimised, and what not")
+    write_curve(plots / "monitor.csv", rows)
     readings = [
         {"iteration": reading.iteration, "warnings": texts}
         for reading, texts in zip(monitor.readings, found, strict=True)
     ]
-    write_json(
-        paths.models / "policy" / "monitor.json", {"kept_iteration": kept, "stopped": stop, "readings": readings}
-    )
+    write_json(policy / "monitor.json", {"kept_iteration": kept, "stopped": stop, "readings": readings})
     return {
         "monitor_stopped": float(stop is not None),
         "monitor_kept_iteration": float(kept),

@@ -81,7 +81,7 @@ def read_variants(path: Path, base: Path) -> dict[str, Params]:
     """Params by name, each params.yaml with some params changed.
 
     Args:
-        path: YAML, from name to the sections and params that differ: `rloo: {policy: {algorithm: rloo, completions: 4}}`.
+        path: YAML, from name to the sections and params that differ: `short: {sft: {steps: 100}}`.
         base: the params.yaml that they differ from.
 
     Raises:

@@ -14,13 +14,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median, stdev
 
 from tasks.params.whole import Params
 from tasks.paths import Paths
-from tasks.stages import STAGES, VERSIONED, run_stage, sections
+from tasks.stages import STAGES, VERSIONED, sections
 
 FIGURES = {
     "wall_s": "wall time (s)",
@@ -52,7 +52,12 @@ Results = dict[str, list[dict[str, float]]]
 """By variant, the figures of each seed."""
 
 
-def run_seeds(paths: Paths, variants: Mapping[str, Params], seeds: Sequence[int]) -> Results:
+def run_seeds(
+    paths: Paths,
+    variants: Mapping[str, Params],
+    seeds: Sequence[int],
+    run_stage: Callable[[str, Paths, Params], object],
+) -> Results:
     """Runs all versioned stages once per seed and variant, and returns their figures."""
     results: Results = {name: [] for name in variants}
     first, *_ = variants.values()

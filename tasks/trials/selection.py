@@ -1,40 +1,30 @@
 """The contest of a night's candidates: each is trained and evaluated, and the best by a held-out score goes on.
 
 The score is that of whom training never asks (the judge of the first candidate, or the simulated annotator), on dev
-prompts: test prompts decide the gates, so they must not choose who comes before them. `python -m
-tasks.trials.selection ROOT NAME` trains one candidate in a process of its own.
+prompts: test prompts decide the gates, so they must not choose who comes before them.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
 from rlhf.records import Prompt
-from tasks import deadline, environment, runner
-from tasks.deadline import DeadlineError
+from tasks import digests
 from tasks.files import read_records
 from tasks.params.whole import Params
 from tasks.paths import Paths
-from tasks.registry import champion
 from tasks.reports import summary
 from tasks.stages import STAGES, VERSIONED
 from tasks.tracking import mlflow_store, tracker
 from tasks.training import monitor
 from tasks.trials import standings
-from tasks.trials.candidates import Candidate, read_candidates
+from tasks.trials.candidates import Candidate
 from tasks.trials.standings import Contest, Standing
-from tasks.versioning import dvc_repo, provenance
-from tasks.versioning.dvc_repo import BusyError
-
-REFUSED, LATE = 65, 75
-"""Exit codes of a candidate's process: a stage refuses its settings; the night's deadline is over."""
+from tasks.versioning import dvc_repo
 
 
 class HeldOut(NamedTuple):
@@ -49,23 +39,6 @@ class HeldOut(NamedTuple):
     scores: dict[str, list[float]]
 
 
-def train(paths: Paths, candidate: Candidate, say: Callable[[str], None] = print) -> None:
-    """Brings a candidate's stages up to date in its own workspace, below a run of its own.
-
-    Raises:
-        ValueError: a stage refuses its settings.
-        DeadlineError: the night's time is up.
-    """
-    place = standings.prepare(paths, candidate)
-    champion.bring(place, candidate.params)
-    with tracker.candidate(place, candidate.params, candidate.name):
-        for stage in VERSIONED:
-            deadline.check(f"before {stage} of {candidate.name}")
-            started = time.monotonic()
-            outcome = runner.bring_up_to_date(stage, place, candidate.params)
-            say(f"{stage:<9} {outcome.status:<9} {time.monotonic() - started:6.1f} s  {candidate.name}")
-
-
 def decide(paths: Paths, field: Sequence[Candidate], errors: Mapping[str, str], night_id: str) -> Contest:
     """Scores every candidate that was trained to the end, and keeps how all of them stand.
 
@@ -77,7 +50,7 @@ def decide(paths: Paths, field: Sequence[Candidate], errors: Mapping[str, str], 
     """
     trained = {row.name: standings.place_of(paths, row.name) for row in field if row.name not in errors}
     found = score(paths, field[0].params, trained)
-    standings = [
+    ranked = [
         _standing(paths, row, found.scores.get(row.name)).model_copy(
             update={"error": errors.get(row.name), "run_id": tracker.find_candidate(paths, night_id, row.name)}
         )
@@ -85,14 +58,14 @@ def decide(paths: Paths, field: Sequence[Candidate], errors: Mapping[str, str], 
     ]
     contest = Contest(
         key=standings.key(paths, list(field)),
-        winner=best(standings),
+        winner=best(ranked),
         referee=found.referee,
         prompts=len(next(iter(found.scores.values()))),
-        candidates=standings,
+        candidates=ranked,
     )
     standings.write(paths, contest)
     client = mlflow_store.open_client(paths)
-    for row in standings:
+    for row in ranked:
         if row.run_id and row.score is not None and row.standard_error is not None:
             points = [("held_out.score", row.score, 0), ("held_out.standard_error", row.standard_error, 0)]
             mlflow_store.log(client, row.run_id, metrics=points)
@@ -131,7 +104,7 @@ def score(paths: Paths, params: Params, places: Mapping[str, Paths]) -> HeldOut:
     prompts = [row.prompt for row in read_records(file, Prompt, may_be_empty=True)][: sampling.max_prompts]
     if len(prompts) < 2:
         raise ValueError(f"{file}: {len(prompts)} prompts cannot choose among candidates; raise validate.dev_share")
-    scorer = monitor.find_held_out(paths, params.model, prompts, sampling.seed)
+    scorer = monitor.find_held_out(paths.models / "judge", params.model, prompts, sampling.seed)
     if scorer is None:
         raise ValueError(
             f"{paths.models / 'judge'}: no judge here, so that only the reward model that PPO optimised could choose "
@@ -160,7 +133,7 @@ def _standing(paths: Paths, candidate: Candidate, scores: list[float] | None) ->
         "score": fmean(scores),
         "standard_error": stdev(scores) / sqrt(len(scores)),
         "figures": json.loads(place.metrics("evaluate").read_text(encoding="utf-8")),
-        "policy": provenance.digest(place.models / "policy"),
+        "policy": digests.digest(place.models / "policy"),
     }
     return row.model_copy(update=measured)
 
@@ -179,24 +152,3 @@ def rows(contest: Contest) -> list[dict[str, str]]:
         }
         for row in ranked
     ]
-
-
-def main(arguments: list[str]) -> int:
-    """Trains the candidate of this name, for the night that started this process; the last line says what is wrong."""
-    environment.restart_tuned()
-    environment.prepare()
-    environment.hush()
-    root, name = Path(arguments[0]), arguments[1]
-    candidate = next(row for row in read_candidates(root / "params.yaml") if row.name == name)
-    try:
-        train(Paths(root), candidate, lambda line: print(line, flush=True))
-    except BusyError:
-        raise
-    except (ValueError, DeadlineError) as error:
-        print(" ".join(str(error).splitlines()), file=sys.stderr)
-        return LATE if isinstance(error, DeadlineError) else REFUSED
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks import graph
+from tasks import digests, graph
 from tasks.files import as_record, write_json, write_text
 from tasks.params.night import UNCHANGED
 from tasks.params.whole import Params, read_params
 from tasks.paths import Paths
 from tasks.stages import STAGES
 from tasks.trials.candidates import Candidate, read_candidates
-from tasks.versioning import dvc_repo, git, provenance
+from tasks.versioning import dvc_repo, git
 
 WIN_RATE_LOW = "win_rate_low"
 KEPT = ("data", "nights", ".dvc", "dvc.lock")
@@ -149,7 +149,7 @@ def _link(source: str, target: str) -> None:
 def key(paths: Paths, candidates: list[Candidate]) -> str:
     """The digest of what decides a contest: everyone's params, and the code and data that dvc.lock speaks of."""
     parts = [candidate.params.model_dump_json(exclude={"night"}) for candidate in candidates]
-    parts.append(provenance.digest(paths.root / "dvc.lock"))
+    parts.append(digests.digest(paths.root / "dvc.lock"))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -194,7 +194,7 @@ def seeds_of(paths: Paths) -> Seeds:
     """How the settings of the policy in this workspace did with each seed that its home's params.yaml asks for."""
     home = paths.home or paths.root
     seeds = read_params(home / "params.yaml").night.seeds if (home / "params.yaml").is_file() else []
-    contest, content = read(paths), provenance.digest(paths.models / "policy")
+    contest, content = read(paths), digests.digest(paths.models / "policy")
     standings = contest.candidates if contest else []
     own = next((row for row in standings if home / row.folder == paths.root and row.policy == content), None)
     rows = [row for row in standings if own is not None and row.variant == own.variant]

@@ -59,7 +59,7 @@ with tracker.night(paths, params, "flow", "small", sys.argv[1]) as run_id:
     for stage in VERSIONED:
         runner.bring_up_to_date(stage, paths, params)
 ended = Night(name=sys.argv[1], started=now, ended=now, outcome="not promoted", why="a trial", run_id=run_id)
-tracker.conclude(paths, params, ended)
+diary.conclude(paths, params, ended)
 """
 
 
@@ -133,11 +133,11 @@ def of_the_tests(folder: Path, **more: str) -> dict[str, str]:
     (folder / "site").mkdir(parents=True, exist_ok=True)
     (folder / "site" / "sitecustomize.py").write_text(
         "from importlib.util import module_from_spec, spec_from_file_location\n"
-        "from tasks import stages\n"
+        "from tasks import runner\n"
         f"spec = spec_from_file_location('toy', {str(HERE.parent / 'toy.py')!r})\n"
         "toy = module_from_spec(spec)\n"
         "spec.loader.exec_module(toy)\n"
-        "stages.run_stage = toy.run_stage\n"
+        "runner.run_stage = toy.run_stage\n"
     )
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
     own = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_RUNNER_POLL_FREQUENCY": "1", "PYTHONSAFEPATH": "1"}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tasks import runner, stages
+from tasks import runner
 from tasks.deadline import DeadlineError
 from tasks.params.night import UNCHANGED
 from tasks.params.whole import Params, read_params
@@ -49,7 +49,7 @@ def trained(
 ) -> Callable[[], list[tuple[str, str]]]:
     """Called, it says which candidate ran which stage since it was called last; rloo scores best on dev prompts."""
     ran: list[tuple[str, str]] = []
-    run_stage = stages.run_stage
+    run_stage = runner.run_stage
 
     def logged(stage: str, paths: Paths, params: Params) -> dict[str, float]:
         ran.append((UNCHANGED if paths.root == several.root else paths.root.name, stage))
@@ -63,7 +63,7 @@ def trained(
         ran.clear()
         return found
 
-    monkeypatch.setattr(stages, "run_stage", logged)
+    monkeypatch.setattr(runner, "run_stage", logged)
     monkeypatch.setattr(selection, "score", score)
     return since
 
@@ -149,14 +149,14 @@ def test_a_candidate_that_refuses_its_settings_is_out_and_the_night_goes_on(
     """Its error is kept beside the others' scores, and it is not tried again before something changes."""
     from flows.night import night
 
-    good = stages.run_stage
+    good = runner.run_stage
 
     def refuse(stage: str, paths: Paths, params: Params) -> dict[str, float]:
         if params.policy.algorithm == "rloo" and stage == "policy":
             raise ValueError("policy: the loss is not a number")
         return good(stage, paths, params)
 
-    monkeypatch.setattr(stages, "run_stage", refuse)
+    monkeypatch.setattr(runner, "run_stage", refuse)
     night(str(several.root))
     kept = json.loads(several.candidates.read_text())
     assert [row["error"] for row in kept["candidates"]] == [None, None] + ["policy: the loss is not a number"] * 2
@@ -188,9 +188,9 @@ def test_a_candidate_in_a_process_of_its_own_is_heard(
     """What it says is passed on; a refusal is its last line, a deadline is the night's, anything else an error."""
     assert beside("echo sft ran") is None
     assert capsys.readouterr().out == "sft ran\n"
-    assert beside(f"echo a bar >&2; echo too steep >&2; exit {selection.REFUSED}") == "too steep"
+    assert beside(f"echo a bar >&2; echo too steep >&2; exit {REFUSED}") == "too steep"
     with pytest.raises(DeadlineError, match="time is up"):
-        beside(f"echo time is up >&2; exit {selection.LATE}")
+        beside(f"echo time is up >&2; exit {LATE}")
     with pytest.raises(RuntimeError, match="seed-1: out of memory"):
         beside("echo out of memory >&2; exit 1")
 
@@ -215,7 +215,7 @@ def test_no_process_of_a_candidate_outlives_its_contest() -> None:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(None, 0), (ValueError("sft: no\nbetter"), selection.REFUSED), (DeadlineError("time is up"), selection.LATE)],
+    [(None, 0), (ValueError("sft: no\nbetter"), REFUSED), (DeadlineError("time is up"), LATE)],
 )
 def test_the_process_of_a_candidate_says_how_it_ended(
     several: Paths,
@@ -250,7 +250,7 @@ def test_a_promotion_alone_makes_nothing_due(
     def bring(paths: Paths, params: Params) -> None:
         (paths.champion / "config.json").write_text(next(champions))
 
-    monkeypatch.setattr("tasks.registry.champion.bring", bring)
+    monkeypatch.setattr("tasks.registry.champion.check_out", bring)
     night(str(toy))
     assert toy_night() == list(STAGES)
     night(str(toy))

@@ -91,4 +91,4 @@ def test_what_did_not_change_is_drawn_alike(drawn: dict[str, Any]) -> None:
     assert values("SFT: loss", "dvc_inferred_y_value", "HEAD") == values(
         "SFT: loss", "dvc_inferred_y_value", "workspace"
     )
-    assert values("PPO: KL", "kl", "HEAD") != values("PPO: KL", "kl", "workspace")
+    assert values("Policy: KL", "kl", "HEAD") != values("Policy: KL", "kl", "workspace")

@@ -14,7 +14,7 @@ from uuid import UUID
 import psutil
 import pytest
 
-from tasks import deadline, environment, stages
+from tasks import deadline, environment
 from tasks.params.whole import read_params
 from tasks.paths import Paths
 from tasks.scheduling import history, lock
@@ -85,14 +85,14 @@ def test_a_stage_that_refuses_stops_the_night(
     """
     from flows.night import night
 
-    good = stages.run_stage
+    good = runner.run_stage
 
     def refuse(stage: str, *given: object) -> dict[str, float]:
         if stage == "rank":
             raise ValueError("data/feedback/x.jsonl:3: not JSON")
         return good(stage, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stages, "run_stage", refuse)
+    monkeypatch.setattr(runner, "run_stage", refuse)
     state = night(str(toy), return_state=True)
     with pytest.raises(ValueError, match=r"x\.jsonl:3: not JSON"):
         state.result()
@@ -109,7 +109,7 @@ def test_a_stage_that_refuses_stops_the_night(
             monkeypatch.setenv(deadline.VARIABLE, "0")
         return good(stage, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stages, "run_stage", dawdle)
+    monkeypatch.setattr(runner, "run_stage", dawdle)
     state = night(str(toy), return_state=True)
     assert state.result() == dict.fromkeys(["ingest", "validate", "sft", "rollouts"], "cached") | {"rank": "ran"}
     assert (state.name, state.message) == (
@@ -117,7 +117,7 @@ def test_a_stage_that_refuses_stops_the_night(
         "night.deadline_minutes is over before pairs; the next night goes on from there",
     )
     monkeypatch.delenv(deadline.VARIABLE)
-    monkeypatch.setattr(stages, "run_stage", good)
+    monkeypatch.setattr(runner, "run_stage", good)
     monkeypatch.setattr("flows.night._show", lambda paths: None)
     assert list(night(str(toy)).values()) == ["cached"] * 5 + ["ran"] * 5
     assert [past.outcome for past in history.read(Paths(toy))] == ["failed", "deadline", "not promoted"]

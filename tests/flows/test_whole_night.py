@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tasks import digests
 from tasks.paths import Paths
 from tasks.reproducibility import experiments
 from tasks.stages import STAGES, VERSIONED
 from tasks.tracking import mlflow_store
-from tasks.versioning import dvc_repo, provenance
+from tasks.versioning import dvc_repo
 
 SMALL = """\
 model:
@@ -137,7 +138,7 @@ def test_the_registered_policy_is_reproduced_bit_for_bit(first_night: tuple[Path
     root, _ = first_night
     printed = nightjar(root, "flows", "reproduce", "1", "--keep", str(tmp_path / "kept"))
     assert f"identical: {', '.join(VERSIONED)} (" in printed
-    ours, theirs = (provenance.digest(place / "data/models/policy") for place in (root, tmp_path / "kept"))
+    ours, theirs = (digests.digest(place / "data/models/policy") for place in (root, tmp_path / "kept"))
     assert ours == theirs
     assert "kept in" in printed
 

@@ -117,7 +117,8 @@ def night_params(tmp_path_factory: pytest.TempPathFactory) -> Params:
 @pytest.fixture(scope="session")
 def small_night(tmp_path_factory: pytest.TempPathFactory, night_params: Params) -> Paths:
     """A workspace after all versioned stages, for real; tests only read it."""
-    from tasks.stages import VERSIONED, run_stage
+    from tasks.runner import run_stage
+    from tasks.stages import VERSIONED
 
     paths = Paths(tmp_path_factory.mktemp("night"))
     for stage in VERSIONED:

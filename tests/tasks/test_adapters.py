@@ -15,7 +15,7 @@ from rlhf.settings.adapters import AdapterSettings
 from rlhf.settings.model import ComputeSettings, ModelSettings
 from rlhf.settings.sft import SftSettings
 from tasks import policy as policy_stage
-from tasks import rollouts, sft
+from tasks import rollouts, sft, stages
 from tasks.files import read_records, write_rows
 from tasks.params.whole import Params, read_params
 from tasks.paths import Paths
@@ -52,7 +52,7 @@ def settings(night_params: Params) -> SftSettings:
 def model(copied_night: Callable[..., Paths], night_params: Params, settings: SftSettings, tmp_path: Path) -> Any:
     """A base model that knows a little: the small night's, after a few steps."""
     paths = copied_night("models/sft")
-    sft.run(paths, settings, night_params.model)
+    sft.run(stages.files("sft", paths), settings, night_params.model)
     (paths.models / "sft").rename(tmp_path / "base")
     return ModelSettings(name=str(tmp_path / "base"), device="cpu", threads=1)
 
@@ -71,7 +71,7 @@ def test_sft_with_lora_writes_an_ordinary_model(model: ModelSettings, paths: Pat
     """
     from transformers import AutoModelForCausalLM
 
-    metrics = sft.run(paths, settings.model_copy(update={"adapter": LORA}), model)
+    metrics = sft.run(stages.files("sft", paths), settings.model_copy(update={"adapter": LORA}), model)
     base, tuned = weights(Path(str(model.name))), weights(paths.models / "sft")
     assert set(base) == set(tuned)
     moved = {name for name in base if not torch.equal(base[name], tuned[name])}
@@ -103,7 +103,11 @@ def test_sft_with_an_adapter_gives_the_same_bytes_again(
     answer_curtly(paths)
     files = []
     for adapter in (LORA, LORA, PROMPT, PROMPT):
-        sft.run(paths, settings.model_copy(update={"adapter": adapter, "steps": 3, "learning_rate": 0.1}), model)
+        sft.run(
+            stages.files("sft", paths),
+            settings.model_copy(update={"adapter": adapter, "steps": 3, "learning_rate": 0.1}),
+            model,
+        )
         files.append({path.name: path.read_bytes() for path in (paths.models / "sft").iterdir()})
     assert files[0] == files[1]
     assert files[2] == files[3]
@@ -114,7 +118,9 @@ def test_sft_with_a_prompt_keeps_it_beside_the_base(
 ) -> None:
     """The base's weights are as they were, 5 embeddings of 48 learnt; rollouts then begin with them."""
     answer_curtly(paths)
-    metrics = sft.run(paths, settings.model_copy(update={"adapter": PROMPT, "learning_rate": 0.1}), model)
+    metrics = sft.run(
+        stages.files("sft", paths), settings.model_copy(update={"adapter": PROMPT, "learning_rate": 0.1}), model
+    )
     base, tuned = weights(Path(str(model.name))), weights(paths.models / "sft")
     assert all(torch.equal(base[name], tuned[name]) for name in base)
     assert set(base) == set(tuned)
@@ -122,7 +128,9 @@ def test_sft_with_a_prompt_keeps_it_beside_the_base(
     loss = dev_loss(paths, paths.models / "sft", settings)
     assert loss == pytest.approx(metrics["eval_loss"], abs=1e-4)
     assert loss < dev_loss(paths, Path(str(model.name)), settings) - 0.1
-    figures = rollouts.run(paths, night_params.rollouts.model_copy(update={"max_prompts": 3}), model)
+    figures = rollouts.run(
+        stages.files("rollouts", paths), night_params.rollouts.model_copy(update={"max_prompts": 3}), model
+    )
     assert figures
 
 
@@ -146,7 +154,7 @@ def test_ppo_with_lora_writes_an_ordinary_policy(copied_night: Callable[..., Pat
     """Merged, it has SFT's tensors, of which the linear layers' have moved."""
     paths = copied_night("models/policy")
     params = night_params.policy.model_copy(update={"adapter": LORA.model_copy(update={"dropout": 0.0})})
-    metrics = policy_stage.run(paths, params, night_params.model)
+    metrics = policy_stage.run(stages.files("policy", paths), params, night_params.model)
     before, after = weights(paths.models / "sft"), weights(paths.models / "policy")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {name for name in before if "_proj" in name}

@@ -69,11 +69,11 @@ def test_prefect_gets_a_home_that_can_be_written(tmp_path: Path, monkeypatch: py
     """The user's is made with the folders above it; where that is impossible, the fallback serves."""
     home, fallback = tmp_path / "some" / "home", tmp_path / "nights" / "prefect"
     monkeypatch.setenv("PREFECT_HOME", str(home))
-    environment.house_prefect(fallback)
+    environment.prepare_prefect_home(fallback)
     assert (home.is_dir(), fallback.exists()) == (True, False)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file" / "home"))
-    environment.house_prefect(fallback)
+    environment.prepare_prefect_home(fallback)
     assert environment.os.environ["PREFECT_HOME"] == str(fallback)
     assert fallback.is_dir()
 

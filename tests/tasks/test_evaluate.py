@@ -13,7 +13,7 @@ import pytest
 
 from rlhf.records import Pair, Prompt
 from rlhf.settings.model import ComputeSettings
-from tasks import evaluate
+from tasks import evaluate, report, stages
 from tasks.evaluate import split_prompts
 from tasks.files import read_records, write_records
 from tasks.params.whole import Params
@@ -89,7 +89,7 @@ def test_the_win_rate_is_gold_against_gold(copied_night: Callable[..., Paths], n
     from rlhf.models import load_policy
 
     paths = copied_night("evaluation")
-    figures = evaluate.run(paths, night_params.evaluate, night_params.model)
+    figures = evaluate.run(stages.files("evaluate", paths), night_params.evaluate, night_params.model)
     prompts = [str(row.prompt) for row in prompts_of(paths)]
     golds = {}
     for name in ("sft", "policy"):
@@ -178,7 +178,7 @@ def test_seen_prompts_count_in_the_figures_over_all_alone(
     paths = copied_night("evaluation")
     prompts = prompts_of(paths)
     learn_from(paths, "judge", prompts[:4])
-    figures = evaluate.run(paths, night_params.evaluate, night_params.model)
+    figures = evaluate.run(stages.files("evaluate", paths), night_params.evaluate, night_params.model)
     assert [row["id"] for row in rows_of(paths)] == [row.id for row in prompts[4:]]
     assert (figures["prompts"], figures["prompts_seen_by_reward"]) == (len(prompts) - 4, 4)
     expected = {
@@ -193,7 +193,7 @@ def test_all_figures_over_all_prompts_are_those_of_a_night_without_pairs(
     """ROUGE and BLEU over seen and unseen together are what they were while none was seen."""
     paths = copied_night("evaluation")
     learn_from(paths, "train", prompts_of(paths)[5:])
-    figures = evaluate.run(paths, night_params.evaluate, night_params.model)
+    figures = evaluate.run(stages.files("evaluate", paths), night_params.evaluate, night_params.model)
     before = json.loads(small_night.metrics("evaluate").read_text())
     for name in ("sft", "policy"):
         for key in ("rouge1", "rougeL", "bleu"):
@@ -208,7 +208,7 @@ def test_when_every_prompt_was_seen_there_is_nothing_honest_to_report(
     prompts = prompts_of(paths)
     learn_from(paths, "dev", prompts)
     with pytest.raises(ValueError, match=rf"found {len(prompts)} test prompts with references, but every one"):
-        evaluate.run(paths, night_params.evaluate, night_params.model)
+        evaluate.run(stages.files("evaluate", paths), night_params.evaluate, night_params.model)
     assert not paths.evaluation.exists()
 
 
@@ -217,7 +217,7 @@ def test_peoples_prompts_are_judged_by_the_judge(copied_night: Callable[..., Pat
     paths = copied_night("evaluation", "models/judge")
     shutil.copytree(paths.models / "reward", paths.models / "judge")
     renamed(paths)
-    figures = evaluate.run(paths, night_params.evaluate, night_params.model)
+    figures = evaluate.run(stages.files("evaluate", paths), night_params.evaluate, night_params.model)
     assert {"sft.judge", "policy.judge", "best_of_n.judge", "policy.judge_greedy"} <= figures.keys()
     assert not [key for key in figures if "gold" in key or "probe" in key]
     # This judge is the reward model under another name, so that both must say the same.
@@ -225,7 +225,8 @@ def test_peoples_prompts_are_judged_by_the_judge(copied_night: Callable[..., Pat
     signatures = json.loads((paths.evaluation / "scores.json").read_text())["signatures"]
     assert signatures["win_rate"].startswith("judge:judge|")
     assert "policy_judge" in rows_of(paths)[0]
-    assert (paths.plots("evaluate") / "judge.png").is_file()
+    report.draw_evaluation(paths.reports / "evaluate", paths.plots("evaluate"), paths.evaluation)
+    assert (paths.reports / "evaluate" / "judge.png").is_file()
 
 
 def test_peoples_prompts_without_a_judge_are_refused_before_any_model_loads(
@@ -235,5 +236,5 @@ def test_peoples_prompts_without_a_judge_are_refused_before_any_model_loads(
     paths = copied_night("evaluation", "models/sft", "models/policy", "models/reward")
     renamed(paths)
     with pytest.raises(ValueError, match=r"judge: no judge here, .* which would prove nothing; hold rankings out"):
-        evaluate.run(paths, night_params.evaluate, night_params.model)
+        evaluate.run(stages.files("evaluate", paths), night_params.evaluate, night_params.model)
     assert not paths.evaluation.exists()

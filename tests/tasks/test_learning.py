@@ -12,11 +12,11 @@ import pytest
 
 from rlhf.records import Prompt, Rollout
 from tasks import policy as policy_stage
-from tasks import reward, rollouts, sft
+from tasks import reward, rollouts, sft, stages
 from tasks.files import read_records, write_records
 from tasks.params.whole import Params
 from tasks.paths import Paths
-from tasks.stages import run_stage
+from tasks.runner import run_stage
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_local_model_is_fine_tuned_further(night: Paths, params: Params) -> No
     """`model.name` takes a folder; its tokenizer comes with it."""
     base = night.root / "base"
     shutil.copytree(night.models / "sft", base)
-    figures = sft.run(night, params.sft, with_model(params, name=str(base), config={}).model)
+    figures = sft.run(stages.files("sft", night), params.sft, with_model(params, name=str(base), config={}).model)
     first = json.loads(night.metrics("sft").read_text())
     assert figures["eval_loss"] < first["eval_loss"]
     assert (night.models / "sft/tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
@@ -78,14 +78,14 @@ def test_a_model_that_cannot_be_had_is_named(night: Paths, params: Params, monke
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     before = contents(night.data)
     with pytest.raises(ValueError, match=r"nobody/nothing: the model could not be loaded .* give a folder"):
-        sft.run(night, params.sft, with_model(params, name="nobody/nothing", config={}).model)
+        sft.run(stages.files("sft", night), params.sft, with_model(params, name="nobody/nothing", config={}).model)
     assert contents(night.data) == before
 
 
 def test_a_prompt_over_the_limit_is_refused_by_sft(night: Paths, params: Params) -> None:
     """It is not cut in silence: the row and the limit are named."""
     with pytest.raises(ValueError, match=r"the prompt has \d+ tokens, above model.max_prompt_tokens 4"):
-        sft.run(night, params.sft, with_model(params, max_prompt_tokens=4).model)
+        sft.run(stages.files("sft", night), params.sft, with_model(params, max_prompt_tokens=4).model)
 
 
 def test_rollouts_do_not_depend_on_other_prompts(night: Paths, params: Params) -> None:
@@ -96,7 +96,7 @@ def test_rollouts_do_not_depend_on_other_prompts(night: Paths, params: Params) -
     assert len({completion.seed for row in before.values() for completion in row.completions}) == 3 * len(before)
     file = night.validated / "train/prompts.jsonl"
     write_records(file, read_records(file, Prompt)[::2])
-    rollouts.run(night, params.rollouts, params.model)
+    rollouts.run(stages.files("rollouts", night), params.rollouts, params.model)
     after = read_records(night.rollouts, Rollout)
     assert len(after) == (len(before) + 1) // 2
     for row in after:
@@ -110,10 +110,10 @@ def test_each_kind_of_reward_model_trains_and_steers_ppo(
     night: Paths, params: Params, changes: dict[str, object]
 ) -> None:
     """The contract's metrics come out, and PPO can start from what was saved."""
-    figures = reward.run(night, params.reward.model_copy(update=changes), params.model)
+    figures = reward.run(stages.files("reward", night), params.reward.model_copy(update=changes), params.model)
     assert {"accuracy", "auc", "spearman", "pearson", "ece", "accuracy_by_length"} <= figures.keys()
     assert 0.0 <= figures["accuracy"] <= 1.0
-    policy_stage.run(night, params.policy, params.model)
+    policy_stage.run(stages.files("policy", night), params.policy, params.model)
 
 
 def test_evaluation_shows_what_it_measured(small_night: Paths) -> None:
@@ -124,8 +124,8 @@ def test_evaluation_shows_what_it_measured(small_night: Paths) -> None:
     assert {"prompt", "references", "sft", "policy", "best_of_n", "policy_gold", "policy_reward"} <= rows[0].keys()
     assert "rouge_score" in scores["signatures"]["rouge1, rouge2, rougeL, rougeLsum"]
     assert "nrefs:3" in scores["signatures"]["bleu"]
-    assert "Completions side by side" in (small_night.evaluation / "completions.html").read_text()
-    names = {path.name for path in small_night.plots("evaluate").glob("*.png")}
+    assert "Completions side by side" in (small_night.reports / "evaluate" / "completions.html").read_text()
+    names = {path.name for path in (small_night.reports / "evaluate").glob("*.png")}
     assert names == {"comparison.png", "win_rate.png", "reward.png", "gold.png", "best_of_n.png"}
     assert scores["metrics"]["best_of_n.kl"] == pytest.approx(math.log(2) - 0.5)  # best of 2
 
@@ -134,7 +134,9 @@ def test_ppo_that_never_moves_the_policy_is_an_error(night: Paths, params: Param
     """A run that trained nothing is no success: no policy is written."""
     shutil.rmtree(night.models / "policy")
     with pytest.raises(ValueError, match="the policy would never move"):
-        policy_stage.run(night, params.policy.model_copy(update={"critic_warmup": 3}), params.model)
+        policy_stage.run(
+            stages.files("policy", night), params.policy.model_copy(update={"critic_warmup": 3}), params.model
+        )
     assert not (night.models / "policy").exists()
 
 

@@ -13,6 +13,7 @@ import torch
 from rlhf.settings.adapters import AdapterSettings
 from rlhf.settings.model import ComputeSettings
 from tasks import policy as policy_stage
+from tasks import stages
 from tasks.params.whole import Params
 from tasks.paths import Paths
 
@@ -45,7 +46,9 @@ def test_the_policy_moved_from_sft_and_speaks_its_language(small_night: Paths, n
 def test_the_figures_are_the_mean_of_the_last_fifth(copied_night: Callable[..., Paths], night_params: Params) -> None:
     """Of ten iterations the last two, as the curves have them; the first KL of all is 0."""
     paths = copied_night("models/policy", "plots/policy")
-    figures = policy_stage.run(paths, night_params.policy.model_copy(update={"iterations": 10}), night_params.model)
+    figures = policy_stage.run(
+        stages.files("policy", paths), night_params.policy.model_copy(update={"iterations": 10}), night_params.model
+    )
     assert figures["iterations"] == 10
     for name in ("reward_mean", "kl", "entropy", "clip_fraction", "explained_variance"):
         values = curve(paths, name)
@@ -62,7 +65,9 @@ def test_past_the_kl_ceiling_the_run_ends_with_what_lay_within(
     paths = copied_night("models/policy", "plots/policy")
     kl = night_params.policy.kl.model_copy(update={"ceiling": 0.3, "coefficient": 0.0})
     changes = {"iterations": 30, "critic_warmup": 0, "learning_rate": 2e-4, "kl": kl}
-    figures = policy_stage.run(paths, night_params.policy.model_copy(update=changes), night_params.model)
+    figures = policy_stage.run(
+        stages.files("policy", paths), night_params.policy.model_copy(update=changes), night_params.model
+    )
     values = curve(paths, "kl")
     assert figures["iterations"] == len(values) < 30
     assert figures["stopped_early"] == 1.0
@@ -79,8 +84,10 @@ def test_a_warm_up_that_leaves_the_policy_no_iteration_is_refused_at_once(
     paths = copied_night("models/policy")
     monkeypatch.setattr("rlhf.models.load_policy", lambda *given, **named: pytest.fail("a model was loaded"))
     params = night_params.policy.model_copy(update={"critic_warmup": warmup})
-    with pytest.raises(ValueError, match=rf"policy.critic_warmup takes {warmup} of 3 policy.iterations.*lower the first"):
-        policy_stage.run(paths, params, night_params.model)
+    with pytest.raises(
+        ValueError, match=rf"policy.critic_warmup takes {warmup} of 3 policy.iterations.*lower the first"
+    ):
+        policy_stage.run(stages.files("policy", paths), params, night_params.model)
     assert not (paths.models / "policy").exists()
 
 
@@ -93,7 +100,7 @@ def test_a_policy_that_stood_still_is_not_saved(
     paths = copied_night("models/policy")
     monkeypatch.setattr(update, "_apply", lambda network, optimizer, norm: 0.0)
     with pytest.raises(ValueError, match="ppo changed no weight of the policy"):
-        policy_stage.run(paths, night_params.policy, night_params.model)
+        policy_stage.run(stages.files("policy", paths), night_params.policy, night_params.model)
     assert not (paths.models / "policy").exists()
 
 
@@ -110,7 +117,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_policy(
 
     paths = copied_night("models/policy", "plots/policy")
     params = night_params.policy.model_copy(update={"iterations": 4, "checkpoint_every": 1})
-    figures = policy_stage.run(paths, params, night_params.model)
+    figures = policy_stage.run(stages.files("policy", paths), params, night_params.model)
     whole, kl = weights(paths), curve(paths, "kl")
 
     original, calls = trainer.update, []
@@ -123,10 +130,10 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_policy(
 
     monkeypatch.setattr(trainer, "update", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        policy_stage.run(paths, params, night_params.model)
+        policy_stage.run(stages.files("policy", paths), params, night_params.model)
     checkpoint = paths.nights / "checkpoints" / "policy.pt"
     assert checkpoint.is_file()
-    assert policy_stage.run(paths, params, night_params.model) == figures
+    assert policy_stage.run(stages.files("policy", paths), params, night_params.model) == figures
     assert len(calls) == 5  # two before the cut, the cut itself, and the two that were left
     assert weights(paths) == whole
     assert curve(paths, "kl") == kl
@@ -167,7 +174,9 @@ def test_every_algorithm_runs_as_the_stage(
     """The choice is one param; each moves the policy and writes the metrics of the contract."""
     paths = copied_night("models/policy", "plots/policy")
     before = (paths.models / "sft" / "model.safetensors").read_bytes()
-    figures = policy_stage.run(paths, night_params.policy.model_copy(update=changes), night_params.model)
+    figures = policy_stage.run(
+        stages.files("policy", paths), night_params.policy.model_copy(update=changes), night_params.model
+    )
     assert figures.keys() >= {"reward_mean", "kl", "entropy", "clip_fraction", "explained_variance"}
     assert weights(paths) != before
 
@@ -180,7 +189,9 @@ def test_a_low_rank_policy_is_saved_as_an_ordinary_one(
 
     paths = copied_night("models/policy", "plots/policy")
     policy_stage.run(
-        paths, night_params.policy.model_copy(update={"adapter": AdapterSettings(rank=4)}), night_params.model
+        stages.files("policy", paths),
+        night_params.policy.model_copy(update={"adapter": AdapterSettings(rank=4)}),
+        night_params.model,
     )
     sft, policy = (load_file(paths.models / name / "model.safetensors") for name in ("sft", "policy"))
     assert sft.keys() == policy.keys()
@@ -194,7 +205,9 @@ def test_a_pretraining_term_without_general_data_is_refused_at_once(
     """The error names the param and where the data would come from."""
     with pytest.raises(ValueError, match=r"policy.ptx_coefficient is above 0, but there are no general demonstr"):
         policy_stage.run(
-            copied_night(), night_params.policy.model_copy(update={"ptx_coefficient": 1.0}), night_params.model
+            stages.files("policy", copied_night()),
+            night_params.policy.model_copy(update={"ptx_coefficient": 1.0}),
+            night_params.model,
         )
 
 

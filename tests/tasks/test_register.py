@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rlhf.records import Completion
-from tasks import register
+from tasks import digests, register, stages
 from tasks.files import read_rows, write_json
 from tasks.params.register import RegisterParams
 from tasks.params.whole import Params
@@ -62,17 +62,17 @@ def test_without_an_evaluation_nothing_is_registered(evaluated: Paths, tracked_p
 def test_a_policy_that_passes_becomes_challenger_and_champion(evaluated: Paths, tracked_params: Params) -> None:
     """Both models are registered; tags lead to the runs, the data, the params; the reason is written down."""
     with tracker.stage("policy", evaluated, tracked_params) as policy:
-        digest = provenance.digest(evaluated.models / "policy")
+        digest = digests.digest(evaluated.models / "policy")
         tracker.record_outputs(evaluated, policy.run_id, {"data/models/policy": digest})
     assert night(evaluated, tracked_params) == {"promoted": 1.0, "policy_version": 1, "reward_version": 1}
     for kind in ("policy", "reward"):
         champion = version(evaluated, kind, "champion")
         assert champion.version == version(evaluated, kind, "challenger").version
         assert champion.tags["reason"] == TOLD
-        assert champion.tags["content"] == provenance.digest(evaluated.models / kind)
+        assert champion.tags["content"] == digests.digest(evaluated.models / kind)
         assert champion.tags["data.data/models/policy"] == digest
         assert champion.tags["run.policy"] == policy.run_id
-        assert champion.tags["params.md5"] == provenance.digest(evaluated.root / "params.yaml")
+        assert champion.tags["params.md5"] == digests.digest(evaluated.root / "params.yaml")
         assert json.loads(champion.tags["annotators"]) == {"ana": 2, "bo": 1}
         assert champion.tags["version.torch"] == provenance.versions()["torch"]
         assert champion.run_id == champion.tags["run"]
@@ -244,7 +244,7 @@ def test_against_sft_as_champion_the_match_repeats_the_evaluation(
 
         shutil.copytree(paths.models / "reward", paths.models / "judge", dirs_exist_ok=True)
         monkeypatch.setattr("rlhf.evaluation.gold.has_gold", lambda prompts: False)
-        expected = evaluate.run(paths, night_params.evaluate, night_params.model)
+        expected = evaluate.run(stages.files("evaluate", paths), night_params.evaluate, night_params.model)
     monkeypatch.setattr(mlflow_store, "checkpoint_of", lambda paths, version: paths.models / "sft")
     champion = type("Version", (), {"version": 5, "name": "nightjar-policy"})
     found = rematch.play(paths, champion, night_params.model)

@@ -15,7 +15,7 @@ import torch
 from rlhf.records import Pair
 from rlhf.settings.adapters import AdapterSettings
 from rlhf.settings.model import ComputeSettings
-from tasks import reward
+from tasks import reward, stages
 from tasks.files import read_records, write_records
 from tasks.params.whole import Params
 from tasks.paths import Paths
@@ -55,7 +55,7 @@ def test_the_figures_are_those_of_the_saved_model(
     from rlhf.reward import load_reward_model
 
     paths, params = copied_night("models/reward", "plots/reward"), night_params.reward.model_copy(update=kind)
-    figures = reward.run(paths, params, night_params.model)
+    figures = reward.run(stages.files("reward", paths), params, night_params.model)
     assert figures.keys() >= KEYS
     test = read_records(paths.pairs / "test.jsonl", Pair)
     chosen, rejected = scores(paths, "reward", test)
@@ -70,7 +70,7 @@ def test_the_figures_are_those_of_the_saved_model(
     assert normalised.mean().item() == pytest.approx(0.0, abs=1e-4)
     assert normalised.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
     curves = {file.name for file in paths.plots("reward").iterdir()}
-    assert curves == {"calibration.csv", "reward.png", "reward_loss.csv", "reward_eval_accuracy.csv"}
+    assert curves == {"calibration.csv", "reward_loss.csv", "reward_accuracy.csv", "reward_eval_accuracy.csv"}
 
 
 def test_training_moves_the_backbone_unless_it_is_frozen(
@@ -83,7 +83,7 @@ def test_training_moves_the_backbone_unless_it_is_frozen(
     start = build_network(
         paths, read_records(paths.pairs / "train.jsonl", Pair), params, night_params.model, params.seed
     )
-    reward.run(paths, params, night_params.model)
+    reward.run(stages.files("reward", paths), params, night_params.model)
     trained = load_reward_model(paths.models / "reward", CPU).network
     before, after = start.backbone.state_dict(), trained.backbone.state_dict()
     same = all(torch.equal(weight, after[name]) for name, weight in before.items())
@@ -94,7 +94,11 @@ def test_training_moves_the_backbone_unless_it_is_frozen(
 def test_without_likelihood_its_weights_do_not_matter(copied_night: Callable[..., Paths], night_params: Params) -> None:
     """The head alone speaks: the saved model says so, and the two weights stay where they started."""
     paths = copied_night("models/reward")
-    reward.run(paths, night_params.reward.model_copy(update={"loglikelihood": False}), night_params.model)
+    reward.run(
+        stages.files("reward", paths),
+        night_params.reward.model_copy(update={"loglikelihood": False}),
+        night_params.model,
+    )
     from rlhf.reward import load_reward_model
 
     assert json.loads((paths.models / "reward" / "reward.json").read_text())["loglikelihood"] is False
@@ -111,7 +115,7 @@ def test_the_judge_learns_from_its_own_rankings_alone(
     paths = copied_night("models/reward")
     held_out = [Pair(prompt=f"p{place}", chosen="yes yes", rejected="no", annotator="x") for place in range(20)]
     write_records(paths.pairs / "judge.jsonl", held_out)
-    figures = reward.run(paths, night_params.reward, night_params.model)
+    figures = reward.run(stages.files("reward", paths), night_params.reward, night_params.model)
     assert {f"judge.{key}" for key in KEYS} <= figures.keys()
     chosen, rejected = scores(paths, "judge", read_records(paths.pairs / "test.jsonl", Pair))
     assert figures["judge.accuracy"] == pytest.approx((chosen > rejected).float().mean().item())
@@ -126,7 +130,7 @@ def test_no_pair_to_learn_from_is_an_error(copied_night: Callable[..., Paths], n
     paths = copied_night("models/reward")
     (paths.pairs / "train.jsonl").write_text("")
     with pytest.raises(ValueError, match="found no pair to train on"):
-        reward.run(paths, night_params.reward, night_params.model)
+        reward.run(stages.files("reward", paths), night_params.reward, night_params.model)
     assert not (paths.models / "reward").exists()
 
 
@@ -138,7 +142,7 @@ def test_an_encoder_that_cannot_be_had_is_named(
     params = night_params.reward.model_copy(update={"kind": "encoder", "encoder": "nobody/nothing-here"})
     shutil.rmtree(paths.models / "sft")  # it is told before the SFT model loads
     with pytest.raises(ValueError, match=r"reward.encoder: nobody/nothing-here: the model could not be loaded"):
-        reward.run(paths, params, night_params.model)
+        reward.run(stages.files("reward", paths), params, night_params.model)
     assert not (paths.models / "reward").exists()
 
 
@@ -149,7 +153,7 @@ def test_a_backbone_that_cannot_be_had_is_named(
     paths = copied_night("models/reward")
     params = night_params.reward.model_copy(update={"backbone": "nobody/nothing-here"})
     with pytest.raises(ValueError, match=r"reward.backbone: nobody/nothing-here: the model could not be loaded"):
-        reward.run(paths, params, night_params.model)
+        reward.run(stages.files("reward", paths), params, night_params.model)
     assert not (paths.models / "reward").exists()
 
 
@@ -167,7 +171,9 @@ def test_a_backbone_of_another_family_reads_text_with_its_own_tokenizer(
     other = build_policy(shape, tokenizer, seed=5)
     save_policy(other, tmp_path / "other")
     changes = {"backbone": str(tmp_path / "other"), "adapter": AdapterSettings(rank=2)}
-    figures = reward.run(paths, night_params.reward.model_copy(update=changes), night_params.model)
+    figures = reward.run(
+        stages.files("reward", paths), night_params.reward.model_copy(update=changes), night_params.model
+    )
     loaded = load_reward_model(paths.models / "reward", CPU)
     assert loaded.network.backbone.config.model_type == "gpt2"
     assert loaded.network.policy.tokenizer.get_vocab() == tokenizer.get_vocab()
@@ -197,7 +203,7 @@ def test_members_differ_and_speak_as_one(
     held_out = [Pair(prompt=f"p{place}", chosen="yes yes", rejected="no", annotator="x") for place in range(8)]
     write_records(paths.pairs / "judge.jsonl", held_out)
     params = night_params.reward.model_copy(update={"members": 2, "uncertainty_penalty": 1.0})
-    figures = reward.run(paths, params, night_params.model)
+    figures = reward.run(stages.files("reward", paths), params, night_params.model)
     first = params.seed
     assert seeds == [first, first + 1, first + 2, first + 3]
     assert {"spread_mean", "spread_auc", "accuracy_member_0", "accuracy_member_1"} <= figures.keys()
@@ -209,12 +215,13 @@ def test_members_differ_and_speak_as_one(
     assert len(set(weights)) == 4
     curves = {file.name for file in paths.plots("reward").iterdir() if file.name.startswith("reward")}
     assert curves == {f"reward_{place}{rest}" for place in range(2)
-                      for rest in (".png", "_loss.csv", "_eval_accuracy.csv")} | {"reward_loss.csv"}  # fmt: skip
+                      for rest in ("_loss.csv", "_accuracy.csv", "_eval_accuracy.csv")
+                      } | {"reward_loss.csv"}  # fmt: skip
     losses = [np.loadtxt(paths.plots("reward") / f"reward{member}_loss.csv", delimiter=",", skiprows=1)
               for member in ("_0", "_1", "")]  # fmt: skip
     np.testing.assert_allclose(losses[2], (losses[0] + losses[1]) / 2, rtol=1e-4)
     alone = copied_night("models/reward")
-    reward.run(alone, night_params.reward, night_params.model)
+    reward.run(stages.files("reward", alone), night_params.reward, night_params.model)
     assert (alone.models / "reward" / "model.safetensors").read_bytes() == weights[0]
 
 
@@ -225,10 +232,10 @@ def test_regression_needs_ratings_before_any_model_loads(
     paths, params = copied_night("models/reward"), night_params.reward.model_copy(update={"loss": "regression"})
     (paths.models / "sft").rename(paths.models / "away")
     with pytest.raises(ValueError, match=r"reward.loss is regression, but \d+ of \d+ pairs have no ratings"):
-        reward.run(paths, params, night_params.model)
+        reward.run(stages.files("reward", paths), params, night_params.model)
     (paths.models / "away").rename(paths.models / "sft")
     for split in ("train", "dev", "test"):
         rows = [pair.model_dump() | {"chosen_rating": 3 + (pair.margin or 0), "rejected_rating": 3}
                 for pair in read_records(paths.pairs / f"{split}.jsonl", Pair)]  # fmt: skip
         write_records(paths.pairs / f"{split}.jsonl", [Pair.model_validate(row) for row in rows])
-    assert reward.run(paths, params, night_params.model).keys() >= KEYS
+    assert reward.run(stages.files("reward", paths), params, night_params.model).keys() >= KEYS

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from rlhf.records import Completion, Prompt, Rollout
-from tasks import rollouts
+from tasks import rollouts, stages
 from tasks.files import read_records, write_records
 from tasks.params.whole import Params
 from tasks.paths import Paths
@@ -57,7 +57,9 @@ def test_a_new_prompt_changes_no_other_completion(
     file = paths.validated / "train" / "prompts.jsonl"
     added = Prompt(id="new", prompt="name: Quill; kind: diner; dish: tapas")
     write_records(file, [added, *read_records(file, Prompt)])
-    rollouts.run(paths, night_params.rollouts.model_copy(update={"batch_size": 5}), night_params.model)
+    rollouts.run(
+        stages.files("rollouts", paths), night_params.rollouts.model_copy(update={"batch_size": 5}), night_params.model
+    )
     new, *after = drawn(paths)
     assert new.prompt_id == "new"
     for ours, theirs in zip(after, before, strict=True):
@@ -72,7 +74,9 @@ def test_fewer_prompts_are_drawn_and_keep_their_completions(
     """`max_prompts` takes some of them by the seed, in their old order, with the completions they had among all."""
     before = {row.prompt_id: row for row in drawn(small_night)}
     paths = copied_night("rollouts")
-    figures = rollouts.run(paths, night_params.rollouts.model_copy(update={"max_prompts": 7}), night_params.model)
+    figures = rollouts.run(
+        stages.files("rollouts", paths), night_params.rollouts.model_copy(update={"max_prompts": 7}), night_params.model
+    )
     after = drawn(paths)
     assert (figures["prompts"], figures["completions"]) == (7, 21)
     assert [row.prompt_id for row in after] == [name for name in before if name in {row.prompt_id for row in after}]

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks import runner
+from tasks import digests, runner
 from tasks.params.whole import Params, read_params
 from tasks.paths import Paths
 from tasks.stages import STAGES, VERSIONED
 from tasks.tracking import mlflow_store, tracker
-from tasks.versioning import provenance
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def test_data_lead_back_to_the_run_that_made_them(
     """A run is tagged with its outputs' digests; a night that skips the stage names that run."""
     paths = Paths(toy)
     outcome = runner.bring_up_to_date("ingest", paths, params)
-    made = provenance.digest(toy / "data/raw")
+    made = digests.digest(toy / "data/raw")
     run_id = tracker.find_run_by_output(paths, "data/raw", made)
     assert run_id is not None
     assert outcome.outputs["data/raw"] == made

@@ -12,7 +12,8 @@ from rlhf.models import load_policy
 from rlhf.settings.model import ModelSettings
 from tasks.params.whole import Params
 from tasks.paths import Paths
-from tasks.stages import VERSIONED, run_stage
+from tasks.runner import run_stage
+from tasks.stages import VERSIONED
 
 T5: dict[str, Any] = {
     "model_type": "t5",

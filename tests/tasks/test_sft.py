@@ -17,7 +17,7 @@ import yaml
 
 from rlhf.records import Demonstration
 from rlhf.settings.model import ComputeSettings
-from tasks import sft
+from tasks import sft, stages
 from tasks.files import read_records, write_rows
 from tasks.params.whole import Params
 from tasks.paths import Paths
@@ -68,7 +68,7 @@ def test_a_model_that_got_no_better_is_not_saved(copied_night: Callable[..., Pat
     paths = copied_night("models/sft", "plots/sft")
     wrecking = night_params.sft.model_copy(update={"steps": 5, "learning_rate": 0.7})
     with pytest.raises(ValueError, match=r"made the dev loss no better: .* lower sft.learning_rate"):
-        sft.run(paths, wrecking, night_params.model)
+        sft.run(stages.files("sft", paths), wrecking, night_params.model)
     assert not (paths.models / "sft").exists()
     assert not paths.plots("sft").exists()
 
@@ -82,7 +82,11 @@ def test_a_tokenizer_learns_from_what_chats_say(copied_night: Callable[..., Path
         messages = [{"role": "user", "content": "zyzzyva zyzzyva zyzzyva?"}]
         rows = [{"id": f"{split}{place}", "prompt": messages, "response": "Yes."} for place in range(20)]
         write_rows(paths.validated / split / "demonstrations.jsonl", rows)
-    sft.run(paths, night_params.sft.model_copy(update={"steps": 10, "batch_size": 4}), night_params.model)
+    sft.run(
+        stages.files("sft", paths),
+        night_params.sft.model_copy(update={"steps": 10, "batch_size": 4}),
+        night_params.model,
+    )
     tokenizer = AutoTokenizer.from_pretrained(paths.models / "sft")
     assert len(tokenizer.encode("zyzzyva", add_special_tokens=False)) == 1
     assert len(tokenizer.encode("Message(role=", add_special_tokens=False)) > 5

@@ -28,7 +28,7 @@ def test_a_stage_gets_its_own_sections_and_its_metrics_are_written(
     module.run = lambda *given: seen.append(given) or {"loss": 0.5}  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, f"tasks.{stage}", module)
     paths, params = Paths(toy), read_params(toy / "params.yaml")
-    assert stages.run_stage(stage, paths, params) == {"loss": 0.5}
+    assert runner.run_stage(stage, paths, params) == {"loss": 0.5}
     assert seen == [(paths, *(params.section(name) for name in sections))]
     assert json.loads((toy / f"data/metrics/{stage}.json").read_text()) == {"loss": 0.5}
 

@@ -10,7 +10,7 @@ from statistics import fmean
 import pytest
 
 from rlhf.records import Demonstration
-from tasks import evaluate
+from tasks import evaluate, report, stages
 from tasks.files import read_records, write_records
 from tasks.params.whole import Params
 from tasks.paths import Paths
@@ -31,7 +31,7 @@ def test_evaluate_measures_each_model_with_each_number_of_shots(
     from rlhf.evaluation.rouge import rouge
 
     paths, params = copied_night("evaluation"), asked(night_params, [1, 0])
-    figures = evaluate.run(paths, params.evaluate, params.model)
+    figures = evaluate.run(stages.files("evaluate", paths), params.evaluate, params.model)
     expected = {f"{name}.shot{count}.{key}" for name in ("sft", "policy") for count in (0, 1) for key in KEYS}
     assert {key for key in figures if "shot" in key} == expected | {"shots_dropped"}
     assert all(math.isfinite(figures[key]) for key in expected)
@@ -51,7 +51,8 @@ def test_evaluate_measures_each_model_with_each_number_of_shots(
     assert [len(row["demonstrations"]) for row in rows] == [row["shots"] for row in rows]
     for row in rows:
         assert all(train[shown].prompt != row["prompt"] for shown in row["demonstrations"])
-    assert (paths.plots("evaluate") / "few_shot.png").read_bytes().startswith(b"\x89PNG")
+    report.run(stages.files("report", paths))
+    assert (paths.reports / "evaluate" / "few_shot.png").read_bytes().startswith(b"\x89PNG")
     signature = json.loads((paths.evaluation / "scores.json").read_text())["signatures"]["few_shot"]
     assert signature.startswith("shots:0,1|decoding:greedy|")
     assert signature.endswith("|base:none, built from model.config")
@@ -64,7 +65,7 @@ def test_a_base_model_by_name_is_measured_too_and_what_did_not_fit_is_counted(
     paths, params = copied_night("evaluation"), asked(night_params, [20])
     limited = params.evaluate.model_copy(update={"max_prompts": 2})
     model = params.model.model_copy(update={"name": str(paths.models / "sft"), "config": {}})
-    figures = evaluate.run(paths, limited, model)
+    figures = evaluate.run(stages.files("evaluate", paths), limited, model)
     for key in KEYS:
         assert figures[f"base.shot20.{key}"] == figures[f"sft.shot20.{key}"]
     # Three models, two prompts: each drops the same, and at least half of 20.
@@ -82,7 +83,7 @@ def test_too_few_demonstrations_are_refused_before_any_model_loads(
     file = paths.validated / "train" / "demonstrations.jsonl"
     write_records(file, read_records(file, Demonstration)[:3])
     with pytest.raises(ValueError, match=r"evaluate\.shots asks for 4; lower it"):
-        evaluate.run(paths, asked(params, [0, 4]).evaluate, params.model)
+        evaluate.run(stages.files("evaluate", paths), asked(params, [0, 4]).evaluate, params.model)
     assert not paths.evaluation.exists()
 
 
@@ -91,4 +92,4 @@ def test_without_shots_nothing_is_added(small_night: Paths) -> None:
     figures = json.loads(small_night.metrics("evaluate").read_text())
     assert not [key for key in figures if "shot" in key]
     assert not (small_night.evaluation / "few_shot.jsonl").exists()
-    assert not (small_night.plots("evaluate") / "few_shot.png").exists()
+    assert not (small_night.reports / "evaluate" / "few_shot.png").exists()

@@ -13,7 +13,7 @@ from rlhf.models import load_policy
 from rlhf.records import Demonstration
 from rlhf.settings.model import ComputeSettings, ModelSettings
 from rlhf.sft import encode_demonstrations, evaluate_loss
-from tasks import evaluate, sft
+from tasks import evaluate, report, sft, stages
 from tasks import policy as policy_stage
 from tasks.files import read_records, write_records
 from tasks.params.whole import Params
@@ -47,10 +47,10 @@ def test_replay_without_general_demonstrations_is_refused_before_a_model_loads(
     nowhere = ModelSettings(name="nobody/nothing-here")
     replay = night_params.sft.model_copy(update={"replay": 0.2})
     with pytest.raises(ValueError, match=r"sft.replay is above 0, .* in ingest.general, or set sft.replay to 0"):
-        sft.run(small_night, replay, nowhere)
+        sft.run(stages.files("sft", small_night), replay, nowhere)
     ptx = night_params.policy.model_copy(update={"ptx_coefficient": 0.1})
     with pytest.raises(ValueError, match=r"policy.ptx_coefficient is above 0, .* in ingest.general"):
-        policy_stage.run(small_night, ptx, nowhere)
+        policy_stage.run(stages.files("policy", small_night), ptx, nowhere)
 
 
 def test_sft_learns_the_general_task_only_where_it_is_replayed(general_night: Paths, night_params: Params) -> None:
@@ -58,14 +58,14 @@ def test_sft_learns_the_general_task_only_where_it_is_replayed(general_night: Pa
     short = night_params.sft.model_copy(update={"steps": 30})
     saved = {}
     for replay in (0.0, 0.25):
-        sft.run(general_night, short.model_copy(update={"replay": replay}), night_params.model)
+        sft.run(stages.files("sft", general_night), short.model_copy(update={"replay": replay}), night_params.model)
         saved[replay] = loss_of(general_night, "sft")
         shutil.copytree(general_night.models / "sft", general_night.root / str(replay))
         shutil.rmtree(general_night.models / "sft")
     assert saved[0.25] < 0.5 * saved[0.0]
     for split in ("train", "dev", "test"):
         (general_night.validated / split / "general.jsonl").unlink()
-    sft.run(general_night, short, night_params.model)
+    sft.run(stages.files("sft", general_night), short, night_params.model)
     for file in (general_night.models / "sft").iterdir():
         assert file.read_bytes() == (general_night.root / "0.0" / file.name).read_bytes()
 
@@ -74,12 +74,13 @@ def test_evaluate_measures_sft_and_policy_and_leaves_an_untrained_base_out(
     general_night: Paths, night_params: Params
 ) -> None:
     """From scratch: the losses of both, counted anew, their difference, a picture, and no base."""
-    figures = evaluate.run(general_night, night_params.evaluate, night_params.model)
+    figures = evaluate.run(stages.files("evaluate", general_night), night_params.evaluate, night_params.model)
     for name in ("sft", "policy"):
         assert figures[f"{name}.general_loss"] == pytest.approx(loss_of(general_night, name), abs=1e-5)
     assert figures["policy_forgetting"] == pytest.approx(figures["policy.general_loss"] - figures["sft.general_loss"])
     assert not {"base.general_loss", "forgetting", "sft_forgetting"} & figures.keys()
-    assert (general_night.plots("evaluate") / "forgetting.png").is_file()
+    report.run(stages.files("report", general_night))
+    assert (general_night.reports / "evaluate" / "forgetting.png").is_file()
     scores = json.loads((general_night.evaluation / "scores.json").read_text())
     assert scores["metrics"]["policy.general_loss"] == figures["policy.general_loss"]
     assert scores["signatures"]["general_loss"].endswith("|rows:20|responses:cut at 24 tokens")
@@ -90,7 +91,7 @@ def test_evaluate_measures_from_the_base_model_where_there_is_one(general_night:
     base = general_night.root / "base"
     shutil.copytree(general_night.models / "policy", base)
     model = ModelSettings(name=str(base), device="cpu")
-    figures = evaluate.run(general_night, night_params.evaluate, model)
+    figures = evaluate.run(stages.files("evaluate", general_night), night_params.evaluate, model)
     assert figures["base.general_loss"] == pytest.approx(figures["policy.general_loss"], abs=1e-6)
     assert figures["forgetting"] == pytest.approx(0.0, abs=1e-6)
     assert figures["sft_forgetting"] == pytest.approx(-figures["policy_forgetting"], abs=1e-6)
@@ -101,7 +102,7 @@ def test_a_night_without_general_demonstrations_says_nothing_of_forgetting(small
     """No metric and no picture."""
     metrics = json.loads(small_night.metrics("evaluate").read_text())
     assert not [key for key in metrics if "general" in key or "forgetting" in key]
-    assert not (small_night.plots("evaluate") / "forgetting.png").exists()
+    assert not (small_night.reports / "evaluate" / "forgetting.png").exists()
 
 
 def test_the_base_model_is_loaded_by_name_and_from_scratch_there_is_none(

@@ -26,7 +26,9 @@ STEPS = {
     "sft": Step("s", {"sft.start": "base", "sft.steps": "950", "model.config.model_type": "llama"}, {}, {}),
     "rank": Step("k", {"rank.annotator": "simulated"}, {}, {}),
     "reward": Step("r", {"reward.kind": "scalar"}, {"accuracy": 0.91234, "ece": 0.02}, {}),
-    "policy": Step("p", {"policy.algorithm": "rloo", "policy.kl.coefficient": "0.04", "policy.monitor": "null"}, {}, {}),
+    "policy": Step(
+        "p", {"policy.algorithm": "rloo", "policy.kl.coefficient": "0.04", "policy.monitor": "null"}, {}, {}
+    ),
 }
 TAGS = {
     **{"reward_version": "2", "annotators": '{"simulated": 7}', "data.data/raw": "abc.dir", "night": "n1"},

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rlhf.settings.adapters import AdapterSettings
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.sft import SftSettings
-from tasks import sft
+from tasks import digests, sft, stages
 from tasks.params.whole import Params, read_params
 from tasks.paths import Paths
 from tasks.registry import champion
@@ -20,7 +20,7 @@ from tasks.tracking import mlflow_store
 from tasks.training.base import load_champion
 from tasks.versioning import provenance
 
-NOTE = provenance.NOTE
+NOTE = digests.NOTE
 
 
 @pytest.fixture
@@ -46,28 +46,28 @@ def params(registered: Paths) -> Params:
 
 def test_the_champion_comes_from_the_registry_whole(place: Paths, registered: Paths, params: Params) -> None:
     """The very files that were registered, so DVC finds them by the policy's own digest; the note stays; once."""
-    assert champion.bring(place, params) == 1
+    assert champion.check_out(place, params) == 1
     ours = {file.name: file.read_bytes() for file in place.champion.iterdir()}
     assert ours.pop(NOTE) == NOTE.encode()
     assert ours == {file.name: file.read_bytes() for file in (registered.models / "policy").iterdir()}
-    digests = provenance.digests(place, ["data/champion"]), provenance.digest(registered.models / "policy")
-    assert digests == ({"data/champion": digests[1]}, digests[1])
+    found = provenance.digests(place, ["data/champion"]), digests.digest(registered.models / "policy")
+    assert found == ({"data/champion": found[1]}, found[1])
     before = (place.champion / "config.json").stat().st_mtime_ns
-    assert champion.bring(place, params) == 1
+    assert champion.check_out(place, params) == 1
     assert (place.champion / "config.json").stat().st_mtime_ns == before
 
 
 def test_a_night_that_starts_from_the_base_leaves_no_champion_behind(place: Paths, params: Params) -> None:
     """Nothing lies there that could rerun sft; the registry is not even asked."""
-    champion.bring(place, params)
-    assert champion.bring(Paths(place.root), started(params, "base")) is None
+    champion.check_out(place, params)
+    assert champion.check_out(Paths(place.root), started(params, "base")) is None
     assert [file.name for file in place.champion.iterdir()] == [NOTE]
     assert not Paths(place.root).mlruns.exists()
 
 
 def test_without_a_champion_the_folder_is_empty(tracked: Paths, params: Params) -> None:
     """The first night of all has none; its folder is made."""
-    assert champion.bring(tracked, params) is None
+    assert champion.check_out(tracked, params) is None
     assert list(tracked.champion.iterdir()) == []
 
 
@@ -80,7 +80,7 @@ def test_a_champion_whose_files_have_changed_is_refused(
     (other / "config.json").write_text("{}")
     monkeypatch.setattr(mlflow_store, "checkpoint_of", lambda paths, version: other)
     with pytest.raises(ValueError, match=r"nightjar-policy version 1: its files have changed .* sft.start to base"):
-        champion.bring(place, params)
+        champion.check_out(place, params)
     assert sorted(file.name for file in place.champion.iterdir()) == [NOTE, "old.bin"]
     assert not place.champion.with_name("champion.partial").exists()
 
@@ -92,7 +92,9 @@ def test_sft_goes_on_from_the_champion(copied_night: Callable[..., Paths], night
     paths = copied_night("models/sft")
     shutil.copytree(paths.models / "policy", paths.champion)
     settings = night_params.sft.model_copy(update={"steps": 4, "learning_rate": 1.0e-5, "start": "champion"})
-    assert sft.run(paths, settings, night_params.model)["train_loss"] < 3.0  # of a new model log 400, which is 6
+    assert (
+        sft.run(stages.files("sft", paths), settings, night_params.model)["train_loss"] < 3.0
+    )  # of a new model log 400, which is 6
     ours, theirs = (load_policy(folder) for folder in (paths.models / "sft", paths.champion))
     pairs = zip(ours.model.parameters(), theirs.model.parameters(), strict=True)
     moved = [(own - other).abs().max().item() for own, other in pairs]
@@ -111,13 +113,13 @@ def test_only_a_champion_that_is_asked_for_and_there_counts(
     """With start: base it does not matter what lies there; with start: champion and nothing there sft says so."""
     paths = copied_night("models/sft")
     settings = night_params.sft.model_copy(update={"steps": 4})
-    sft.run(paths, settings, night_params.model)
-    plain = provenance.digest(paths.models / "sft")
+    sft.run(stages.files("sft", paths), settings, night_params.model)
+    plain = digests.digest(paths.models / "sft")
     if there:
         shutil.copytree(paths.models / "policy", paths.champion)
     shutil.rmtree(paths.models / "sft")
-    sft.run(paths, settings.model_copy(update={"start": start}), night_params.model)
-    assert provenance.digest(paths.models / "sft") == plain
+    sft.run(stages.files("sft", paths), settings.model_copy(update={"start": start}), night_params.model)
+    assert digests.digest(paths.models / "sft") == plain
     assert ("starts from the base model, for data/champion holds no champion" in capsys.readouterr().out) != there
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks import register
+from tasks import digests, register
 from tasks.files import write_text
 from tasks.params.whole import Params
 from tasks.paths import Paths
@@ -91,7 +91,7 @@ def test_a_policy_is_followed_down_to_its_data(night: tuple[Paths, dict[str, str
         assert f"{path} {tags[f'data.{path}']}" in told
     assert not [line for line in told if line.startswith("data/feedback")]  # empty: nobody brought any
     assert f"git commit {git.state(paths.root)['commit']}" in told
-    assert f"params.yaml {provenance.digest(paths.root / 'params.yaml')}, kept in run {runs['register']}" in told
+    assert f"params.yaml {digests.digest(paths.root / 'params.yaml')}, kept in run {runs['register']}" in told
     assert any(line.startswith("with ") and f"torch {provenance.versions()['torch']}" in line for line in told)
 
 

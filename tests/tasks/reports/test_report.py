@@ -20,7 +20,7 @@ from tasks.reports.charts import (
     plot_win_rate,
     side_by_side,
 )
-from tasks.reports.page import Comparison, comparison_page
+from tasks.reports.page import SideBySide, comparison_page
 from tests.tasks.html_page import Page
 
 CURVE = [{"step": step, "loss": 1 / step, **({"kl": 0.1} if step > 3 else {})} for step in range(1, 9)]
@@ -95,14 +95,14 @@ def test_nothing_to_show_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
 
 
 ROWS = [
-    Comparison(
+    SideBySide(
         "p <1>",
         ["r & r"],
         {"SFT": "a\nb", "policy": "<script>alert(1)</script>"},
         {"SFT": 0.5, "policy": 1.25},
     ),
-    Comparison("p2", [], {"SFT": "", "policy": "c"}, {"SFT": 1.0, "policy": 0.25}),
-    Comparison("p3", [], {"SFT": "only"}, {}),
+    SideBySide("p2", [], {"SFT": "", "policy": "c"}, {"SFT": 1.0, "policy": 0.25}),
+    SideBySide("p3", [], {"SFT": "only"}, {}),
 ]
 
 

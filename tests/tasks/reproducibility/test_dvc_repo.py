@@ -14,8 +14,9 @@ from types import ModuleType
 import pytest
 import yaml
 
+from tasks import digests
 from tasks.stages import VERSIONED
-from tasks.versioning import dvc_repo, provenance
+from tasks.versioning import dvc_repo
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_the_digests_are_those_of_dvc_lock(toy: Path, ingest: Callable[[], dvc_r
     lock = yaml.safe_load((toy / "dvc.lock").read_text())["stages"]["ingest"]
     assert outcome.inputs == {item["path"]: item["md5"] for item in lock["deps"]}
     assert outcome.outputs == {item["path"]: item["md5"] for item in lock["outs"]}
-    assert outcome.outputs["data/raw"] == provenance.digest(toy / "data/raw")
+    assert outcome.outputs["data/raw"] == digests.digest(toy / "data/raw")
 
 
 def test_old_outputs_are_gone_while_a_stage_runs(toy: Path, ingest: Callable[[], dvc_repo.Outcome]) -> None:
@@ -206,7 +207,7 @@ def test_the_public_command_stands_in_for_the_private_door(toy: Path, monkeypatc
 
     first = dvc_repo.reproduce("ingest", toy, never)
     assert first.status == "ran"
-    assert first.outputs["data/raw"] == provenance.digest(toy / "data/raw")
+    assert first.outputs["data/raw"] == digests.digest(toy / "data/raw")
     assert dvc_repo.reproduce("ingest", toy, never).status == "cached"
     shutil.rmtree(toy / "data/raw")
     assert dvc_repo.reproduce("ingest", toy, never).status == "restored"

@@ -8,6 +8,7 @@ import pytest
 
 from rlhf.settings.policy import KlSettings
 from rlhf.settings.rollouts import RolloutSettings
+from tasks import digests
 from tasks.paths import Paths
 from tasks.versioning import provenance
 
@@ -24,13 +25,13 @@ def test_digests_are_those_of_dvc(tmp_path: Path) -> None:
     repo = Repo.init(str(tmp_path), no_scm=True)
     for name in ("model", "one.json"):
         (stage,) = repo.add(str(tmp_path / name))
-        assert provenance.digest(tmp_path / name) == stage.outs[0].hash_info.value
+        assert digests.digest(tmp_path / name) == stage.outs[0].hash_info.value
 
 
 def test_a_missing_path_has_no_digest(tmp_path: Path) -> None:
     """One alone is an error that names it; among many it is left out."""
     with pytest.raises(FileNotFoundError, match=r"absent: no such file or folder; run the stage"):
-        provenance.digest(tmp_path / "absent")
+        digests.digest(tmp_path / "absent")
     (tmp_path / "there").write_bytes(b"")
     # The md5 of no bytes, as RFC 1321 gives it.
     assert provenance.digests(Paths(tmp_path), ["there", "absent"]) == {"there": "d41d8cd98f00b204e9800998ecf8427e"}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tasks import deadline, progress
+from tasks import deadline, progress, stages
 from tasks import policy as policy_stage
 from tasks.params.whole import Params
 from tasks.paths import Paths
@@ -71,7 +71,7 @@ def test_ppo_goes_on_from_the_deadline_bit_for_bit(
 
     paths = copied_night("models/policy", "plots/policy")
     params = night_params.policy.model_copy(update={"iterations": 4, "checkpoint_every": 0})
-    figures = policy_stage.run(paths, params, night_params.model)
+    figures = policy_stage.run(stages.files("policy", paths), params, night_params.model)
     weights = paths.models / "policy" / "model.safetensors"
     whole = weights.read_bytes()
     weights.unlink()
@@ -87,10 +87,12 @@ def test_ppo_goes_on_from_the_deadline_bit_for_bit(
     monkeypatch.setattr(trainer, "update", counted)
     for _ in range(2):
         with pytest.raises(deadline.DeadlineError, match=r"at step \d of 4 of policy"):
-            policy_stage.run(paths, params, night_params.model)
+            policy_stage.run(stages.files("policy", paths), params, night_params.model)
         assert len(calls) == 2
         assert not weights.exists()
     monkeypatch.delenv(deadline.VARIABLE)
-    assert json.dumps(policy_stage.run(paths, params, night_params.model)) == json.dumps(figures)
+    assert json.dumps(policy_stage.run(stages.files("policy", paths), params, night_params.model)) == json.dumps(
+        figures
+    )
     assert len(calls) == 4
     assert weights.read_bytes() == whole

@@ -223,7 +223,7 @@ def test_a_night_says_how_it_ended(tracked: Paths, tracked_params: Params, clien
             client.set_registered_model_alias("nightjar-policy", "champion", "1")
         ended = Night(name="night-x", started=now, ended=now, outcome="promoted", why="it is better",
                       policy_version=version, run_id=night_id)  # fmt: skip
-        tracker.conclude(tracked, tracked_params, ended)
+        diary.conclude(tracked, tracked_params, ended)
         tags = client.get_run(night_id).data.tags
         assert (tags["outcome"], tags["why"]) == ("promoted", "it is better")
         assert tags["champion"] == ("v1" if version else "none yet")

@@ -19,10 +19,11 @@ from rlhf.ppo.monitor import Monitor
 from rlhf.settings.model import ComputeSettings
 from rlhf.settings.policy import MonitorSettings, PolicySettings
 from tasks import policy as policy_stage
+from tasks import report, stages
 from tasks.files import write_records
 from tasks.params.whole import Params
 from tasks.paths import Paths
-from tasks.stages import run_stage
+from tasks.runner import run_stage
 from tasks.training.monitor import find_held_out
 
 CPU = ComputeSettings(device="cpu")
@@ -83,7 +84,7 @@ def test_the_monitor_stops_the_run_and_the_best_policy_is_saved(
 
     monkeypatch.setattr(Monitor, "check", check)
     monkeypatch.setattr("tasks.training.monitor.find_held_out", lambda *given: Moderate())
-    metrics = policy_stage.run(night, hacked(night_params, LIMITS), night_params.model)
+    metrics = policy_stage.run(stages.files("policy", night), hacked(night_params, LIMITS), night_params.model)
     kept = int(metrics["monitor_kept_iteration"])
     printed = capsys.readouterr().out
     assert printed.count("policy: after iteration") == metrics["monitor_warnings"]
@@ -103,7 +104,8 @@ def test_the_monitor_stops_the_run_and_the_best_policy_is_saved(
     assert list(rows) == [step for step in sorted(seen) if step % 2 == 0]
     assert max(rows, key=lambda step: rows[step]["held_out"]) == kept
     assert rows[max(rows)]["proxy_gain"] > rows[kept]["proxy_gain"]
-    assert (night.plots("policy") / "monitor.png").stat().st_size > 1000
+    report.draw_monitor(night.reports / "policy" / "monitor.png", night.plots("policy"), night.models / "policy")
+    assert (night.reports / "policy" / "monitor.png").stat().st_size > 1000
     told = json.loads((night.models / "policy" / "monitor.json").read_text(encoding="utf-8"))
     assert told["kept_iteration"] == kept
     assert "so the policy learns to fool it" in told["stopped"]
@@ -112,7 +114,9 @@ def test_the_monitor_stops_the_run_and_the_best_policy_is_saved(
 
 def test_without_the_monitor_the_run_goes_to_the_end(night: Paths, night_params: Params) -> None:
     """The policy that fooled the proxy is saved, far worse than SFT; nothing tells of a monitor."""
-    metrics = policy_stage.run(night, hacked(night_params, None, iterations=12, learning_rate=4e-3), night_params.model)
+    metrics = policy_stage.run(
+        stages.files("policy", night), hacked(night_params, None, iterations=12, learning_rate=4e-3), night_params.model
+    )
     assert metrics["iterations"] == 12
     assert not [name for name in metrics if name.startswith("monitor")]
     assert not (night.models / "policy" / "monitor.json").exists()
@@ -124,8 +128,10 @@ def test_a_monitor_with_nothing_to_say_leaves_the_run_alone(
 ) -> None:
     """On the small night's own reward model: the same policy as without, and its readings beside the curves."""
     paths = copied_night("models/policy", "plots/policy")
-    settings = night_params.policy.model_copy(update={"monitor": LIMITS.model_copy(update={"max_held_out_drop": 100.0})})
-    metrics = policy_stage.run(paths, settings, night_params.model)
+    settings = night_params.policy.model_copy(
+        update={"monitor": LIMITS.model_copy(update={"max_held_out_drop": 100.0})}
+    )
+    metrics = policy_stage.run(stages.files("policy", paths), settings, night_params.model)
     assert metrics["monitor_stopped"] == metrics["monitor_warnings"] == 0.0
     assert metrics["monitor_kept_iteration"] == metrics["iterations"] == 3.0
     files = [folder.models / "policy" / "model.safetensors" for folder in (paths, small_night)]

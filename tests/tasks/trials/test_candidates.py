@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks import deadline, runner, stages
+from tasks import deadline, runner
 from tasks.files import write_json
 from tasks.params.night import UNCHANGED
 from tasks.params.register import RegisterParams
@@ -23,7 +23,9 @@ from tasks.trials import selection, standings
 from tasks.trials.candidates import Candidate, read_candidates
 from tasks.trials.standings import Contest, Seeds, Standing
 
-SEVERAL = "night:\n  cron: 0 3 * * *\n  seeds: [1]\n  variants:\n    rloo: {policy: {algorithm: rloo, completions: 4}}\n"
+SEVERAL = (
+    "night:\n  cron: 0 3 * * *\n  seeds: [1]\n  variants:\n    rloo: {policy: {algorithm: rloo, completions: 4}}\n"
+)
 
 
 @pytest.fixture
@@ -126,19 +128,19 @@ def test_what_candidates_have_in_common_is_trained_once(
     if not versioned:
         shutil.rmtree(several.root / ".git")
     ran: list[tuple[Path, str]] = []
-    run_stage = stages.run_stage
+    run_stage = runner.run_stage
 
     def logged(stage: str, paths: Paths, params: Params) -> dict[str, float]:
         ran.append((paths.root, stage))
         return run_stage(stage, paths, params)
 
-    monkeypatch.setattr(stages, "run_stage", logged)
+    monkeypatch.setattr(runner, "run_stage", logged)
     params, found, said = read_params(several.root / "params.yaml"), field(several), []
     with tracker.night(several, params, "flow"):
         for stage in VERSIONED:
             runner.bring_up_to_date(stage, several, params)
         for name in ("seed-1", "rloo-seed-1"):
-            selection.train(several, found[name], said.append)
+            runner.train(several, found[name], said.append)
     by = {place: [stage for root, stage in ran if root == place] for place, _ in ran}
     assert by == {
         several.root: list(VERSIONED),
@@ -154,20 +156,20 @@ def test_a_candidate_past_the_deadline_ends_and_the_next_night_goes_on_from_ther
     several: Paths, toy_night: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No stage starts after it, and those that had ended are kept."""
-    seed, said, run_stage = field(several)["seed-1"], [], stages.run_stage
+    seed, said, run_stage = field(several)["seed-1"], [], runner.run_stage
 
     def late(stage: str, *given: Any) -> dict[str, float]:
         if stage == "sft":
             monkeypatch.setenv(deadline.VARIABLE, "1.0")
         return run_stage(stage, *given)
 
-    monkeypatch.setattr(stages, "run_stage", late)
+    monkeypatch.setattr(runner, "run_stage", late)
     with tracker.night(several, read_params(several.root / "params.yaml"), "flow"):
         with pytest.raises(deadline.DeadlineError, match="before rollouts of seed-1"):
-            selection.train(several, seed, said.append)
+            runner.train(several, seed, said.append)
         monkeypatch.delenv(deadline.VARIABLE)
-        monkeypatch.setattr(stages, "run_stage", run_stage)
-        selection.train(several, seed, said.append)
+        monkeypatch.setattr(runner, "run_stage", run_stage)
+        runner.train(several, seed, said.append)
     assert [line.split()[:2] for line in said[:3]] == [[stage, "ran"] for stage in VERSIONED[:3]]
     assert [line.split()[:2] for line in said[3:7]] == [
         *([stage, "cached"] for stage in VERSIONED[:3]),
@@ -223,10 +225,10 @@ def test_the_best_held_out_score_wins_and_of_equals_the_first() -> None:
 
 def test_the_seeds_of_a_policy_are_those_of_its_settings(several: Paths) -> None:
     """Other variants do not count, one that failed counts as 0, and the policy must be the very one that competed."""
-    from tasks.versioning import provenance
+    from tasks import digests
 
     write_json(several.models / "policy" / "weights.json", {"w": 1})
-    content = provenance.digest(several.models / "policy")
+    content = digests.digest(several.models / "policy")
     (several.root / "dvc.lock").write_text("as trained")
     assert standings.seeds_of(several) == Seeds(2, ())
     rows = [

@@ -44,10 +44,8 @@ def test_variants_have_a_column_each_with_mean_and_deviation() -> None:
     assert lines[1].split()[-3:] == ["1.500", "±", "0.707"]
 
 
-def test_what_variants_share_is_trained_once_a_seed(
-    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A variant of policy takes all before it over; one of sft starts there; figures come from each one's own metrics."""
+def test_what_variants_share_is_trained_once_a_seed(tmp_path: Path, repository: Path) -> None:
+    """A variant of policy takes over all before it, one of sft starts there; the figures are each one's own."""
     (tmp_path / "data" / "source").mkdir(parents=True)
     (tmp_path / "data" / "feedback").mkdir()
     file = tmp_path / "variants.yaml"
@@ -63,8 +61,7 @@ def test_what_variants_share_is_trained_once_a_seed(
             write_json(paths.root / name / "out.json", {"by": paths.root.name})
         write_json(paths.metrics(stage), {f"{stage}.steps": params.sft.steps})
 
-    monkeypatch.setattr(seeds, "run_stage", run_stage)
-    results = seeds.run_seeds(Paths(tmp_path), variants, [0])
+    results = seeds.run_seeds(Paths(tmp_path), variants, [0], run_stage)
     assert [stage for name, stage in ran if name == "full"] == list(VERSIONED)
     assert [stage for name, stage in ran if name == "lora"] == ["policy", "evaluate"]
     assert [stage for name, stage in ran if name == "short"] == list(VERSIONED[VERSIONED.index("sft") :])
