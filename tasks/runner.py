@@ -21,11 +21,14 @@ from tasks.paths import Paths
 from tasks.presets import needed
 from tasks.registry import champion
 from tasks.tracking import tracker
-from tasks.trials import standings
+from tasks.trials import standings, workspaces
 from tasks.trials.candidates import Candidate
+from tasks.trials.standings import Standing
 from tasks.versioning import dvc_repo, provenance
 from tasks.versioning.dvc_repo import Outcome
 
+Say = Callable[[str], None]
+"""Hears how training goes, a line at a time."""
 CANDIDATES = "candidates"
 """What `pending` calls the seeds and variants that a night has yet to train."""
 
@@ -67,19 +70,25 @@ def run_tracked(stage: str, paths: Paths, params: Params, door: str) -> dict[str
     return metrics
 
 
-def bring_up_to_date(stage: str, paths: Paths, params: Params) -> Outcome:
-    """Runs a stage if it has to, and says how it came up to date; raises as run_tracked does."""
+def bring_up_to_date(stage: str, paths: Paths, params: Params, tracked: bool = True) -> Outcome:
+    """Runs a stage if it has to, in a run of MLflow's or without, and says how it came up to date.
+
+    Raises as run_tracked does.
+    """
     if not stages.STAGES[stage].versioned:
         paths, params = standings.chosen(paths, params)
     check_inputs(stage, paths)
 
     def run() -> None:
-        run_tracked(stage, paths, params, "flow")
+        if tracked:
+            run_tracked(stage, paths, params, "flow")
+        else:
+            run_stage(stage, paths, params)
 
     if stages.STAGES[stage].versioned:
         stages.check_sections(params)
         outcome = dvc_repo.reproduce(stage, paths.root, run)
-        if outcome.status != "ran" and os.environ.get(tracker.NIGHT_VARIABLE):
+        if tracked and outcome.status != "ran" and os.environ.get(tracker.NIGHT_VARIABLE):
             made = {path: outcome.outputs[path] for path in stages.STAGES[stage].writes if path in outcome.outputs}
             tracker.record_skipped(paths, stage, outcome.status, made)
         return outcome
@@ -89,21 +98,47 @@ def bring_up_to_date(stage: str, paths: Paths, params: Params) -> Outcome:
     return Outcome("ran", {}, {})
 
 
-def train(paths: Paths, candidate: Candidate, say: Callable[[str], None] = print) -> None:
-    """Brings a candidate's stages up to date in its own workspace, below a run of its own.
+def train(paths: Paths, candidate: Candidate, say: Say = print) -> None:
+    """Trains a candidate of the open night, below a run of its own.
 
     Raises:
         ValueError: a stage refuses its settings.
         DeadlineError: the night's time is up.
     """
-    workspace = standings.prepare(paths, candidate)
+    workspace = workspaces.of_night(paths, candidate.name)
+    workspaces.prepare(paths, workspace, candidate)
     champion.check_out(workspace, candidate.params)
     with tracker.candidate(workspace, candidate.params, candidate.name):
-        for stage in stages.VERSIONED:
-            deadline.check(f"before {stage} of {candidate.name}")
-            started = time.monotonic()
-            outcome = bring_up_to_date(stage, workspace, candidate.params)
-            say(f"{stage:<9} {outcome.status:<9} {time.monotonic() - started:6.1f} s  {candidate.name}")
+        _train(workspace, candidate, True, say)
+
+
+def train_aside(paths: Paths, candidate: Candidate, say: Say = print) -> Standing:
+    """Trains a candidate that belongs to no night, and returns its figures; changes nothing but its own workspace.
+
+    No run of MLflow's is written and no registry asked: where sft starts from the champion, it is the one that lies in
+    data/champion. The wall time is told where every stage ran.
+
+    Raises:
+        ValueError: a stage refuses its settings.
+    """
+    workspace, started = workspaces.aside(paths, candidate.name), time.monotonic()
+    workspaces.prepare(paths, workspace, candidate)
+    statuses = _train(workspace, candidate, False, say)
+    standing = standings.standing(paths, workspace, candidate, ["reward", "policy", "evaluate"])
+    wall = {"wall_s": time.monotonic() - started} if statuses == {"ran"} else {}
+    return standing.model_copy(update={"figures": standing.figures | wall})
+
+
+def _train(workspace: Paths, candidate: Candidate, tracked: bool, say: Say) -> set[str]:
+    """Brings every stage up to date in a candidate's workspace, and returns how they came up to date."""
+    statuses: set[str] = set()
+    for stage in stages.VERSIONED:
+        deadline.check(f"before {stage} of {candidate.name}")
+        started = time.monotonic()
+        outcome = bring_up_to_date(stage, workspace, candidate.params, tracked)
+        say(f"{stage:<9} {outcome.status:<9} {time.monotonic() - started:6.1f} s  {candidate.name}")
+        statuses.add(outcome.status)
+    return statuses
 
 
 def pending(paths: Paths, params: Params) -> list[str]:

@@ -103,6 +103,8 @@ def toy(tmp_path: Path, repository: Path) -> Path:
 def toy_night(monkeypatch: pytest.MonkeyPatch, toy: Path, toy_module: ModuleType) -> Callable[[], list[str]]:
     """Puts the toy's stages in place of the real ones; called, it says which ran since it was called last."""
 
+    from tasks import runner
+
     def ran() -> list[str]:
         log = toy / "ran.txt"
         names = log.read_text(encoding="utf-8").split() if log.is_file() else []

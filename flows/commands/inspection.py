@@ -7,10 +7,8 @@ from pathlib import Path
 
 from flows.commands import Add, add_controls, controls_of, whole
 from tasks import presets
-from tasks.params.night import UNCHANGED
 from tasks.params.whole import read_params
 from tasks.paths import Paths
-from tasks.trials.candidates import read_variants
 
 
 def add_commands(add: Add) -> None:
@@ -70,14 +68,13 @@ def _explain(options: argparse.Namespace, root: Path) -> None:
 
 def _seeds(options: argparse.Namespace, root: Path) -> None:
     from tasks import runner
-    from tasks.trials import seeds
+    from tasks.trials import table
+    from tasks.trials.candidates import read_trials
 
-    paths, variants = Paths(root), {UNCHANGED: read_params(root / "params.yaml")}
-    if options.variants:
-        variants = read_variants(options.variants, root / "params.yaml")
-    for params in variants.values():
-        presets.check_needed(paths, params)
-    results = seeds.run_seeds(paths, variants, options.seeds, runner.run_stage)
-    file = paths.nights / "seeds" / "figures.json"
-    seeds.save(file, options.seeds, results)
-    print(f"\n{seeds.render(options.seeds, results)}\n\nall figures: {file.relative_to(root)}")
+    paths, file = Paths(root), Paths(root).nights / "seeds" / "figures.json"
+    candidates = read_trials(root / "params.yaml", options.seeds, options.variants)
+    for candidate in candidates:
+        presets.check_needed(paths, candidate.params)
+    standings = [runner.train_aside(paths, candidate) for candidate in candidates]
+    table.save(file, standings)
+    print(f"\n{table.over_seeds(standings)}\n\nall figures: {file.relative_to(root)}")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tasks import runner
+from tasks.__main__ import LATE, REFUSED, main
 from tasks.deadline import DeadlineError
 from tasks.params.night import UNCHANGED
 from tasks.params.whole import Params, read_params
@@ -55,8 +56,8 @@ def trained(
         ran.append((UNCHANGED if paths.root == several.root else paths.root.name, stage))
         return run_stage(stage, paths, params)
 
-    def score(paths: Paths, params: Params, places: Mapping[str, Paths]) -> HeldOut:
-        return HeldOut("judge", {name: [SCORES[name], SCORES[name] + 0.1] for name in places})
+    def score(paths: Paths, params: Params, trained: Mapping[str, Paths]) -> HeldOut:
+        return HeldOut("judge", {name: [SCORES[name], SCORES[name] + 0.1] for name in trained})
 
     def since() -> list[tuple[str, str]]:
         found = list(ran)
@@ -168,7 +169,7 @@ def test_a_candidate_that_refuses_its_settings_is_out_and_the_night_goes_on(
 @pytest.fixture
 def beside(several: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """Runs a candidate beside the night, with this line of shell in place of what it would do."""
-    from flows.trials import Children, _train_beside
+    from flows.trials import Children, train_beside
 
     candidate = read_candidates(several.root / "params.yaml")[1]
 
@@ -177,7 +178,7 @@ def beside(several: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         script.write_text(f"#!/bin/sh\n{line}\n")
         script.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(script))
-        return _train_beside(several, candidate, print, Children())
+        return train_beside(several, candidate, print, Children())
 
     return run
 
@@ -195,7 +196,7 @@ def test_a_candidate_in_a_process_of_its_own_is_heard(
         beside("echo out of memory >&2; exit 1")
 
 
-def test_no_process_of_a_candidate_outlives_its_contest() -> None:
+def test_no_process_of_a_candidate_outlives_its_night() -> None:
     """Those that run are ended, and so is one that starts too late."""
     from flows.trials import Children
 
@@ -231,9 +232,9 @@ def test_the_process_of_a_candidate_says_how_it_ended(
         if error:
             raise error
 
-    monkeypatch.setattr(selection, "train", train)
+    monkeypatch.setattr(runner, "train", train)
     monkeypatch.setattr("tasks.environment.restart_tuned", lambda: None)
-    assert selection.main([str(several.root), "rloo"]) == code
+    assert main(["--candidate", str(several.root), "rloo"]) == code
     said = capsys.readouterr()
     assert said.out == "rloo\n"
     assert said.err == ("" if error is None else " ".join(str(error).splitlines()) + "\n")

@@ -1,4 +1,4 @@
-"""The contest: a score that training never saw, on prompts that decide no gate."""
+"""The selection: a score that training never saw, on prompts that decide no gate."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from tasks.params.night import UNCHANGED
 from tasks.params.whole import Params, read_params
 from tasks.paths import Paths
 from tasks.tracking import mlflow_store, tracker
-from tasks.trials import selection, standings
+from tasks.trials import selection, standings, table, workspaces
 from tasks.trials.candidates import read_candidates
+from tasks.trials.standings import Standing
 
 
 def test_a_candidate_is_scored_by_the_annotator_on_samples_of_dev_prompts(
@@ -27,7 +28,7 @@ def test_a_candidate_is_scored_by_the_annotator_on_samples_of_dev_prompts(
     from rlhf.models import load_policy
     from rlhf.records import Prompt
 
-    found = selection.score(small_night, night_params, {"a": small_night, "b": small_night})
+    held_out = selection.score(small_night, night_params, {"a": small_night, "b": small_night})
     prompts = [row.prompt for row in read_records(small_night.validated / "dev" / "prompts.jsonl", Prompt)]
     sampling, policy = night_params.evaluate, load_policy(small_night.models / "policy", night_params.model)
     answers = sampled_answers(policy, prompts, sampling.samples, sampling.max_new_tokens, sampling.seed, 64)
@@ -36,9 +37,9 @@ def test_a_candidate_is_scored_by_the_annotator_on_samples_of_dev_prompts(
         fmean(annotator.score([prompt], [text]).item() for text in texts)
         for prompt, texts in zip(prompts, answers, strict=True)
     ]
-    assert found.referee == "simulated annotator"
-    assert found.scores["a"] == pytest.approx(expected, abs=1e-5)
-    assert found.scores["b"] == found.scores["a"]
+    assert held_out.referee == "simulated annotator"
+    assert held_out.scores["a"] == pytest.approx(expected, abs=1e-5)
+    assert held_out.scores["b"] == held_out.scores["a"]
 
 
 def test_too_few_dev_prompts_choose_nobody(small_night: Paths, night_params: Params, tmp_path: Path) -> None:
@@ -70,18 +71,18 @@ def test_dev_prompts_choose_and_test_prompts_do_not(tracked: Paths, monkeypatch:
     file = tracked.root / "params.yaml"
     with file.open("a", encoding="utf-8") as text:
         text.write("night: {seeds: [1, 2]}\n")
-    params, field = read_params(file), read_candidates(file)
+    params, candidates = read_params(file), read_candidates(file)
     write_rows(tracked.validated / "dev" / "prompts.jsonl", [{"id": f"{n}", "prompt": f"dev {n}"} for n in (1, 2)])
     write_rows(tracked.validated / "test" / "prompts.jsonl", [{"id": "3", "prompt": "test"}])
     (tracked.root / "dvc.lock").write_text("as trained")
     on_test = {UNCHANGED: 0.9, "seed-1": 0.6}
-    for row in field[:2]:
-        place = standings.place_of(tracked, row.name)
-        write_json(place.models / "policy" / "config.json", {"who": row.name})
+    for row in candidates[:2]:
+        workspace = workspaces.of_night(tracked, row.name)
+        write_json(workspace.models / "policy" / "config.json", {"who": row.name})
         figures = {"win_rate": on_test[row.name], "win_rate_low": 0.5, "win_rate_high": 1.0}
-        write_json(place.metrics("evaluate"), figures)
+        write_json(workspace.metrics("evaluate"), figures)
     taste = Taste({UNCHANGED: 0.2, "seed-1": 0.3})
-    names = {str(standings.place_of(tracked, row.name).models / "policy"): row.name for row in field}
+    names = {str(workspaces.of_night(tracked, row.name).models / "policy"): row.name for row in candidates}
     monkeypatch.setattr("rlhf.models.load_policy", lambda folder, model: names[str(folder)])
     monkeypatch.setattr(
         "rlhf.evaluation.answers.sampled_answers",
@@ -89,10 +90,10 @@ def test_dev_prompts_choose_and_test_prompts_do_not(tracked: Paths, monkeypatch:
     )
     monkeypatch.setattr("tasks.training.monitor.find_held_out", lambda *given: taste)
     with tracker.night(tracked, params, "flow") as night_id:
-        for row in field[:2]:
-            with tracker.candidate(standings.place_of(tracked, row.name), row.params, row.name):
+        for row in candidates[:2]:
+            with tracker.candidate(workspaces.of_night(tracked, row.name), row.params, row.name):
                 pass
-        decided = selection.decide(tracked, field, {"seed-2": "sft made the dev loss no better"}, night_id)
+        decided = selection.decide(tracked, candidates, {"seed-2": "sft made the dev loss no better"}, night_id)
 
     assert taste.asked == {"dev 1", "dev 2"}
     assert decided == standings.read(tracked)
@@ -109,7 +110,14 @@ def test_dev_prompts_choose_and_test_prompts_do_not(tracked: Paths, monkeypatch:
     assert run.data.metrics["held_out.score"] == pytest.approx(0.8)
     assert run.data.tags["mlflow.parentRunId"] == night_id
 
-    table = selection.rows(decided)
-    assert [row["candidate"] for row in table] == ["seed-1", UNCHANGED, "seed-2"]
-    assert [row[""] for row in table] == ["goes on", "", "sft made the dev loss no better"]
-    assert table[0]["held-out score"] == "0.8000 ± 0.5000"
+    rows = table.of_night(decided)
+    assert [row["candidate"] for row in rows] == ["seed-1", UNCHANGED, "seed-2"]
+    assert [row[""] for row in rows] == ["goes on", "", "sft made the dev loss no better"]
+    assert rows[0]["held-out score"] == "0.8000 ± 0.5000"
+
+
+def test_the_best_held_out_score_wins_and_of_equals_the_first() -> None:
+    """A candidate that was not trained to the end has none."""
+    scores = {"a": 0.4, "b": None, "c": 0.7, "d": 0.7}
+    rows = [Standing(name=name, variant=name, seed=None, folder=name, score=score) for name, score in scores.items()]
+    assert selection.best(rows) == "c"
