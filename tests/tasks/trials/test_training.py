@@ -83,21 +83,20 @@ def test_a_candidate_past_the_deadline_ends_and_the_next_night_goes_on_from_ther
     ]
 
 
-Aside = Callable[[], tuple[dict[str, Standing], list[str]]]
+Aside = Callable[..., tuple[dict[str, Standing], list[str]]]
 
 
 @pytest.fixture
 def aside(several: Paths, toy_night: Callable[[], list[str]], tmp_path: Path) -> Aside:
-    """Called, it trains two variants with two seeds aside; returns by name what became of each, and how each stage."""
+    """Called with names, it trains those candidates aside; returns what became of each, and how each stage did."""
     file = tmp_path / "variants.yaml"
     file.write_text("full: {}\nlora: {policy: {adapter: {rank: 4}}}\n")
-    trials = read_trials(several.root / "params.yaml", [0, 1], file)
+    trials = {row.name: row for row in read_trials(several.root / "params.yaml", [0, 1], file)}
 
-    def train() -> tuple[dict[str, Standing], list[str]]:
+    def train(*names: str) -> tuple[dict[str, Standing], list[str]]:
         said: list[str] = []
-        return {row.name: runner.train_aside(several, row, said.append) for row in trials}, [
-            f"{line.split()[-1]} {line.split()[0]} {line.split()[1]}" for line in said
-        ]
+        standings = {name: runner.train_aside(several, trials[name], said.append) for name in names}
+        return standings, [" ".join(line.split()[part] for part in (-1, 0, 1)) for line in said]
 
     return train
 
@@ -118,64 +117,55 @@ def contents(root: Path) -> dict[str, str]:
     return {name: digests.digest(path) for name, path in names.items() if not name.startswith("nights/seeds/")}
 
 
-@pytest.mark.parametrize("versioned", [True, False], ids=["git", "no git"])
-def test_aside_from_nights_what_variants_share_is_trained_once_a_seed(
-    several: Paths, aside: Aside, versioned: bool
-) -> None:
+def test_aside_from_nights_what_variants_share_is_trained_once_a_seed(several: Paths, aside: Aside) -> None:
     """The data of two seeds differ; repeated, nothing runs; what was deleted comes back from the cache.
 
     The wall time is told where every stage ran.
     """
-    if not versioned:
-        shutil.rmtree(several.root / ".git")
-    standings, said = aside()
-    count = len(VERSIONED)
-    shared = VERSIONED.index("policy")
-    restored = ["restored"] * shared + ["ran"] * (count - shared)
-    names = ["full-seed-0", "full-seed-1", "lora-seed-0", "lora-seed-1"]
-    assert said == how(dict(zip(names, [["ran"] * count] * 2 + [restored] * 2, strict=True)))
-    assert [(row.variant, row.seed) for row in standings.values()] == [
-        *(("full", 0), ("full", 1), ("lora", 0), ("lora", 1))
-    ]
-    assert [standings[name].figures["policy.rougeL"] for name in names] == [0.625] * 4
-    assert ["wall_s" in standings[name].figures for name in names] == [True, True, False, False]
+    names = ["full-seed-0", "full-seed-1", "lora-seed-0"]
+    standings, said = aside(*names)
+    count, shared = len(VERSIONED), VERSIONED.index("policy")
+    lora = ["restored"] * shared + ["ran"] * (count - shared)
+    assert said == how(dict(zip(names, [["ran"] * count, ["ran"] * count, lora], strict=True)))
+    assert [(row.variant, row.seed) for row in standings.values()] == [("full", 0), ("full", 1), ("lora", 0)]
+    assert [row.folder for row in standings.values()] == [f"nights/seeds/{name}" for name in names]
+    assert [row.figures["policy.rougeL"] for row in standings.values()] == [0.625] * 3
+    assert ["wall_s" in row.figures for row in standings.values()] == [True, True, False]
 
     raw, policy = (
-        {name: digests.digest(workspaces.aside(several, name).root / output) for name in names}
+        [digests.digest(workspaces.aside(several, name).root / output) for name in names]
         for output in ("data/raw", "data/models/policy")
     )
-    assert raw["full-seed-0"] == raw["lora-seed-0"] != raw["full-seed-1"] == raw["lora-seed-1"]
-    assert len(set(policy.values())) == 4
+    assert raw[0] == raw[2] != raw[1]
+    assert len(set(policy)) == 3
 
-    standings, said = aside()
-    assert said == how({name: ["cached"] * count for name in names})
+    shutil.rmtree(workspaces.aside(several, "lora-seed-0").root)
+    standings, said = aside(*names[1:])
+    assert said == how({"full-seed-1": ["cached"] * count, "lora-seed-0": ["restored"] * count})
     assert not any("wall_s" in row.figures for row in standings.values())
-    shutil.rmtree(several.nights / "seeds")
-    standings, said = aside()
-    assert said == how({name: ["restored"] * count for name in names})
-    assert not any("wall_s" in row.figures for row in standings.values())
-    assert digests.digest(workspaces.aside(several, "lora-seed-1").root / "data/models/policy") == policy["lora-seed-1"]
+    assert digests.digest(workspaces.aside(several, "lora-seed-0").root / "data/models/policy") == policy[2]
 
 
 def test_training_aside_leaves_the_workspace_and_its_runs_alone(several: Paths, aside: Aside) -> None:
     """dvc.lock, data, params.yaml and MLflow's database are as the last night left them."""
-    with tracker.night(several, read_params(several.root / "params.yaml"), "flow"):
-        for stage in VERSIONED:
-            runner.bring_up_to_date(stage, several, read_params(several.root / "params.yaml"))
+    params = read_params(several.root / "params.yaml")
+    with tracker.night(several, params, "flow"):
+        runner.bring_up_to_date("ingest", several, params)
     (several.champion / "config.json").write_text("as it lies here")
     before = contents(several.root)
-    aside()
+    aside("full-seed-0")
     assert contents(several.root) == before
-    folder = workspaces.aside(several, "full-seed-0")
-    assert (folder.champion / "config.json").read_text() == "as it lies here"
-    assert not folder.mlruns.exists()
+    workspace = workspaces.aside(several, "full-seed-0")
+    assert (workspace.champion / "config.json").read_text() == "as it lies here"
+    assert not workspace.mlruns.exists()
 
 
-def test_training_aside_that_was_cut_off_goes_on_from_there(
+def test_training_aside_that_was_cut_off_goes_on_from_there_also_without_git(
     several: Paths, aside: Aside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Finished stages are kept, and the one that was cut off runs again."""
-    run_stage = runner.run_stage
+    """Finished stages are kept, and the one that was cut off runs again; the wall time is no longer known."""
+    shutil.rmtree(several.root / ".git")
+    run_stage, done = runner.run_stage, VERSIONED.index("reward")
 
     def cut(stage: str, paths: Paths, params: Params) -> dict[str, float]:
         if stage == "reward":
@@ -184,9 +174,8 @@ def test_training_aside_that_was_cut_off_goes_on_from_there(
 
     monkeypatch.setattr(runner, "run_stage", cut)
     with pytest.raises(KeyboardInterrupt):
-        aside()
+        aside("full-seed-0")
     monkeypatch.setattr(runner, "run_stage", run_stage)
-    standings, said = aside()
-    done = VERSIONED.index("reward")
-    assert said[: len(VERSIONED)] == how({"full-seed-0": ["cached"] * done + ["ran"] * (len(VERSIONED) - done)})
-    assert ["wall_s" in standings[f"full-seed-{seed}"].figures for seed in (0, 1)] == [False, True]
+    standings, said = aside("full-seed-0")
+    assert said == how({"full-seed-0": ["cached"] * done + ["ran"] * (len(VERSIONED) - done)})
+    assert "wall_s" not in standings["full-seed-0"].figures
