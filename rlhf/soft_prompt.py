@@ -69,9 +69,10 @@ def draw_start(model: nn.Module, size: int, barred: Sequence[int], generator: to
     """
     embedding = model.get_input_embeddings()  # type: ignore[operator]
     known = sorted(set(range(min(COMMON, embedding.num_embeddings))) - set(barred))
-    places = torch.randint(len(known), (size,), generator=generator)
+    indices = torch.randint(len(known), (size,), generator=generator)
     with torch.no_grad():
-        return embedding(torch.tensor(known, device=embedding.weight.device)[places])
+        drawn: Tensor = embedding(torch.tensor(known, device=embedding.weight.device)[indices])
+    return drawn
 
 
 @contextmanager

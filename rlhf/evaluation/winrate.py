@@ -40,7 +40,8 @@ def win_shares(policy_scores: Scores, baseline_scores: BaselineScores) -> Float[
             f"policy_scores has {len(ours)} prompts, baseline_scores {len(theirs)}; score both on the same prompts"
         )
     ours, theirs = ours[:, :, None], theirs[:, None, :]
-    return ((ours > theirs) + 0.5 * (ours == theirs)).mean(axis=(1, 2))  # [N, S, R] -> [N]
+    shares: np.ndarray = ((ours > theirs) + 0.5 * (ours == theirs)).mean(axis=(1, 2))  # [N, S, R] -> [N]
+    return shares
 
 
 def win_rate(

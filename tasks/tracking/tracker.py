@@ -129,7 +129,7 @@ def stage(
     token, started = _stage.set(run), time.monotonic()
     try:
         with _ending(client, run.run_id, night_id, name):
-            mlflow_store.log(client, run.run_id, params=_sections(params, sections or [name]))
+            mlflow_store.log(client, run.run_id, params=_sections(params, [name] if sections is None else sections))
             mlflow_store.log_data_sets(client, run.run_id, inputs or {}, context=name)
             try:
                 with listening(buffer), mlflow_store.watching_system(paths, run.run_id):

@@ -70,6 +70,7 @@ def check_table(table: pd.DataFrame, suite: str, checks: list[Check], docs: Path
     """
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
+    from great_expectations.checkpoint.actions import UpdateDataDocsAction
 
     _forget(docs, suite)
     context = _context(docs)
@@ -91,7 +92,7 @@ def check_table(table: pd.DataFrame, suite: str, checks: list[Check], docs: Path
         gx.Checkpoint(
             name=suite,
             validation_definitions=[definition],
-            actions=[gx.checkpoint.UpdateDataDocsAction(name="docs")],
+            actions=[UpdateDataDocsAction(name="docs")],
             result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["row"]},
         )
     )

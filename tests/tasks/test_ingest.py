@@ -10,9 +10,15 @@ from typing import Any
 import pytest
 
 from rlhf.records import Demonstration, Prompt
-from tasks.ingest import derive_prompts, run
+from tasks import ingest, stages
+from tasks.ingest import derive_prompts
 from tasks.params.ingest import IngestParams
 from tasks.paths import Paths
+
+
+def run(paths: Paths, params: IngestParams) -> dict[str, float]:
+    """The stage on a workspace's files."""
+    return ingest.run(stages.files("ingest", paths), params)
 
 
 def write(root: Path, name: str, rows: list[dict[str, Any]]) -> Paths:

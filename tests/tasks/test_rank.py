@@ -12,10 +12,15 @@ import pytest
 from rlhf.annotator import gold_score
 from rlhf.corpus import make_demonstrations, make_prompts
 from rlhf.records import Rollout
+from tasks import rank, stages
 from tasks.files import write_records, write_rows
 from tasks.params.rank import FeedbackParams, RankParams
 from tasks.paths import Paths
-from tasks.rank import run
+
+
+def run(paths: Paths, params: RankParams) -> dict[str, float]:
+    """The stage on a workspace's files."""
+    return rank.run(stages.files("rank", paths), params)
 
 
 def rollouts(count: int) -> list[Rollout]:

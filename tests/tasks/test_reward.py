@@ -81,7 +81,7 @@ def test_training_moves_the_backbone_unless_it_is_frozen(
 
     paths, params = copied_night("models/reward"), night_params.reward.model_copy(update=kind)
     start = build_network(
-        paths, read_records(paths.pairs / "train.jsonl", Pair), params, night_params.model, params.seed
+        paths.models / "sft", read_records(paths.pairs / "train.jsonl", Pair), params, night_params.model, params.seed
     )
     reward.run(stages.files("reward", paths), params, night_params.model)
     trained = load_reward_model(paths.models / "reward", CPU).network

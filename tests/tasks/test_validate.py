@@ -10,9 +10,16 @@ from typing import Any
 import pytest
 
 from rlhf.settings.model import ModelSettings
+from tasks import stages, validate
 from tasks.params.validate import ValidateParams
 from tasks.paths import Paths
-from tasks.validate import read_inputs, run
+from tasks.validate import read_inputs
+
+
+def run(paths: Paths, params: ValidateParams, model: ModelSettings) -> dict[str, float]:
+    """The stage on a workspace's files."""
+    return validate.run(stages.files("validate", paths), params, model)
+
 
 MODEL = ModelSettings(config={"model_type": "llama"}, max_prompt_tokens=20)
 

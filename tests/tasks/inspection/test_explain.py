@@ -12,8 +12,10 @@ from rich.console import Console
 
 from rlhf.records import Sampling
 from rlhf.settings.model import ModelSettings
-from tasks.inspection.explain import Bar, Explanation, Question, Reading, Step, explain, write_page, write_picture
+from tasks.files import write_text
+from tasks.inspection.explain import Bar, Explanation, Question, Reading, Step, explain
 from tasks.inspection.explain_page import explanation_page
+from tasks.inspection.explain_picture import write_picture
 from tasks.inspection.explain_text import drawn, percent, show
 from tasks.paths import Paths
 from tests.tasks.html_page import Page
@@ -185,7 +187,7 @@ def test_the_page_shows_every_text_runs_none_and_needs_no_other_file(tmp_path: P
     assert page.given("id") == ["step-1"]
     assert "prefers-color-scheme: dark" in explanation_page(HOSTILE)
     for name in ("a.html", "b.html"):
-        write_page(tmp_path / name, HOSTILE)
+        write_text(tmp_path / name, explanation_page(HOSTILE))
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
