@@ -33,7 +33,7 @@ def _run(options: argparse.Namespace, root: Path) -> None:
         say(presets.apply_preset(root, options.preset))
     params = read_checked(root / "params.yaml")
     if options.data:
-        copied = presets.bring(paths, params, options.data)
+        copied = presets.copy_data(paths, params, options.data)
         say([f"copied {name}" for name in copied] or [f"{options.data}: nothing new"])
     presets.check_needed(paths, params)
     stages.check_sections(params)

@@ -153,7 +153,7 @@ def _up_to(until: str | None, recorded: dict[str, Outcome], experiment: Experime
 def _bring_sources(paths: Paths, experiment: Experiment, folder: Path, recorded: dict[str, Outcome]) -> None:
     """Puts what no stage writes where the night had it: what people brought, and the champion it started from."""
     there = Paths(folder)
-    for place in there.brought:
+    for place in there.external:
         place.mkdir(parents=True, exist_ok=True)
     raw = recorded["ingest"].outputs["data/raw"]
     cached = dvc_repo.cached_folder(paths.root, raw)

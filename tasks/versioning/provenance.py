@@ -46,4 +46,4 @@ def flatten(value: Any, name: str) -> dict[str, str]:
 def digests(paths: Paths, names: Iterable[str]) -> dict[str, str]:
     """`{name: digest}` of what lies at these names below the workspace's root; absent ones are left out."""
     places = {name: paths.root / name for name in names if (paths.root / name).exists()}
-    return {name: digest(place, [NOTE] if place in paths.brought else []) for name, place in places.items()}
+    return {name: digest(place, [NOTE] if place in paths.external else []) for name, place in places.items()}
