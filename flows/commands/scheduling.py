@@ -1,4 +1,4 @@
-"""Nights: run one, schedule them, say how they stand."""
+"""Nights: run one, schedule them, show their state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_commands(add: Add) -> None:
     stage.add_argument("name", choices=list(stages.STAGES), metavar="NAME", help=", ".join(stages.STAGES))
     add("serve", _serve, "run a night at the times of params.yaml, until it is interrupted")
     add("up", _up, "bring up Prefect's UI, MLflow's UI and the schedule on this machine, until it is interrupted")
-    add("status", _status, "tell the last nights, the champion, the next night and what it would do")
+    add("status", _status, "show the last nights, the champion, the next night and what it would do")
 
 
 def _run(options: argparse.Namespace, root: Path) -> None:
