@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rlhf.preferences import SPLITS, pairs_of, place_rankings
+from rlhf.preferences import SPLITS, pairs_of, split_rankings
 from rlhf.records import Pair, Ranking
 from tasks.files import read_records, write_records
 from tasks.params.pairs import PairsParams
@@ -34,11 +34,11 @@ def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
             error-level expectation fails.
     """
     rankings = read_records(files.inputs["rankings"] / "rankings.jsonl", Ranking)
-    placed, leaks = place_rankings(rankings, params.dev_share, params.test_share, params.seed, params.judge_share)
+    assigned, leaks = split_rankings(rankings, params.dev_share, params.test_share, params.seed, params.judge_share)
     truncate = truncation(files.inputs["tokenizer"], params.max_completion_tokens)
     parts: dict[str, list[Pair]] = {split: [] for split in (*SPLITS, "judge")}
     ties = duplicates = 0
-    for split, ranking in placed:
+    for split, ranking in assigned:
         result = pairs_of(ranking, truncate)
         parts[split] += result.pairs
         ties += result.ties
