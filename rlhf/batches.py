@@ -1,6 +1,6 @@
 """Batches of token ids: prompts padded on the left, responses on the right, so that all responses align.
 
-Dimensions: B batch, P prompt tokens, T response tokens, L = P + T, H hidden, S places.
+Dimensions: B batch, P prompt tokens, T response tokens, L = P + T, H hidden, S states.
 """
 
 from __future__ import annotations
@@ -62,42 +62,44 @@ def positions(attention_mask: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
 
-def response_places(response_mask: Bool[Tensor, "B T"], with_end: bool = False) -> Int[Tensor, "B S"]:
-    """0, 1, 2, … to the last token of each response, or to the place after it; what is last stands again where padded.
+def response_indices(response_mask: Bool[Tensor, "B T"], with_end: bool = False) -> Int[Tensor, "B S"]:
+    """0, 1, 2, … to the last token of each response, or to the index after it; the last index repeats in the padding.
 
     Args:
         response_mask: True at the tokens of the response.
-        with_end: whether the place after the last token is there too: S is T + 1 then, else T.
+        with_end: whether the index after the last token is included: S is T + 1 then, else T.
     """
     last = (response_mask.sum(1, keepdim=True) - 1 + with_end).clamp(min=0)
     return torch.arange(response_mask.shape[1] + with_end, device=last.device).minimum(last)
 
 
-def response_states(model: nn.Module, batch: Batch, places: Int[Tensor, "B S"] | None = None) -> Float[Tensor, "B S H"]:
+def response_states(
+    model: nn.Module, batch: Batch, indices: Int[Tensor, "B S"] | None = None
+) -> Float[Tensor, "B S H"]:
     """The last hidden states, those that the head turns into a prediction of response tokens.
 
     Args:
         model: a language model, or one without its head.
         batch: prompts and responses; an encoder reads the prompts, and its decoder writes the responses.
-        places: in each response, of the tokens to predict, or of what would come after its end; None is all of its
-            tokens, as `response_places` has them.
+        indices: in each response, of the tokens to predict, or of what would come after its end; None is all of its
+            tokens, as `response_indices` gives them.
     """
     network: Any = model
-    places = response_places(batch.response_mask) if places is None else places
+    indices = response_indices(batch.response_mask) if indices is None else indices
     if network.config.is_encoder_decoder:
         prompts, mask = encoder_inputs(batch)
         memory = network.get_encoder()(input_ids=prompts, attention_mask=mask).last_hidden_state
         start = torch.full_like(batch.response_ids[:, :1], network.config.decoder_start_token_id)
         states = network.get_decoder()(
-            input_ids=torch.cat([start, batch.response_ids], dim=1)[:, : int(places.max()) + 1],
+            input_ids=torch.cat([start, batch.response_ids], dim=1)[:, : int(indices.max()) + 1],
             encoder_hidden_states=memory,
             encoder_attention_mask=mask,
             use_cache=False,
         ).last_hidden_state
-        return _at(states, places)
+        return _gather(states, indices)
     width = batch.response_ids.shape[1]
     if can_pack(network):
-        packing = pack(batch.input_ids, batch.attention_mask, width, places)
+        packing = pack(batch.input_ids, batch.attention_mask, width, indices)
         return packed_states(network.get_decoder(), batch.input_ids, batch.position_ids, packing)
     states = network.get_decoder()(
         input_ids=batch.input_ids,
@@ -105,11 +107,11 @@ def response_states(model: nn.Module, batch: Batch, places: Int[Tensor, "B S"] |
         position_ids=batch.position_ids,
         use_cache=False,
     ).last_hidden_state
-    return _at(states, places + batch.input_ids.shape[1] - width - 1)
+    return _gather(states, indices + batch.input_ids.shape[1] - width - 1)
 
 
-def _at(states: Float[Tensor, "B L H"], places: Int[Tensor, "B S"]) -> Float[Tensor, "B S H"]:
-    return states.gather(1, places[:, :, None].expand(-1, -1, states.shape[2]))
+def _gather(states: Float[Tensor, "B L H"], indices: Int[Tensor, "B S"]) -> Float[Tensor, "B S H"]:
+    return states.gather(1, indices[:, :, None].expand(-1, -1, states.shape[2]))
 
 
 class EncoderInputs(NamedTuple):

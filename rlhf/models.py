@@ -62,7 +62,7 @@ class Policy:
         return self.soft_ids + encode_prompt(self.tokenizer, prompt, self.model.config.is_encoder_decoder)
 
     def encode_prompts(self, prompts: Sequence[str | Sequence[Message]]) -> list[list[int]]:
-        """`encode_prompt` of each; what comes several times is encoded once."""
+        """`encode_prompt` of each; repeated prompts are encoded once."""
         keys = [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
         encoded = {key: self.encode_prompt(key) for key in dict.fromkeys(keys)}
         return [encoded[key] for key in keys]
@@ -92,7 +92,7 @@ def encode_prompt(
     text = prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)
     if for_encoder:
         return list(tokenizer.encode(text))
-    # Asked of the vocabulary as a whole, a large tokenizer would copy it for every prompt.
+    # get_vocab would copy a large tokenizer's vocabulary for every prompt.
     separator = "\n" if tokenizer.convert_tokens_to_ids(BOS) in (None, tokenizer.unk_token_id) else BOS
     return list(tokenizer.encode(text + separator, add_special_tokens=False))
 
@@ -112,10 +112,10 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
     Raises:
         ValueError: bfloat16 is asked for, and the device does not have it.
     """
-    able = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision == "float32" or (precision == "auto" and (device.type != "cuda" or not able)):
+    supported = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "float32" or (precision == "auto" and (device.type != "cuda" or not supported)):
         return torch.float32
-    if not able:
+    if not supported:
         raise ValueError(f"model.precision is {precision}, but this CUDA device has no bfloat16; set it to float32")
     return torch.bfloat16
 
@@ -181,7 +181,7 @@ def build_policy(
         model = _auto_class(complete).from_config(complete)
     except (ValueError, TypeError) as error:
         raise ValueError(f"model.config: cannot build a {model_type}: {error}") from error
-    return Policy(_placed(model, compute, training=True), tokenizer)
+    return Policy(_to_device(model, compute, training=True), tokenizer)
 
 
 def load_policy(name: str | Path, compute: ComputeSettings = ANYWHERE, training: bool = False) -> Policy:
@@ -193,7 +193,7 @@ def load_policy(name: str | Path, compute: ComputeSettings = ANYWHERE, training:
         training: weights that will be trained are float32, unless all is to be bfloat16.
 
     Raises:
-        ValueError: neither a readable folder nor a model that the Hub gives, or its tokenizer has no EOS.
+        ValueError: neither a readable folder nor a model of the Hub, or its tokenizer has no EOS.
     """
     config = load_config(name, compute.trust_remote_code)
     model, tokenizer = load_network(_auto_class(config), name, compute, training)
@@ -209,7 +209,7 @@ def load_network(
     """Loads a model of one of transformers' auto classes with its tokenizer, in evaluation mode.
 
     Raises:
-        ValueError: it cannot be had; the message says why and what to give.
+        ValueError: it cannot be loaded; the message says why and what to give.
     """
     dtype = _dtype(compute, training)
     tokenizer = load_tokenizer(name, compute.trust_remote_code)
@@ -217,11 +217,11 @@ def load_network(
         model = kind.from_pretrained(
             name, dtype=dtype, use_safetensors=True, trust_remote_code=compute.trust_remote_code
         )
-    return _placed(model, compute, training), tokenizer
+    return _to_device(model, compute, training), tokenizer
 
 
 def load_tokenizer(name: str | Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of a Hub id or a local path; raises ValueError that says why it cannot be had."""
+    """Loads the tokenizer of a Hub id or a local path; raises ValueError that says why it cannot be loaded."""
     from transformers import AutoTokenizer
 
     with explained(name):
@@ -229,7 +229,7 @@ def load_tokenizer(name: str | Path, trust_remote_code: bool) -> PreTrainedToken
 
 
 def load_config(name: str | Path, trust_remote_code: bool) -> PretrainedConfig:
-    """Loads the configuration of a Hub id or a local path; raises ValueError that says why it cannot be had."""
+    """Loads the configuration of a Hub id or a local path; raises ValueError that says why it cannot be loaded."""
     from transformers import AutoConfig
 
     with explained(name):
@@ -242,16 +242,16 @@ def _auto_class(config: PretrainedConfig) -> Any:
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
-def _placed(model: PreTrainedModel, compute: ComputeSettings, training: bool) -> PreTrainedModel:
-    """The model on its device and in evaluation mode, with the type and the memory that training it takes."""
-    place = resolve_device(compute.device)
+def _to_device(model: PreTrainedModel, compute: ComputeSettings, training: bool) -> PreTrainedModel:
+    """The model on its device and in evaluation mode, with the type and the checkpointing that training asks for."""
+    device = resolve_device(compute.device)
     enable_packing(model)
     fuse_activations(model)
-    if place.type == "cpu":
+    if device.type == "cpu":
         speed_up_products(model)
     if training and compute.gradient_checkpointing:  # of layers as they now are
         checkpoint_layers(model)
-    return model.to(place, _dtype(compute, training)).eval()  # type: ignore[arg-type]
+    return model.to(device, _dtype(compute, training)).eval()  # type: ignore[arg-type]
 
 
 def _dtype(compute: ComputeSettings, training: bool) -> torch.dtype:
@@ -326,7 +326,7 @@ def save_policy(policy: Policy, path: Path) -> None:
 
 
 def save_network(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Writes a model of transformers with its tokenizer, and takes the path it was loaded from out again."""
+    """Writes a model of transformers with its tokenizer, and removes the path that it was loaded from."""
     with without_bars():
         model.save_pretrained(path, safe_serialization=True)
         tokenizer.save_pretrained(path)

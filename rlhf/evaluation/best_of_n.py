@@ -1,4 +1,4 @@
-"""Best-of-n: sample n, keep the one the reward model likes best. The yardstick that PPO has to beat."""
+"""Best-of-n: sample n, keep the one with the highest reward. The yardstick that PPO has to beat."""
 
 from __future__ import annotations
 

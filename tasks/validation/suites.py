@@ -12,7 +12,7 @@ from tasks.params.validate import ValidateParams
 
 
 @dataclass(frozen=True)
-class Check:
+class DataCheck:
     """One expectation of Great Expectations with its consequence."""
 
     kind: str
@@ -30,7 +30,7 @@ class Check:
         return str(column) if column is not None else None
 
 
-def demonstration_checks(params: ValidateParams, max_prompt_tokens: int) -> list[Check]:
+def demonstration_checks(params: ValidateParams, max_prompt_tokens: int) -> list[DataCheck]:
     """The suite of data/raw/demonstrations.jsonl, and of general.jsonl beside it."""
     return [
         *_schema("id", "prompt", "response"),
@@ -44,7 +44,7 @@ def demonstration_checks(params: ValidateParams, max_prompt_tokens: int) -> list
     ]
 
 
-def prompt_checks(params: ValidateParams, max_prompt_tokens: int) -> list[Check]:
+def prompt_checks(params: ValidateParams, max_prompt_tokens: int) -> list[DataCheck]:
     """The suite of data/raw/prompts.jsonl."""
     return [
         *_schema("id", "prompt"),
@@ -52,7 +52,7 @@ def prompt_checks(params: ValidateParams, max_prompt_tokens: int) -> list[Check]
         _one_split(),
         _not_blank("prompt"),
         _not_longer("prompt_tokens", max_prompt_tokens, "row"),
-        Check(
+        DataCheck(
             "ExpectColumnValuesToBeBetween",
             {"column": "blank_references", "max_value": 0},
             "row",
@@ -63,7 +63,7 @@ def prompt_checks(params: ValidateParams, max_prompt_tokens: int) -> list[Check]
     ]
 
 
-def feedback_checks(params: ValidateParams, max_prompt_tokens: int) -> list[Check]:
+def feedback_checks(params: ValidateParams, max_prompt_tokens: int) -> list[DataCheck]:
     """The suite of the rankings below data/feedback."""
     return [
         *_schema("id", "prompt", "annotator"),
@@ -72,71 +72,71 @@ def feedback_checks(params: ValidateParams, max_prompt_tokens: int) -> list[Chec
         _not_longer("prompt_tokens", max_prompt_tokens, "row"),
         _undamaged(),
         _not_longer("longest_completion", params.max_response_tokens, "warning"),
-        Check(
+        DataCheck(
             "ExpectColumnValuesToBeBetween",
             {"column": "empty_completions", "max_value": 0},
             "warning",
             "a ranked completion is empty",
-            "nothing, if the system that was ranked did write nothing",
+            "nothing, if the ranked system did write nothing",
         ),
-        Check(
+        DataCheck(
             "ExpectColumnMeanToBeBetween",
             {"column": "tie_share", "max_value": params.max_tie_share},
             "warning",
             "the share of tied couples is high",
             "ask for stricter rankings: ties teach nothing (or raise validate.max_tie_share)",
         ),
-        Check(
+        DataCheck(
             "ExpectColumnValuesToBeBetween",
             {"column": "annotators", "min_value": params.min_annotators},
             "warning",
             "an item has few annotators",
             "let more people rank it (or lower validate.min_annotators)",
         ),
-        Check(
+        DataCheck(
             "ExpectColumnValuesToNotBeInSet",
             {"column": "split_of_prompt", "value_set": ["test"]},
             "warning",
             "the ranked prompt is one that the policy is tested on",
-            "collect feedback on other prompts, or read the test figures on the prompts nobody ranked",
+            "collect feedback on other prompts, or look at the test figures of prompts that nobody ranked",
         ),
     ]
 
 
-def pair_checks() -> list[Check]:
+def pair_checks() -> list[DataCheck]:
     """The suite of the pairs, all splits together."""
     return [
         *_schema("prompt", "chosen", "rejected", "annotator", "margin"),
         _not_blank("prompt", "error"),
-        Check(
+        DataCheck(
             "ExpectSelectColumnValuesToBeUniqueWithinRecord",
             {"column_list": ["chosen", "rejected"]},
             "error",
             "chosen and rejected are the same text",
             "drop such pairs: they teach nothing",
         ),
-        Check(
+        DataCheck(
             "ExpectColumnValuesToBeBetween",
             {"column": "splits_of_prompt", "max_value": 1},
             "error",
-            "a prompt stands in a held-out split and in another",
+            "a prompt is in a held-out split and in another",
             "give every prompt one split",
         ),
-        Check(
+        DataCheck(
             "ExpectColumnValuesToBeBetween",
             {"column": "margin", "min_value": 0, "strict_min": True},
             "warning",
             "the ratings do not agree with the ranks",
-            "look at those rankings: the ranks were believed",
+            "check those rankings: the ranks were used",
         ),
         _not_blank("chosen", "warning"),
     ]
 
 
-def _schema(*columns: str) -> list[Check]:
+def _schema(*columns: str) -> list[DataCheck]:
     remedy = "this column is written by the stage before; run it again"
-    exists: list[Check] = [
-        Check(
+    exists: list[DataCheck] = [
+        DataCheck(
             "ExpectTableRowCountToBeBetween",
             {"min_value": 1},
             "error",
@@ -145,33 +145,35 @@ def _schema(*columns: str) -> list[Check]:
         )
     ]
     for column in columns:
-        exists.append(Check("ExpectColumnToExist", {"column": column}, "error", f"{column} is missing", remedy))
-        exists.append(Check("ExpectColumnValuesToNotBeNull", {"column": column}, "error", f"{column} is null", remedy))
+        exists.append(DataCheck("ExpectColumnToExist", {"column": column}, "error", f"{column} is missing", remedy))
+        exists.append(
+            DataCheck("ExpectColumnValuesToNotBeNull", {"column": column}, "error", f"{column} is null", remedy)
+        )
     return exists
 
 
-def _unique_ids() -> Check:
-    return Check(
+def _unique_ids() -> DataCheck:
+    return DataCheck(
         "ExpectColumnValuesToBeUnique",
         {"column": "id"},
         "error",
-        "the id stands more than once",
+        "the id occurs more than once",
         "give every row its own id",
     )
 
 
-def _one_split() -> Check:
-    return Check(
+def _one_split() -> DataCheck:
+    return DataCheck(
         "ExpectColumnValuesToBeInSet",
         {"column": "declared_in", "value_set": ["", "train", "dev", "test"]},
         "error",
-        "the prompt stands in more than one split",
-        "keep it in one split; what is tested on must not be learned from",
+        "the prompt is in more than one split",
+        "keep it in one split; nothing may train on test prompts",
     )
 
 
-def _not_blank(column: str, level: Literal["error", "row", "warning"] = "row") -> Check:
-    return Check(
+def _not_blank(column: str, level: Literal["error", "row", "warning"] = "row") -> DataCheck:
+    return DataCheck(
         "ExpectColumnValuesToMatchRegex",
         {"column": column, "regex": r"\S"},
         level,
@@ -180,8 +182,8 @@ def _not_blank(column: str, level: Literal["error", "row", "warning"] = "row") -
     )
 
 
-def _not_longer(column: str, limit: int, level: Literal["row", "warning"]) -> Check:
-    return Check(
+def _not_longer(column: str, limit: int, level: Literal["row", "warning"]) -> DataCheck:
+    return DataCheck(
         "ExpectColumnValuesToBeBetween",
         {"column": column, "max_value": limit},
         level,
@@ -190,8 +192,8 @@ def _not_longer(column: str, limit: int, level: Literal["row", "warning"]) -> Ch
     )
 
 
-def _undamaged() -> Check:
-    return Check(
+def _undamaged() -> DataCheck:
+    return DataCheck(
         "ExpectColumnValuesToBeInSet",
         {"column": "damage", "value_set": [""]},
         "row",

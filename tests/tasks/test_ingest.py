@@ -1,4 +1,4 @@
-"""The ingest stage brings data in whole or not at all."""
+"""The ingest stage writes all of the data or nothing."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_general_rows_that_are_no_demonstrations_stop_the_stage(
         ('{"prompt": 3, "response": "r"}', r"data/source/x\.jsonl:1: prompt"),
         (
             '{"id": "a", "prompt": "p", "response": "r"}\n' * 2,
-            r"x\.jsonl:2: id 'a' stands at data/source/x\.jsonl:1",
+            r"x\.jsonl:2: id 'a' is at data/source/x\.jsonl:1",
         ),
         ('{"prompt": "p", "references": []}', r"no row has a response"),
     ],

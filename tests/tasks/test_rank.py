@@ -107,7 +107,7 @@ def test_people_s_rankings_carry_the_split_of_their_file_and_all_their_fields(tm
         (people(any=["empty.jsonl"]), r"data/feedback/empty\.jsonl: validate kept no ranking of it"),
         (
             people(any=["a.jsonl", "b.jsonl"]),
-            r"b\.jsonl:1: id 'x' stands at data/validated/feedback/a\.jsonl:1",
+            r"b\.jsonl:1: id 'x' is at data/validated/feedback/a\.jsonl:1",
         ),
         (RankParams(), r"rollouts\.jsonl: no such file"),
     ],
