@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from rlhf import heads, products
 from rlhf.batches import make_batch, response_states
 from rlhf.generation import projection, sample
-from rlhf.heads import learn_tokens, response_logprobs
+from rlhf.heads import TokenLoss, response_logprobs, token_loss
 from rlhf.logprobs import token_statistics
 from rlhf.models import Policy, build_policy
 from rlhf.records import Sampling
@@ -93,9 +93,14 @@ def by_likelihood(model: nn.Module) -> torch.Tensor:
 def by_tokens(model: nn.Module) -> torch.Tensor:
     batch = make_batch(PROMPTS, RESPONSES)
     states = response_states(model, batch)
-    rest, (logprobs, _) = learn_tokens(model, states, batch, token_statistics, lambda part, _: sum(part).sum())
-    rest.backward()
-    return logprobs
+
+    def loss(logits, tokens):
+        found = token_statistics(logits, tokens.ids)
+        return TokenLoss(sum(found).sum(), found._asdict())
+
+    total, figures = token_loss(model, states, batch, loss)
+    total.backward()
+    return figures["logprobs"]
 
 
 @pytest.mark.parametrize("chunk", [2**23, 1_000], ids=["at once", "in chunks"])
