@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rlhf.masking import length_mask
-from rlhf.packing import can_pack, pack, packed_states
 
 
 class Batch(NamedTuple):
@@ -95,17 +94,17 @@ def response_states(model: nn.Module, batch: Batch, places: Int[Tensor, "B S"] |
             use_cache=False,
         ).last_hidden_state
         return _at(states, places)
-    width = batch.response_ids.shape[1]
-    if can_pack(network):
-        packing = pack(batch.input_ids, batch.attention_mask, width, places)
-        return packed_states(network.get_decoder(), batch.input_ids, batch.position_ids, packing)
+    fast: Any = getattr(model, "fast", None)  # of a model that was prepared for it
+    packed: Tensor | None = None if fast is None else fast.states(model, batch, places)
+    if packed is not None:
+        return packed
     states = network.get_decoder()(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask.long(),
         position_ids=batch.position_ids,
         use_cache=False,
     ).last_hidden_state
-    return _at(states, places + batch.input_ids.shape[1] - width - 1)
+    return _at(states, places + batch.input_ids.shape[1] - batch.response_ids.shape[1] - 1)
 
 
 def _at(states: Float[Tensor, "B L H"], places: Int[Tensor, "B S"]) -> Float[Tensor, "B S H"]:

@@ -91,7 +91,7 @@ def _step(
             sums[name] = sums.get(name, 0.0) + float(values.sum()) / tokens
         if first:
             errors = torch.where(part.batch.response_mask, figures["ratio"] - 1.0, 0.0)
-            _check_ratio(float(errors.abs().max()), actors.policy)
+            check_ratio(float(errors.abs().max()), actors.policy)
     if move_policy and learn_general is not None:
         sums["general_loss"] = learn_general(len(rows.logprobs), settings.ptx_coefficient)
     if actors.critic is not None and actors.critic_optimizer is not None:
@@ -133,7 +133,7 @@ def _backward(
     return figures
 
 
-def _check_ratio(error: float, policy: nn.Module) -> None:
+def check_ratio(error: float, policy: nn.Module) -> None:
     """Before anything has moved every ratio is 1, but for rounding, which in bfloat16 is coarse."""
     if not error <= (1e-2 if computes_in_float32(policy) else 0.5):  # written so that a NaN is refused too
         raise RuntimeError(

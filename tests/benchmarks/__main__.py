@@ -57,7 +57,7 @@ def run(case: Case, arguments: argparse.Namespace, folder: Path) -> dict[str, An
     contenders = [Contender(Job("floor:machine", work, model, **common))]
     for entry in case.entries:
         tuned = arguments.allocator == "same" or (arguments.allocator == "installed" and entry.ours)
-        job = Job(entry.subject, work, model, entry.options, **common, library=arguments.library)
+        job = Job(entry.subject, work, model, entry.options, **common)
         contenders.append(Contender(job, entry.peer, {**STEADY, **ALLOCATOR} if tuned else None))
     machine, *runs = race(contenders, arguments.repetitions)
     if machine.error:
@@ -80,7 +80,7 @@ def describe(arguments: argparse.Namespace) -> dict[str, object]:
     """What the figures were taken on."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     models = [line.split(":")[1].strip() for line in lines.splitlines() if line.startswith("model name")]
-    chosen = ("repetitions", "threads", "device", "dtype", "library", "allocator")
+    chosen = ("repetitions", "threads", "device", "dtype", "allocator")
     return {
         "processor": models[0] if models else platform.processor(),
         "accelerator": accelerator(arguments.device),
@@ -100,12 +100,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, help="another model than the case's own")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument(
-        "--library",
-        choices=("installed", "onednn"),
-        default="installed",
-        help="what multiplies float32 on the CPU: torch's choice for each contender, or oneDNN for all",
-    )
     parser.add_argument(
         "--allocator",
         choices=("installed", "same", "none"),

@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 
 from rlhf.adapters import attach
-from rlhf.generation import sample, static
+from rlhf.fast.decoding import static
+from rlhf.generation import sample
 from rlhf.models import Policy, autocast, load_policy
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.trainer import PpoTrainer

@@ -16,7 +16,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlhf.generation.projection import Part, Projection
+from rlhf.fast.decoding.projection import Part, Projection
 
 FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
 ROTARY_FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")

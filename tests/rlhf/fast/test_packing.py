@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlhf.batches import make_batch, response_places, response_states
+from rlhf.fast.packing import attention, can_pack, layout, pack
+from rlhf.fast.packing.layout import GROUP_COST, Group, group_lengths
+from rlhf.fast.packing.reading import FAMILIES, PACKED
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy, build_policy, checkpoint_layers, load_policy, save_policy
-from rlhf.packing import attention, can_pack, layout, pack
-from rlhf.packing.layout import GROUP_COST, Group, group_lengths
-from rlhf.packing.reading import FAMILIES, PACKED
 
 PROMPTS = [[3, 4, 5], [6], [7, 3, 3, 5, 6, 4], [5, 7], [8, 9, 4]]
 SHARED_PROMPTS = [PROMPTS[2], PROMPTS[1], PROMPTS[2], PROMPTS[2], PROMPTS[1]]
@@ -123,7 +123,7 @@ def test_one_kernel_for_all_rows_is_told_where_each_begins(
         calls.append(options["window_size"])
         return ragged_attention(*args, **options)
 
-    monkeypatch.setattr(attention, "_half_precision", lambda query, dropout: query.dtype)
+    monkeypatch.setattr(attention, "half_precision", lambda query, dropout: query.dtype)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
     if not filler:
         monkeypatch.setattr(layout, "group_lengths", lambda lengths, cost: group_lengths(lengths, 0))
@@ -143,7 +143,7 @@ def test_the_kernel_of_a_gpu_is_left_alone_elsewhere(bpe: Any) -> None:
     """On the CPU attention takes groups in either precision."""
     states = torch.zeros(1, 2, 3, 8)
     for dtype in (torch.float32, torch.bfloat16):
-        assert attention._half_precision(states.to(dtype), None) is None
+        assert attention.half_precision(states.to(dtype), None) is None
 
 
 def test_without_filler_each_length_is_a_group() -> None:
@@ -172,7 +172,7 @@ def test_on_a_gpu_one_kernel_rounds_no_more_than_groups_do(
     for fused in (True, False):
         with monkeypatch.context() as patch, torch.autocast("cuda", torch.bfloat16, mixed, cache_enabled=False):
             if not fused:
-                patch.setattr(attention, "_half_precision", lambda query, dropout: None)
+                patch.setattr(attention, "half_precision", lambda query, dropout: None)
             found = flat(*logprobs_and_gradients(policy, PACKED, prompts))
         distances.append(float((torch.cat([each.flatten() for each in found]) - exact).abs().mean()))
     assert 0 < distances[0] < 1.2 * distances[1]

@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlhf.generation.controls import NEVER
-from rlhf.generation.networks import Network, project
+from rlhf.fast.decoding.networks import Network, project
 from rlhf.masking import length_mask
 
 CHUNK_TOKENS = 1024
+NEVER = float("-inf")
 
 
 class CachedDecoder:
@@ -44,6 +44,7 @@ class CachedDecoder:
         self, network: Network, embedding: nn.Module, prompts: Sequence[Sequence[int]], steps: int, context: int
     ) -> None:
         self.network, self.embedding, self.last_position = network, embedding, context - 1
+        self.states: Tensor | None = None
         self.prompts = [tuple(prompt) for prompt in prompts]
         self.column = max(map(len, prompts))
         shape = (len(network.layers), 2, len(prompts), network.kv_heads, self.column + steps, network.head_width)
