@@ -46,12 +46,12 @@ class Tokens(NamedTuple):
     Attributes:
         states: those that predict them.
         ids: what they are.
-        index: where they stand in the flattened batch.
+        positions: where they stand in the flattened batch.
     """
 
     states: Float[Tensor, "N H"]
     ids: Int[Tensor, " N"]
-    index: Int[Tensor, " N"]
+    positions: Int[Tensor, " N"]
 
     def chunks(self, vocabulary: int) -> list[Tokens]:
         """Chunks of equal size: a last small one would read the head, and add to its gradient, for few tokens."""
@@ -152,8 +152,8 @@ class _LayersOutput(tuple):
 
 def _select(states: Float[Tensor, "B T H"], batch: Batch) -> Tokens:
     """All tokens that count."""
-    index = batch.response_mask.flatten().nonzero()[:, 0]
-    return Tokens(states.flatten(0, 1).index_select(0, index), batch.response_ids.flatten()[index], index)
+    positions = batch.response_mask.flatten().nonzero()[:, 0]
+    return Tokens(states.flatten(0, 1).index_select(0, positions), batch.response_ids.flatten()[positions], positions)
 
 
 def _spread(figures: Float[Tensor, " N"], batch: Batch) -> Float[Tensor, "B T"]:
@@ -208,15 +208,15 @@ class _Head:
         """
         assert self.product is not None
         read, edge = self.product
-        asked = [edge if weight is self.matrix else weight for weight in self.weights]
+        asked: list[Any] = [edge if weight is self.matrix else weight for weight in self.weights]
         with torch.autocast(states.device.type, enabled=False):  # which would round products of float32
             gradient, *found = torch.autograd.grad(outputs, [states, *asked], slopes, allow_unused=True)
-            for place, (weight, each) in enumerate(zip(self.weights, found, strict=True)):
-                total = self.gradients[place]
+            for row, (weight, each) in enumerate(zip(self.weights, found, strict=True)):
+                total = self.gradients[row]
                 if weight is self.matrix:
-                    self.gradients[place] = _add_product(total, each.flatten(0, -2), read.flatten(0, -2), weight.dtype)
+                    self.gradients[row] = _add_product(total, each.flatten(0, -2), read.flatten(0, -2), weight.dtype)
                 elif each is not None:
-                    self.gradients[place] = each if total is None else total + each
+                    self.gradients[row] = each if total is None else total + each
         return gradient
 
 
@@ -254,14 +254,14 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, model: nn.Module, temperature: float, states: Tensor, ids: Tensor, index: Tensor, *weights: Tensor
+        ctx: Any, model: nn.Module, temperature: float, states: Tensor, ids: Tensor, positions: Tensor, *weights: Tensor
     ) -> Tensor:
         kind = states.device.type
         ctx.model, ctx.temperature = model, temperature
         ctx.autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-        ctx.save_for_backward(states, ids, index, *weights)  # the weights too, so that a step in between is noticed
+        ctx.save_for_backward(states, ids, positions, *weights)  # the weights too, so that a step in between is noticed
         head = _Head(model)
-        chunks = Tokens(states, ids, index).chunks(head.vocabulary)
+        chunks = Tokens(states, ids, positions).chunks(head.vocabulary)
         return torch.cat([token_logprobs(head(chunk.states), chunk.ids, temperature) for chunk in chunks])
 
     @staticmethod

@@ -116,7 +116,7 @@ def _backward(
 
     def of_policy(logits: Tensor, part: Tokens) -> TokenLoss:
         statistics = token_statistics(logits, part.ids, settings.temperature)
-        losses, figures = ppo_loss(*statistics, None, rows.tokens(part.index), settings)
+        losses, figures = ppo_loss(*statistics, None, rows.tokens(part.positions), settings)
         return TokenLoss(losses.sum() / tokens, figures)
 
     with torch.set_grad_enabled(move_policy):

@@ -70,7 +70,7 @@ def learn(
 
     def measure(logits: torch.Tensor, tokens: Tokens) -> TokenLoss:
         found = token_statistics(logits, tokens.ids, temperature)
-        return TokenLoss(loss(found, tokens.index), found._asdict())
+        return TokenLoss(loss(found, tokens.positions), found._asdict())
 
     return token_loss(policy.model, response_states(policy.model, batch), batch, measure)
 
