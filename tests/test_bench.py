@@ -15,12 +15,15 @@ import pytest
 import torch
 
 from rlhf.adapters import attach
-from rlhf.models import save_policy
+from rlhf.fast import activations, forwards, packing
+from rlhf.generation import sampler
+from rlhf.generation.decoding import ForwardDecoder
+from rlhf.models import load_policy, save_policy
 from rlhf.ppo.critic import Critic
-from rlhf.settings import AdapterSettings
+from rlhf.settings import AdapterSettings, ComputeSettings
 from tests.benchmarks import __main__ as benchmarks
 from tests.benchmarks import floor, growth, memory, ours, report, shapes, worker
-from tests.benchmarks.cases import CASES, Case, Entry
+from tests.benchmarks.cases import CASES, PIECES, Case, Entry
 from tests.benchmarks.floor import Network, Rates
 from tests.benchmarks.harness import Contender, Runs, race
 from tests.benchmarks.models import build
@@ -251,6 +254,26 @@ def test_our_subjects_run(model: str, subject: Callable[[Job, Turns], None], opt
     assert figures.get("pairs", 12) == 12
     assert figures.get("tokens", 12) == 12
     assert figures.get("update_steps", 8) == 8
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_we_can_be_raced_without_a_piece(model: str, piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a peer of ours with the whole, under a name that says so, on a model that lacks it."""
+    for owner, name in (
+        (activations, "fuse_activations"),
+        (packing, "enable_packing"),
+        (forwards.Forwards, "decoder"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
+    whole = Entry("ours", "ours:sampling")
+    entry = whole.without(piece)
+    assert (whole.ours, entry.ours, entry.name) == (True, False, f"ours, without {piece}")
+    with pytest.raises(Stopped):
+        ours.sampling(Job("", TINY, model, entry.options), Turns(io.StringIO("go\nstop\n"), io.StringIO()))
+    policy = load_policy(model, ComputeSettings(device="cpu"))
+    assert isinstance(sampler.open_decoder(policy, [[3]], 2), ForwardDecoder) == (piece == "decoders")
+    assert any(isinstance(each, activations.Gelu) for each in policy.model.modules()) == (piece != "activations")
+    assert packing.can_pack(policy.model) == (piece != "packing")
 
 
 @pytest.mark.parametrize("subject", [ours.sft, ours.reward, ours.ppo])

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.batches import Batch, make_batch, response_places, response_states
+from rlhf.batches import Batch, make_batch, response_positions, response_states
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy, load_policy, save_policy
 from rlhf.records import Message
@@ -55,8 +55,8 @@ class ScalarReward(nn.Module):
     def forward(self, batch: Batch) -> Float[Tensor, " B"]:
         """One raw score per row."""
         lengths = batch.response_mask.sum(1, keepdim=True)
-        places = response_places(batch.response_mask, with_end=True) if self.loglikelihood else lengths
-        states = response_states(self.backbone, batch, places)
+        positions = response_positions(batch.response_mask, with_end=True) if self.loglikelihood else lengths
+        states = response_states(self.backbone, batch, positions)
         score = score_states(self.head, states[:, -1])  # each row's last state has read all of it
         if not self.loglikelihood:
             return score

@@ -95,8 +95,8 @@ class StaticDecoder:
         """The logits after `tokens`, in float32; nothing in it depends on what the host knows but shapes."""
         network, rotation, rows = self.network, None, len(self.tokens)
         stream = network.embedding.index_select(0, self.tokens)
-        if network.places is not None:
-            stream += network.places.index_select(0, self.positions)
+        if network.position_table is not None:
+            stream += network.position_table.index_select(0, self.positions)
         if network.rotations is not None:
             rotation = network.rotations.index_select(0, self.positions)[:, None]
         kv_heads, width = network.kv_heads, network.head_width
@@ -207,7 +207,7 @@ class Rounds:
         self.step += 1
 
     def _make_room(self, rows: int) -> None:
-        """For all steps, at the same place as long as the rows are the same."""
+        """For all steps, at the same address as long as the rows are the same."""
         self.tokens = torch.zeros(self.steps, rows, dtype=torch.long, device=self.step.device)
         self.logprobs = torch.zeros(self.steps, rows, device=self.step.device)
 
@@ -220,7 +220,7 @@ def open_recordings(device: torch.device) -> Recordings | None:
 def _end_to_end(cached: Float[Tensor, "N A C D"]) -> Float[Tensor, "S A D"]:
     """A cache laid out row by row and head by head, seen as tokens of all rows: each steps over the other heads.
 
-    A row's tokens begin at its place times A·C; the places in between, which other heads have, are no token's.
+    A row's tokens begin at its index times A·C; what lies in between belongs to other heads.
     """
     rows, heads, columns, width = cached.shape
     tokens = (rows - 1) * heads * columns + columns

@@ -98,6 +98,6 @@ def _window_mask(width: int, window: int | None, device: torch.device) -> Bool[T
     """Causal within the last `window` tokens; None where all rows are shorter."""
     if window is None or width <= window:
         return None
-    places = torch.arange(width, device=device)
-    distance = places[:, None] - places
+    positions = torch.arange(width, device=device)
+    distance = positions[:, None] - positions
     return ((distance >= 0) & (distance < window))[None, None]
