@@ -14,9 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from rlhf.activations import fuse_activations
-from rlhf.packing import enable_packing
-from rlhf.products import speed_up_products
+from rlhf.fast import prepare
 from rlhf.records import Message
 from rlhf.settings.model import ComputeSettings
 from rlhf.soft_prompt import load_soft_prompt, save_soft_prompt, soft_prompt, without_soft_prompt
@@ -245,10 +243,8 @@ def _auto_class(config: PretrainedConfig) -> Any:
 def _to_device(model: PreTrainedModel, compute: ComputeSettings, training: bool) -> PreTrainedModel:
     """The model on its device and in evaluation mode, with the type and the checkpointing that training asks for."""
     device = resolve_device(compute.device)
-    enable_packing(model)
-    fuse_activations(model)
-    if device.type == "cpu":
-        speed_up_products(model)
+    if compute.fast:
+        prepare(model)
     if training and compute.gradient_checkpointing:  # of layers as they now are
         checkpoint_layers(model)
     return model.to(device, _dtype(compute, training)).eval()  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf.batches import make_batch, response_states
-from rlhf.heads import learn_tokens, response_logprobs
+from rlhf.heads import TokenLoss, Tokens, response_logprobs, token_loss
 from rlhf.logprobs import token_logprobs
 from rlhf.models import Policy
 from rlhf.optim import Optimizer, shuffled_batches
@@ -138,12 +138,11 @@ def learn_responses(policy: Policy, examples: Sequence[Example], weight: float) 
     """Adds the gradient of `weight` times the responses' negative log-likelihood; returns the latter, in nats."""
     prompts, responses = zip(*examples, strict=True)
     batch = make_batch(prompts, responses, policy.device)
-    rest, (logprobs,) = learn_tokens(
-        policy.model,
-        response_states(policy.model, batch),
-        batch,
-        measure=lambda logits, tokens: (token_logprobs(logits, tokens),),
-        loss=lambda measured, _: -weight * measured[0].sum(),
-    )
-    rest.backward()
-    return -float(logprobs.sum())
+
+    def of_tokens(logits: Tensor, tokens: Tokens) -> TokenLoss:
+        logprobs = token_logprobs(logits, tokens.ids)
+        return TokenLoss(-weight * logprobs.sum(), {"logprobs": logprobs})
+
+    loss, figures = token_loss(policy.model, response_states(policy.model, batch), batch, of_tokens)
+    loss.backward()
+    return -float(figures["logprobs"].sum())

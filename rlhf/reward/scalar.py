@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.batches import Batch, make_batch, response_indices, response_states
+from rlhf.batches import Batch, make_batch, response_positions, response_states
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy, load_policy, save_policy
 from rlhf.records import Message
@@ -57,8 +57,8 @@ class ScalarReward(nn.Module):
     def forward(self, batch: Batch) -> Float[Tensor, " B"]:
         """One raw score per row."""
         lengths = batch.response_mask.sum(1, keepdim=True)
-        indices = response_indices(batch.response_mask, with_end=True) if self.loglikelihood else lengths
-        states = response_states(self.backbone, batch, indices)
+        positions = response_positions(batch.response_mask, with_end=True) if self.loglikelihood else lengths
+        states = response_states(self.backbone, batch, positions)
         score = score_states(self.head, states[:, -1])  # each row's last state has read all of it
         if not self.loglikelihood:
             return score
