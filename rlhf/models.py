@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +18,11 @@ from rlhf.fast import prepare
 from rlhf.records import Message
 from rlhf.settings.model import ComputeSettings
 from rlhf.soft_prompt import load_soft_prompt, save_soft_prompt, soft_prompt, without_soft_prompt
+from rlhf.tokenizers import encode_prompt, explained, load_config, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-PAD, EOS, BOS = "<pad>", "<eos>", "<sep>"
 ANYWHERE = ComputeSettings()
 ON_CPU = ComputeSettings(device="cpu")
 
@@ -75,26 +75,6 @@ class Policy:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
 
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message], for_encoder: bool = False
-) -> list[int]:
-    """A prompt as token ids, up to where the response begins.
-
-    A chat model gets its own template with the generation prompt. Another causal model gets the text and a separator,
-    which is `<sep>` where the tokenizer has it, else a newline; an encoder the text as its tokenizer frames it.
-    """
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _turns(prompt)
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer.encode(text, add_special_tokens=False))
-    text = prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)
-    if for_encoder:
-        return list(tokenizer.encode(text))
-    # get_vocab would copy a large tokenizer's vocabulary for every prompt.
-    separator = "\n" if tokenizer.convert_tokens_to_ids(BOS) in (None, tokenizer.unk_token_id) else BOS
-    return list(tokenizer.encode(text + separator, add_special_tokens=False))
-
-
 def resolve_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one, else the CPU; raises ValueError when CUDA is asked for and missing."""
     if name == "auto":
@@ -129,24 +109,6 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     mixed = precision != "pure_bfloat16" and resolve_dtype(precision, device) == torch.bfloat16
     # Open around a whole training loop, autocast's cache would hold the weights as they were at the first step.
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed, cache_enabled=False)
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE with pad, eos and separator tokens; the same texts give the same tokenizer."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[PAD, EOS, BOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, sep_token=BOS)
 
 
 def build_policy(
@@ -218,22 +180,6 @@ def load_network(
     return _to_device(model, compute, training), tokenizer
 
 
-def load_tokenizer(name: str | Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of a Hub id or a local path; raises ValueError that says why it cannot be loaded."""
-    from transformers import AutoTokenizer
-
-    with explained(name):
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-
-
-def load_config(name: str | Path, trust_remote_code: bool) -> PretrainedConfig:
-    """Loads the configuration of a Hub id or a local path; raises ValueError that says why it cannot be loaded."""
-    from transformers import AutoConfig
-
-    with explained(name):
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-
-
 def _auto_class(config: PretrainedConfig) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -275,28 +221,6 @@ def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 @contextmanager
-def explained(name: str | Path) -> Iterator[None]:
-    """Turns what transformers raises when `name` cannot be loaded into a ValueError that says what to do."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name}: {explain_load(error)}") from error
-
-
-def explain_load(error: Exception) -> str:
-    """Why a model could not be loaded, in one line, with what to do."""
-    reason = str(error).strip().splitlines()[0]
-    if "trust_remote_code" in str(error):
-        remedy = "read that code, and set model.trust_remote_code to true if you trust it"
-    else:
-        remedy = (
-            "give a folder with config.json and safetensors, or a Hub id that this machine can reach (or has in its "
-            "cache)"
-        )
-    return f"the model could not be loaded ({reason}); {remedy}"
-
-
-@contextmanager
 def without_bars() -> Iterator[None]:
     """Keeps transformers from drawing bars over weights and shards, which hide ours; a download keeps its own."""
     from transformers.utils import logging
@@ -332,7 +256,3 @@ def save_network(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pat
         for field in ("_name_or_path", "name_or_path", "is_local", "local_files_only"):
             fields.pop(field, None)
         file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _turns(prompt: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.content} for turn in prompt]

@@ -20,7 +20,7 @@ from tasks.stage_files import StageFiles
 from tasks.validation.expectations import check_table
 from tasks.validation.frames import pair_frame
 from tasks.validation.lengths import truncation
-from tasks.validation.suites import pair_checks
+from tasks.validation.pair_suite import pair_checks
 
 log = logging.getLogger(__name__)
 

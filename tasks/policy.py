@@ -55,10 +55,10 @@ def run(files: StageFiles, params: PolicySettings, model: ModelSettings) -> dict
     checkpoint = Checkpoint.of(files.aside["checkpoint"], depends, (params, model))
 
     from rlhf.adapters import attach, merge
+    from rlhf.demonstrations import encode_demonstrations
     from rlhf.models import autocast, load_policy, save_policy
     from rlhf.ppo.trainer import PpoTrainer
     from rlhf.reward import load_reward_model
-    from rlhf.sft import encode_demonstrations
 
     policy = load_policy(inputs["sft"], model, training=True)
     reward_model = load_reward_model(inputs["reward"], model)

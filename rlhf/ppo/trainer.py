@@ -14,6 +14,7 @@ from torch import Tensor
 from rlhf.adapters import trainable_parameters
 from rlhf.algorithms import ALGORITHMS
 from rlhf.batches import Batch
+from rlhf.demonstrations import Example, learn_responses
 from rlhf.models import Policy, computes_in_float32
 from rlhf.optim import shuffled_batches
 from rlhf.ppo.critic import Critic
@@ -21,7 +22,6 @@ from rlhf.ppo.experience import Experience, Networks, PromptText, Scorer, sample
 from rlhf.ppo.kl import KlController
 from rlhf.ppo.update import Actors, update
 from rlhf.settings.policy import PolicySettings
-from rlhf.sft import Example, learn_responses
 
 LogRatio = Callable[[Batch], Float[Tensor, "B T"]]
 

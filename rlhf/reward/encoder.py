@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.models import load_config, load_network, resolve_device, save_network
+from rlhf.models import load_network, resolve_device, save_network
 from rlhf.records import Message, prompt_key
 from rlhf.reward.head import score_states
 from rlhf.settings.model import ComputeSettings
+from rlhf.tokenizers import load_config
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase

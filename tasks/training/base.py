@@ -31,7 +31,8 @@ def load_champion(folder: Path, model: ModelSettings) -> Policy | None:
     Raises:
         ValueError: it cannot be loaded, or is another network or tokenizer than the params' base model.
     """
-    from rlhf.models import load_config, load_policy, load_tokenizer
+    from rlhf.models import load_policy
+    from rlhf.tokenizers import load_config, load_tokenizer
 
     if not (folder / "config.json").is_file():
         return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.validation.suites import DataCheck
+from tasks.validation.checks import DataCheck
 
 if TYPE_CHECKING:
     import pandas as pd

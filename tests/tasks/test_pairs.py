@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.models import train_tokenizer
+from rlhf.tokenizers import train_tokenizer
 from tasks import pairs, stages
 from tasks.files import write_rows
 from tasks.params.pairs import PairsParams

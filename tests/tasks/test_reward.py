@@ -161,8 +161,9 @@ def test_a_backbone_of_another_family_reads_text_with_its_own_tokenizer(
     copied_night: Callable[..., Paths], night_params: Params, tmp_path: Path
 ) -> None:
     """A GPT-2 beside a llama policy: saved with its tokenizer, adapted by LoRA, and an ordinary model afterwards."""
-    from rlhf.models import build_policy, save_policy, train_tokenizer
+    from rlhf.models import build_policy, save_policy
     from rlhf.reward import load_reward_model
+    from rlhf.tokenizers import train_tokenizer
 
     paths = copied_night("models/reward")
     pairs = read_records(paths.pairs / "train.jsonl", Pair)

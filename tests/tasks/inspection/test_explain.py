@@ -45,7 +45,8 @@ HOSTILE = Explanation(
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     """A workspace with two untrained models of one tokenizer, and a folder `other` with another vocabulary."""
-    from rlhf.models import build_policy, save_policy, train_tokenizer
+    from rlhf.models import build_policy, save_policy
+    from rlhf.tokenizers import train_tokenizer
 
     paths = Paths(tmp_path_factory.mktemp("explained"))
     tokenizer = train_tokenizer(["name = Blue House, food = Thai", "The Blue House serves Thai food."], 300)

@@ -164,7 +164,8 @@ def test_the_base_model_of_a_name_must_be_the_champions_kin(
 
 def test_an_encoder_decoder_goes_on_too(small_night: Paths, night_params: Params, tmp_path: Path) -> None:
     """A T5 champion is read as one."""
-    from rlhf.models import build_policy, load_tokenizer, save_policy
+    from rlhf.models import build_policy, save_policy
+    from rlhf.tokenizers import load_tokenizer
 
     paths = Paths(tmp_path)
     config = {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}

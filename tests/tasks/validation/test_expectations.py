@@ -11,8 +11,9 @@ from tasks.params.validate import ValidateParams
 from tasks.validation.expectations import check_table
 from tasks.validation.frames import damage_in, demonstration_frame, feedback_frame, pair_frame
 from tasks.validation.lengths import lengths_of
+from tasks.validation.pair_suite import pair_checks
 from tasks.validation.splits import declared_splits
-from tasks.validation.suites import demonstration_checks, feedback_checks, pair_checks
+from tasks.validation.suites import demonstration_checks, feedback_checks
 
 WORDS = lengths_of(None)
 
