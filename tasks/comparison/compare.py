@@ -2,7 +2,7 @@
 
 Intervals are percentile bootstraps over test prompts, 95 %. Where the nights share prompts a difference is paired: what
 makes a prompt hard for both cancels out. Scores of two reward models are on scales of their own, so a difference of
-scores is told only where both nights were scored by the same one.
+scores is given only where both nights were scored by the same one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Values = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of both, and by how much the second's lies above the first's; None where it cannot be told."""
+    """One figure of both, and by how much the second's lies above the first's; None where they do not compare."""
 
     name: str
     first: Interval | float | None
@@ -59,7 +59,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is told of two results.
+    """Two results, compared.
 
     Attributes:
         first, second: the results.
@@ -69,7 +69,7 @@ class Comparison:
         referee: who decides which completion is better.
         shared: the number of test prompts that both have.
         wins: how often the second policy's samples beat the first's on these prompts; None where nobody can judge both.
-        texts: of the shared prompts whose completions differ, those that the referee tells apart most come first.
+        texts: of the shared prompts whose completions differ, those whose scores differ most come first.
     """
 
     first: Result
@@ -101,9 +101,9 @@ def compare(first: Result, second: Result) -> Comparison:
 
 
 def _referee(first: Result, second: Result) -> str:
-    """Whom both nights asked what is better: gold, a judge, or, where they share neither, their reward models."""
-    asked = [side.completions[0] if side.completions else {} for side in (first, second)]
-    return next((name for name in ("gold", "judge") if all(f"policy_{name}" in row for row in asked)), PROXY)
+    """Who scored both nights: gold, a judge, or, where they share neither, their reward models."""
+    rows = [side.completions[0] if side.completions else {} for side in (first, second)]
+    return next((name for name in ("gold", "judge") if all(f"policy_{name}" in row for row in rows)), PROXY)
 
 
 def differences(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
@@ -130,8 +130,8 @@ def _scores(first: Result, second: Result, referee: str) -> list[Figure]:
     for scorer in dict.fromkeys((referee, PROXY)):
         same = _same_scorer(first, second, scorer)
         for model, title in MODELS.items():
-            ours, theirs = _sampled(first, model, scorer), _sampled(second, model, scorer)
-            figures.append(figure(f"{title} {scorer}", ours, theirs, same))
+            left, right = _sampled(first, model, scorer), _sampled(second, model, scorer)
+            figures.append(figure(f"{title} {scorer}", left, right, same))
     comparable = referee != PROXY and _same_scorer(first, second, referee)
     wins = figure("win rate over SFT", _win_shares(first, referee), _win_shares(second, referee), comparable)
     # The recorded ones have the interval that the gates saw.
@@ -140,8 +140,8 @@ def _scores(first: Result, second: Result, referee: str) -> list[Figure]:
 
 def _texts_of(first: Result, second: Result) -> list[Figure]:
     """ROUGE and length of the likeliest completions."""
-    ours, theirs = _rouge(first), _rouge(second)
-    figures = [figure(title, ours.get(name, {}), theirs.get(name, {})) for name, title in ROUGE.items()]
+    left, right = _rouge(first), _rouge(second)
+    figures = [figure(title, left.get(name, {}), right.get(name, {})) for name, title in ROUGE.items()]
     return [*figures, figure("length (words)", _words(first), _words(second))]
 
 
@@ -152,8 +152,8 @@ def _words(side: Result) -> Values:
 def _plain(first: Result, second: Result) -> list[Figure]:
     figures = []
     for name, title in PLAIN.items():
-        ours, theirs = first.metrics.get(name), second.metrics.get(name)
-        figures.append(Figure(title, ours, theirs, None if ours is None or theirs is None else theirs - ours))
+        left, right = first.metrics.get(name), second.metrics.get(name)
+        figures.append(Figure(title, left, right, None if left is None or right is None else right - left))
     return figures
 
 
@@ -173,8 +173,8 @@ def _wins(first: Result, second: Result, referee: str, shared: Sequence[tuple[st
         return None
     from rlhf.evaluation.winrate import win_rate
 
-    ours, theirs = _by_prompt(second.samples), _by_prompt(first.samples)
-    grids = [_grid([rows[key] for key in shared], "policy", referee) for rows in (ours, theirs)]
+    challenger, opponent = _by_prompt(second.samples), _by_prompt(first.samples)
+    grids = [_grid([rows[key] for key in shared], "policy", referee) for rows in (challenger, opponent)]
     return win_rate(grids[0], grids[1])
 
 
@@ -213,7 +213,7 @@ def _rouge(side: Result) -> dict[str, Values]:
 
 
 def _same_scorer(first: Result, second: Result, scorer: str) -> bool:
-    """Whether both nights asked the very same scorer."""
+    """Whether both nights used the very same scorer."""
     known = first.scorers.get(scorer)
     return scorer == "gold" or (known is not None and known == second.scorers.get(scorer))
 

@@ -12,7 +12,7 @@ ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 
 
 def write_lengths(path: Path, completions: Mapping[str, Sequence[Sequence[str]]]) -> None:
-    """Writes, for every number of words from none to the most found, the share of each model's completions.
+    """Writes, for every number of words from none to the longest, the share of each model's completions.
 
     Args:
         path: the CSV, with the columns `words` and one per model.
@@ -21,11 +21,11 @@ def write_lengths(path: Path, completions: Mapping[str, Sequence[Sequence[str]]]
     counts = {
         model: Counter(len(text.split()) for texts in rows for text in texts) for model, rows in completions.items()
     }
-    longest = max(max(found) for found in counts.values())
+    longest = max(max(count) for count in counts.values())
     write_curve(
         path,
         [
-            {"words": words, **{model: found[words] / found.total() for model, found in counts.items()}}
+            {"words": words, **{model: count[words] / count.total() for model, count in counts.items()}}
             for words in range(longest + 1)
         ],
     )

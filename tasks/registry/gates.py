@@ -14,7 +14,7 @@ from tasks.params.register import RegisterParams
 
 
 class Finding(NamedTuple):
-    """What one gate found: its name, whether the policy passed, and why, with the numbers."""
+    """The result of one gate: its name, whether the policy passed, and why, with the numbers."""
 
     name: str
     passed: bool
@@ -38,8 +38,8 @@ def is_promoted(findings: Sequence[Finding]) -> bool:
 def reason(findings: Sequence[Finding]) -> str:
     """The decision in a sentence: every finding of a promotion, else those that failed."""
     promoted = is_promoted(findings)
-    told = [finding.text for finding in findings if promoted or not finding.passed]
-    return f"{'promoted' if promoted else 'not promoted'}: {'; '.join(told)}"
+    texts = [finding.text for finding in findings if promoted or not finding.passed]
+    return f"{'promoted' if promoted else 'not promoted'}: {'; '.join(texts)}"
 
 
 def judge_evaluation(metrics: Mapping[str, float], params: RegisterParams) -> list[Finding]:
@@ -58,19 +58,19 @@ def judge_evaluation(metrics: Mapping[str, float], params: RegisterParams) -> li
     if missing := [name for name in needed if name not in metrics]:
         raise ValueError(f"the evaluation lacks {', '.join(missing)}; run again: nightjar stage evaluate")
     rate, low, high = (metrics[name] for name in needed[:3])
-    found = [_win_rate("win_rate", "win rate over SFT", (rate, low, high), params.min_win_rate_low)]
+    findings = [_win_rate("win_rate", "win rate over SFT", (rate, low, high), params.min_win_rate_low)]
     if params.max_rouge_drop is not None:
         scores = metrics["policy.rougeL"], metrics["sft.rougeL"]
-        found.append(_drop("rouge", "ROUGE-L", *scores, params.max_rouge_drop, digits=4))
+        findings.append(_drop("rouge", "ROUGE-L", *scores, params.max_rouge_drop, digits=4))
     if params.max_bleu_drop is not None:
         scores = metrics["policy.bleu"], metrics["sft.bleu"]
-        found.append(_drop("bleu", "BLEU", *scores, params.max_bleu_drop, digits=2))
+        findings.append(_drop("bleu", "BLEU", *scores, params.max_bleu_drop, digits=2))
     if params.max_kl is not None:
-        found.append(_rise("kl", f"KL {metrics['policy.kl']:.2f}", metrics["policy.kl"], params.max_kl, "nats"))
+        findings.append(_rise("kl", f"KL {metrics['policy.kl']:.2f}", metrics["policy.kl"], params.max_kl, "nats"))
     if params.max_forgetting is not None:
         rise = metrics["policy_forgetting"]
-        found.append(_rise("forgetting", f"forgetting {rise:.3f}", rise, params.max_forgetting, "nats per token"))
-    return found
+        findings.append(_rise("forgetting", f"forgetting {rise:.3f}", rise, params.max_forgetting, "nats per token"))
+    return findings
 
 
 def judge_rematch(rematch: Rematch | None, params: RegisterParams) -> Finding:
@@ -82,7 +82,7 @@ def judge_rematch(rematch: Rematch | None, params: RegisterParams) -> Finding:
 
 
 def judge_monitor(readings: Mapping[str, Any] | None, params: RegisterParams) -> list[Finding]:
-    """The gate of the hacking monitor: the policy that was kept is one that it warned of nothing.
+    """The gate of the hacking monitor: it gave no warning of the policy that was kept.
 
     Args:
         readings: `kept_iteration` and `readings` with the `warnings` of each; None where nothing watched.
@@ -93,7 +93,7 @@ def judge_monitor(readings: Mapping[str, Any] | None, params: RegisterParams) ->
     if readings is None:
         return [Finding("monitor", True, "hacking not watched")]
     kept = readings["kept_iteration"]
-    # A run that its KL stopped ends between two readings: the one before tells.
+    # A run that its KL stopped ends between two readings: the earlier one counts.
     last = max((row for row in readings["readings"] if row["iteration"] <= kept), key=lambda row: row["iteration"])
     if last["warnings"]:
         return [Finding("monitor", False, f"the monitor warned of iteration {kept}: {'; '.join(last['warnings'])}")]
@@ -119,7 +119,7 @@ def judge_seeds(wanted: int, lows: Sequence[float], params: RegisterParams) -> F
 
 
 def judge_rollback(why: str | None) -> list[Finding]:
-    """A policy that a person took back is promoted by a person alone; `why` is None where nobody did."""
+    """A policy that a person rolled back is promoted by a person alone; `why` is None where nobody did."""
     text = f"rolled back before ({why}); to have it all the same: nightjar rollback --to its version"
     return [] if why is None else [Finding("rollback", False, text)]
 
@@ -131,12 +131,12 @@ def _win_rate(name: str, title: str, interval: tuple[float, float, float], floor
     return Finding(name, passed, text)
 
 
-def _drop(name: str, title: str, ours: float, theirs: float, drop: float, digits: int) -> Finding:
-    passed, floor = ours >= theirs - drop, f"{theirs - drop:.{digits}f}"
-    bound = f"{'not below' if passed else 'below'} {floor} (SFT's {theirs:.{digits}f} less {drop:g})"
-    return Finding(name, passed, f"{title} {ours:.{digits}f} {bound}")
+def _drop(name: str, title: str, policy: float, sft: float, drop: float, digits: int) -> Finding:
+    passed, floor = policy >= sft - drop, f"{sft - drop:.{digits}f}"
+    bound = f"{'not below' if passed else 'below'} {floor} (SFT's {sft:.{digits}f} less {drop:g})"
+    return Finding(name, passed, f"{title} {policy:.{digits}f} {bound}")
 
 
-def _rise(name: str, told: str, value: float, ceiling: float, unit: str) -> Finding:
+def _rise(name: str, text: str, value: float, ceiling: float, unit: str) -> Finding:
     passed = value <= ceiling
-    return Finding(name, passed, f"{told} {'within' if passed else 'above'} {ceiling:g} {unit}")
+    return Finding(name, passed, f"{text} {'within' if passed else 'above'} {ceiling:g} {unit}")

@@ -47,7 +47,7 @@ def prepare(paths: Paths, workspace: Paths, candidate: Candidate) -> None:
     for name in _files(paths.root):
         (workspace.root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(paths.root / name, workspace.root / name)
-    for theirs, ours in zip(paths.brought, workspace.brought, strict=True):
+    for theirs, ours in zip(paths.external, workspace.external, strict=True):
         shutil.rmtree(ours, ignore_errors=True)
         if theirs.is_dir():
             shutil.copytree(theirs, ours, copy_function=_link)
