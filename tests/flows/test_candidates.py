@@ -104,8 +104,8 @@ def test_the_best_candidate_goes_on_and_the_workspace_stays_as_params_say(
     by = {name: [stage for who, stage in ran if who == name] for name in NAMES}
     assert by[UNCHANGED] == list(VERSIONED)
     assert by["seed-1"] == list(VERSIONED[2:])
-    assert by["rloo"] == ["policy", "evaluate", "register"]
-    assert by["rloo-seed-1"] == ["policy", "evaluate"]
+    assert by["rloo"] == ["policy", "evaluate", "report", "register"]
+    assert by["rloo-seed-1"] == ["policy", "evaluate", "report"]
     assert before == [
         git(several.root, "rev-parse", "HEAD"),
         git(several.root, "status", "--porcelain", "--", "params.yaml"),
@@ -124,7 +124,7 @@ def test_the_best_candidate_goes_on_and_the_workspace_stays_as_params_say(
     assert name == history.read(several)[-1].name
     assert below[UNCHANGED] == {stage: {} for stage in VERSIONED}
     assert set(below) == {*NAMES, "register"}
-    assert set(below["rloo"]) == {"policy", "evaluate"}
+    assert set(below["rloo"]) == {"policy", "evaluate", "report"}
     run = mlflow_store.open_client(several).get_run(history.read(several)[-1].run_id)
     assert run.data.tags["winner"] == "rloo"
     assert run.data.tags["stage.policy"] == "by rloo"
@@ -240,6 +240,36 @@ def test_the_process_of_a_candidate_says_how_it_ended(
     assert said.err == ("" if error is None else " ".join(str(error).splitlines()) + "\n")
 
 
+def test_seeds_are_trained_aside_and_compared(
+    several: Paths,
+    toy_night: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A table of the figures, which are kept as JSON; no run, no version, nothing in the workspace's own data."""
+    from flows import cli
+
+    monkeypatch.chdir(several.root)
+    monkeypatch.setattr("tasks.environment.restart_tuned", lambda: None)
+    assert cli.main(["seeds", "3"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in said[: len(VERSIONED)]] == [[stage, "ran"] for stage in VERSIONED]
+    head, wall, *lines, _, last = said[len(VERSIONED) + 1 :]
+    assert head.split() == ["seed", "3", "median"]
+    assert wall.startswith("wall time (s)")
+    assert [line.split()[-4:] for line in lines] == [
+        ["SFT", "ROUGE-L", "0.500", "0.500"],
+        ["policy", "ROUGE-L", "0.625", "0.625"],
+    ]
+    assert last == "all figures: nights/seeds/figures.json"
+    figures = json.loads((several.nights / "seeds" / "figures.json").read_text())[UNCHANGED]["3"]
+    assert (figures["sft.rougeL"], figures["policy.rougeL"]) == (0.5, 0.625)
+    assert toy_night() == []
+    assert not several.mlruns.exists()
+    assert git(several.root, "status", "--porcelain", "--untracked-files=no") == ""
+    assert not (several.root / "dvc.lock").exists()
+
+
 def test_a_promotion_alone_makes_nothing_due(
     toy: Path, prefect: None, toy_night: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,8 +324,8 @@ def test_a_real_night_trains_two_seeds_of_two_settings_two_at_a_time(
     assert len({row.policy for row in kept.candidates}) == 4
     said = [line.split() for line in printed.splitlines()]
     how = {(line[4], line[0]): line[1] for line in said if len(line) == 5 and line[0] in VERSIONED}
-    assert [how["rloo", stage] for stage in VERSIONED] == ["restored"] * 7 + ["ran"] * 2
-    assert [how["seed-1", stage] for stage in VERSIONED] == ["restored"] * 2 + ["ran"] * 7
+    assert [how["rloo", stage] for stage in VERSIONED] == ["restored"] * 7 + ["ran"] * 3
+    assert [how["seed-1", stage] for stage in VERSIONED] == ["restored"] * 2 + ["ran"] * 8
 
     client = mlflow_store.open_client(paths)
     version = versions.get_policy(client, "nightjar", "challenger")

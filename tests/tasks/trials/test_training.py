@@ -148,6 +148,7 @@ def test_aside_from_nights_what_variants_share_is_trained_once_a_seed(several: P
 
 def test_training_aside_leaves_the_workspace_and_its_runs_alone(several: Paths, aside: Aside) -> None:
     """dvc.lock, data, params.yaml and MLflow's database are as the last night left them."""
+    (several.root / ".gitignore").write_text("mlruns\nnights\n")
     params = read_params(several.root / "params.yaml")
     with tracker.night(several, params, "flow"):
         runner.bring_up_to_date("ingest", several, params)
