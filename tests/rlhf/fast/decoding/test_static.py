@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.rlhf.fast.test_cached import FAMILIES, MIXED, PROMPTS, SEEDS, random_policy
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,7 +22,6 @@ from rlhf.generation import Samples, sample, sampler
 from rlhf.generation.transcript import Transcript
 from rlhf.models import Policy
 from rlhf.records import Sampling
-from tests.rlhf.fast.test_cached import FAMILIES, MIXED, PROMPTS, SEEDS, random_policy
 
 PLAIN = [
     Sampling(temperature=temperature, max_new_tokens=length)
