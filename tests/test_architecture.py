@@ -50,7 +50,7 @@ BANNED = {
 }
 """Names that the field has better words for: index, position, path; result, matches; repair; copy; policy, baseline."""
 NOT_YET = (
-    *("rlhf/generation/", "rlhf/packing/", "rlhf/ppo/", "rlhf/heads.py", "rlhf/products.py"),
+    *("rlhf/generation/", "rlhf/ppo/", "rlhf/policy/", "rlhf/heads.py"),
     *("tasks/reports/", "tasks/report.py", "tasks/trials/", "flows/trials.py"),
 )
 """Where such names are still in use."""

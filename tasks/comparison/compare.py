@@ -37,7 +37,7 @@ Values = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of both, and by how much the second's lies above the first's; None where they do not compare."""
+    """One figure of both, and by how much the second's is above the first's; None where they do not compare."""
 
     name: str
     first: Interval | float | None

@@ -109,7 +109,7 @@ def limits(facts: Facts) -> list[str]:
     if not any(name.startswith("champion.") for name in figures):
         lines.append("It was compared with no other champion, only with the SFT model that it started from.")
     if "git.commit" not in facts.lineage.tags:
-        lines.append("It was made outside a git checkout: no commit tells its code.")
+        lines.append("It was made outside a git checkout: no commit records its code.")
     elif facts.lineage.tags["git.dirty"] == "yes":
         lines.append(
             "Code or params differed from the git commit; the night's experiment holds them, where there is one."
@@ -127,7 +127,7 @@ def _what(kind: str, lineage: Lineage) -> str:
         )
     algorithm = lineage.steps["policy"].params.get("policy.algorithm", "ppo")
     return (
-        f"A language model that goes on from a prompt. It started from {describe_start(lineage)}, learnt from "
+        f"A language model that continues a prompt. It started from {describe_start(lineage)}, learnt from "
         f"demonstrations (SFT), then by {algorithm} from {lineage.name}-reward version "
         f"{lineage.tags.get('reward_version', 'unknown')}."
     )

@@ -31,7 +31,7 @@ def tables(stage: str, paths: Paths) -> dict[str, dict[str, list[Any]]]:
 
 
 def complete_files(stage: str, paths: Paths) -> list[Path]:
-    """The files that are kept with every row, for whoever compares: those of the evaluation."""
+    """The files that are logged with every row, for comparisons: those of the evaluation."""
     files = sorted(paths.evaluation.glob("*.jsonl")) if stage == "evaluate" else []
     return [file for file in files if file.stat().st_size]
 
