@@ -30,11 +30,6 @@ from tasks.tracking.tracker import StageRun
 from tasks.trials import rematch, standings
 from tasks.versioning import git, provenance
 
-FIGURES = (
-    *("win_rate", "win_rate_low", "win_rate_high", "sft.rougeL", "policy.rougeL", "sft.bleu", "policy.bleu"),
-    *("policy.kl", "policy_forgetting"),
-)
-"""What a decision is recorded with, as far as it was measured."""
 CARDS = {"policy": "model_card.md", "reward": "reward_card.md"}
 
 
@@ -64,7 +59,7 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
     }
     version, before = report["policy"]["version"], None if champion is None else int(champion.version)
     promoted = gates.is_promoted(findings)
-    measured = {name: metrics[name] for name in FIGURES if name in metrics}
+    measured = {key: metrics[key] for keys in gates.READ.values() for key in keys if key in metrics}
     decision = Decision(
         when=decisions.now(),
         version=version,
@@ -151,11 +146,11 @@ def record(paths: Paths, stage: StageRun, name: str, decision: Decision, numbers
 def _lineage(paths: Paths, stage: StageRun) -> dict[str, str]:
     """The tags that lead a version back: runs, data digests, who ranked, params, commit and libraries."""
     data = sorted({name for each in STAGES.values() for name in (*each.reads, *each.writes)})
-    found = provenance.digests(paths, data)
+    digested = provenance.digests(paths, data)
     tags = {"run": stage.run_id, "night": stage.night_id or "none: registered by itself"}
-    tags |= {f"data.{name}": content for name, content in found.items()}
+    tags |= {f"data.{name}": content for name, content in digested.items()}
     for name, each in STAGES.items():
-        runs = (tracker.find_run_by_output(paths, path, found[path]) for path in each.writes if path in found)
+        runs = (tracker.find_run_by_output(paths, path, digested[path]) for path in each.writes if path in digested)
         if source := next((run_id for run_id in runs if run_id), None):
             tags[f"run.{name}"] = source
     if (params := paths.root / "params.yaml").is_file():
@@ -164,7 +159,7 @@ def _lineage(paths: Paths, stage: StageRun) -> dict[str, str]:
     ranked = Counter(str(row["annotator"]) for _, row in read_rows(paths.rankings))
     tags["annotators"] = json.dumps(dict(ranked.most_common()))
     tags |= {f"git.{name}": value for name, value in git.state(paths.root).items()}
-    return tags | {f"version.{name}": found for name, found in provenance.versions().items()}
+    return tags | {f"version.{name}": version for name, version in provenance.versions().items()}
 
 
 def _figures(played: Rematch | None) -> dict[str, float]:

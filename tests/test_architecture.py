@@ -24,6 +24,7 @@ ONE_DOOR = {
 }
 ROOMS = (
     *("environment", "files", "digests", "stage_files", "cron", "deadline", "paths", "params", "progress", "sources"),
+    *("roles", "figures"),
     *("validation", "reports", "versioning", "tracking", "evaluation", "training"),
     *("ingest", "validate", "sft", "rollouts", "rank", "pairs", "reward", "policy", "evaluate", "report"),
     *("stages", "graph", "presets", "serving", "registry", "trials", "register"),

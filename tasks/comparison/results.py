@@ -10,6 +10,7 @@ from typing import Any
 from tasks.files import read_rows
 from tasks.paths import Paths
 from tasks.registry import versions
+from tasks.roles import ROLES, SCORERS
 from tasks.tracking import mlflow_store
 from tasks.tracking.samples import SAMPLES
 from tasks.tracking.tracker import NIGHT_PREFIX
@@ -19,8 +20,6 @@ LISTED = 8
 """Nights that an error names."""
 GIVEN = re.compile(r"data/(source|feedback|raw|validated|champion)\b")
 """The data that a night is given, in the names of data sets."""
-SCORERS = {"reward": "data/models/reward", "judge": "data/models/judge"}
-"""Scorers that are models, which may differ from night to night; gold is one function."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,8 @@ def find(paths: Paths, name: str, registered: str) -> Result:
         if above is None:
             return _result(client, f"{stage} {run.info.run_id[:8]}", None, {stage: run.info.run_id})
         run = above
-    found = ((key.split("."), run_id) for key, run_id in run.data.tags.items())
-    stages = {parts[1]: run_id for parts, run_id in found if parts[0] == "stage" and parts[2:] == ["run"]}
+    tags = ((key.split("."), run_id) for key, run_id in run.data.tags.items())
+    stages = {parts[1]: run_id for parts, run_id in tags if parts[0] == "stage" and parts[2:] == ["run"]}
     return _result(client, run.info.run_name, run, stages)
 
 
@@ -121,7 +120,7 @@ def _result(client: Any, name: str, night: Any, stages: Mapping[str, str]) -> Re
     for stage, run in runs.items():
         metrics |= {f"{stage}.{key}": value for key, value in run.data.metrics.items() if "/" not in key}
         params |= run.data.params
-        data |= {path: found for path, found in _data_sets(run).items() if GIVEN.match(path)}
+        data |= {path: digest for path, digest in _data_sets(run).items() if GIVEN.match(path)}
     tags = (night or evaluate).data.tags
     commit = tags.get("mlflow.source.git.commit", "")[:9]
 
@@ -136,7 +135,7 @@ def _result(client: Any, name: str, night: Any, stages: Mapping[str, str]) -> Re
         params=params,
         metrics=metrics,
         data=data,
-        scorers={name: read[path] for name, path in SCORERS.items() if path in read},
+        scorers={role: read[path] for role in SCORERS if (path := ROLES[role].path) and path in read},
         samples=rows(SAMPLES),
         completions=rows(COMPLETIONS),
     )

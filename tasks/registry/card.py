@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tasks.figures import FIGURES, find, show
 from tasks.registry.gates import Finding
 from tasks.registry.lineage import Lineage, describe_start
 from tasks.reports import summary
+from tasks.roles import ROLES
 
 MAX_DESCRIPTION = 5000
 """Characters that MLflow's database keeps of a version's description."""
@@ -34,7 +36,7 @@ COUNTS = {
     "pairs": ("pairs",),
 }
 OVER = "95 % over prompts"
-REWARD_FIGURES = ("accuracy", "auc", "spearman", "pearson", "ece", "accuracy_by_length")
+ON_PAIRS = ("accuracy", "auc", "spearman", "pearson", "ece", "accuracy_by_length")
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,11 @@ def render(kind: str, facts: Facts) -> str:
     return "\n\n".join([*parts, *(f"## {title}\n{text}" for title, text in sections.items() if text)]) + "\n"
 
 
-def describe(card: str, place: str) -> str:
-    """The card as a version's description: whole where it fits, else its first sections and where to find the rest."""
+def describe(card: str, whole: str) -> str:
+    """The card as a version's description: whole where it fits, else its first sections and what holds the rest."""
     if len(card) <= MAX_DESCRIPTION:
         return card
-    rest = f"\n\nThe rest stands in {place}.\n"
+    rest = f"\n\nThe rest stands in {whole}.\n"
     kept = card[: MAX_DESCRIPTION - len(rest)]
     return (kept[: kept.rfind("\n\n## ")] if "\n\n## " in kept else kept) + rest
 
@@ -90,31 +92,31 @@ def describe(card: str, place: str) -> str:
 def limits(facts: Facts) -> list[str]:
     """What nobody measured, and what the figures do not say."""
     params, figures = facts.lineage.params, facts.evaluation
-    found = [
+    told = [
         "Measured on held-out prompts of the same kind as those it learnt from; of other prompts the figures say "
         "nothing. Nobody looked at safety, bias or facts about the world.",
     ]
     if facts.referee == "gold":
-        found.append("Gold is the rule of a generated corpus: it ranks these sentences, and no text that people wrote.")
+        told.append("Gold is the rule of a generated corpus: it ranks these sentences, and no text that people wrote.")
     else:
-        found.append("The win rate is judged by a model of people's rankings held out from PPO, not by people.")
+        told.append("The win rate is judged by a model of people's rankings held out from PPO, not by people.")
     if params.get("rank.annotator") == "simulated":
-        found.append("No person ranked anything: the rankings are a simulated annotator's.")
+        told.append("No person ranked anything: the rankings are a simulated annotator's.")
     if "policy_forgetting" not in figures:
-        found.append("Whether it forgot other tasks was not measured (ingest.general names none).")
+        told.append("Whether it forgot other tasks was not measured (ingest.general names none).")
     if params.get("policy.monitor") == "null":
-        found.append("Nothing watched for reward hacking while PPO ran (policy.monitor).")
+        told.append("Nothing watched for reward hacking while PPO ran (policy.monitor).")
     if any(finding.name == "steady" and finding.text.startswith("one seed") for finding in facts.findings):
-        found.append("One run of one seed: the intervals are over prompts, not over trainings (nightjar seeds).")
+        told.append("One run of one seed: the intervals are over prompts, not over trainings (nightjar seeds).")
     if not any(name.startswith("champion.") for name in figures):
-        found.append("It was compared with no other champion, only with the SFT model that it started from.")
+        told.append("It was compared with no other champion, only with the SFT model that it started from.")
     if "git.commit" not in facts.lineage.tags:
-        found.append("It was made outside a git checkout: no commit tells its code.")
+        told.append("It was made outside a git checkout: no commit tells its code.")
     elif facts.lineage.tags["git.dirty"] == "yes":
-        found.append(
+        told.append(
             "Code or params differed from the git commit; the night's experiment holds them, where there is one."
         )
-    return found
+    return told
 
 
 def _what(kind: str, lineage: Lineage) -> str:
@@ -136,19 +138,22 @@ def _what(kind: str, lineage: Lineage) -> str:
 def _metrics(facts: Facts) -> str:
     figures = facts.evaluation
     header, *rows = summary.table(dict(figures))
-    lines = [f"Win rate over SFT, judged by {facts.referee}: {summary.interval(figures, 'win_rate')}, {OVER}"]
+    rate, baseline = FIGURES["win_rate"].heading, ROLES["sft"].title
+    lines = [f"{rate} over {baseline}, judged by {facts.referee}: {summary.interval(figures, 'win_rate')}, {OVER}"]
     if "champion.win_rate" in figures:
-        lines.append(f"Win rate over the champion before it: {summary.interval(figures, 'champion.win_rate')}, {OVER}")
+        lines.append(f"{rate} over the champion before it: {summary.interval(figures, 'champion.win_rate')}, {OVER}")
     if "policy_forgetting" in figures:
-        lines.append(f"Loss on other tasks: {figures['policy_forgetting']:+.3f} nats per token to SFT's")
+        loss = FIGURES["general_loss"]
+        rise = loss.show(figures["policy_forgetting"], sign="+")
+        lines.append(f"{loss.heading}: {rise} {loss.unit} to {baseline}'s")
     return "\n\n".join([_table(header, rows), *lines])
 
 
 def _reward_metrics(facts: Facts) -> str:
     measured = facts.lineage.steps["reward"].metrics
-    figures = {f"{name}, on test pairs": measured[name] for name in REWARD_FIGURES if name in measured}
-    figures |= {name: value for name, value in facts.evaluation.items() if name.startswith("reward.")}
-    return _table(["figure", "value"], [(name, f"{value:.4f}") for name, value in figures.items()])
+    rows = [(f"{FIGURES[key].title}, on test pairs", show(key, measured[key])) for key in ON_PAIRS if key in measured]
+    evaluated = {key: value for key, value in facts.evaluation.items() if key.startswith("reward.")}
+    return _table(["figure", "value"], rows + [(find(key).title, show(key, value)) for key, value in evaluated.items()])
 
 
 def _gates(findings: Sequence[Finding]) -> str:
@@ -159,14 +164,15 @@ def _gates(findings: Sequence[Finding]) -> str:
 def _data(facts: Facts) -> str:
     lineage = facts.lineage
     counts = [
-        (f"{stage}: {name.replace('_', ' ')}", f"{lineage.steps[stage].metrics[name]:.0f}")
-        for stage, names in COUNTS.items()
-        for name in names
-        if name in lineage.steps[stage].metrics
+        (f"{stage}: {FIGURES[key].title}", show(key, lineage.steps[stage].metrics[key]))
+        for stage, keys in COUNTS.items()
+        for key in keys
+        if key in lineage.steps[stage].metrics
     ]
     counts += [(f"rankings by {who}", str(count)) for who, count in lineage.annotators.items()]
     if "prompts" in facts.evaluation:
-        counts.append(("test prompts of the evaluation", f"{facts.evaluation['prompts']:.0f}"))
+        prompts = FIGURES["evaluate.prompts"]
+        counts.append((prompts.title, prompts.show(facts.evaluation["prompts"])))
     digests = [(path, f"`{digest}`") for path, digest in lineage.data.items()]
     return _table(["data", "rows or digest"], counts + digests)
 

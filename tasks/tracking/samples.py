@@ -11,11 +11,11 @@ from typing import Any
 
 from tasks.files import read_rows
 from tasks.paths import Paths
+from tasks.roles import POLICIES
 
 MAX_ROWS = 200
 SAMPLES = "samples.jsonl"
 """Below data/evaluation: the sampled completions of each test prompt with their scores, which win rates are made of."""
-MODELS = ("sft", "policy")
 PROMPTS_OF_ROLLOUTS = 10
 PICTURES = {".png", ".svg", ".csv", ".html"}
 
@@ -45,18 +45,18 @@ def intervals(stage: str, paths: Paths) -> dict[str, float]:
 
     rows = [row for _, row in read_rows(file)]
     ends: dict[str, float] = {}
-    for model in MODELS:
+    for model in POLICIES:
         for scorer in rows[0][model]["scores"]:
-            found = mean_interval([fmean(row[model]["scores"][scorer]) for row in rows])
-            ends |= {f"{model}.{scorer}_low": found.low, f"{model}.{scorer}_high": found.high}
+            mean = mean_interval([fmean(row[model]["scores"][scorer]) for row in rows])
+            ends |= {f"{model}.{scorer}_low": mean.low, f"{model}.{scorer}_high": mean.high}
     return ends
 
 
 def plots(stage: str, paths: Paths) -> list[Path]:
     """The curves of a stage, or the pictures and pages of the whole night, in a fixed order."""
     folder = paths.reports if stage == "report" else paths.plots(stage)
-    found = sorted(folder.rglob("*")) if folder.is_dir() else []
-    return [file for file in found if file.is_file() and file.suffix in PICTURES]
+    files = sorted(folder.rglob("*")) if folder.is_dir() else []
+    return [file for file in files if file.is_file() and file.suffix in PICTURES]
 
 
 def _each(rollout: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -71,9 +71,9 @@ def _shown(file: Path) -> Iterator[dict[str, Any]]:
         if file.name != SAMPLES:
             yield row
             continue
-        for model in MODELS:
-            for place, text in enumerate(row[model]["texts"]):
-                scores = {scorer: values[place] for scorer, values in row[model]["scores"].items()}
+        for model in POLICIES:
+            for index, text in enumerate(row[model]["texts"]):
+                scores = {scorer: values[index] for scorer, values in row[model]["scores"].items()}
                 yield {"id": row["id"], "prompt": row["prompt"], "model": model, "text": text, **scores}
 
 
