@@ -89,7 +89,7 @@ def draw_evaluation(folder: Path, plots: Path, evaluation: Path) -> None:
     best = read_curve(plots / "best_of_n.csv")
     names = [name for name in best[0] if name != "step"]
     charts.plot_curves(folder / "best_of_n.png", best, names, "n", "Expected score of the best of n")
-    page.side_by_side(folder / "completions.html", list(_rows(evaluation / "completions.jsonl", referee)))
+    page.side_by_side(folder / "completions.html", list(_rows(evaluation / "completions.jsonl", referee)), referee)
     _draw_forgetting(folder / "forgetting.png", metrics)
     _draw_few_shot(folder / "few_shot.png", metrics)
 

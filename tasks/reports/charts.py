@@ -66,7 +66,7 @@ def _bars(axes: Axes, key: str, table: Mapping[str, Mapping[str, float]], labell
     axes.tick_params(left=False, bottom=False, labelbottom=False)
     axes.spines[["bottom", "left"]].set_visible(False)
     axes.axvline(0, color=FAINT, linewidth=0.8)
-    axes.margins(x=0.22)
+    axes.margins(x=0.3)  # room for the values, on the left too where some are negative
 
 
 def plot_win_rate(path: Path, rates: Mapping[str, tuple[float, float, float]], title: str = "") -> None:
@@ -158,11 +158,12 @@ def plot_curves(
                 continue
             points = [(row["step"], row[columns[index]]) for row in rows if columns[index] in row]
             steps, values = zip(*points, strict=True)
-            axes.plot(steps, values, color=color(1), linewidth=1.5, marker="o" if len(points) < 2 else "")
+            axes.plot(steps, values, color=color(1), linewidth=1.5, marker="" if len(points) > 10 else ".")
             axes.set_title(find(keys[index]).label)
             axes.grid(True)
             axes.tick_params(length=0)
             axes.margins(x=0.02)
+            axes.xaxis.get_major_locator().set_params(integer=True)  # there is no step 1.5
             if index >= len(keys) - across:
                 axes.set_xlabel(over)
 

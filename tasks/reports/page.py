@@ -30,11 +30,11 @@ class SideBySide(NamedTuple):
     scores: Mapping[str, float]
 
 
-def side_by_side(path: Path, rows: Sequence[SideBySide]) -> None:
-    """Writes the page; raises ValueError when there is no row."""
+def side_by_side(path: Path, rows: Sequence[SideBySide], referee: str) -> None:
+    """Writes the page of what `referee` scored; raises ValueError when there is no row."""
     if not rows:
         raise ValueError(f"{path}: found no row to show; give one SideBySide per prompt")
-    write_text(path, comparison_page(rows))
+    write_text(path, comparison_page(rows, intro=f"<p>Scored by {escape(referee)}.</p>"))
 
 
 def comparison_page(rows: Sequence[SideBySide], title: str = "Completions side by side", intro: str = "") -> str:
