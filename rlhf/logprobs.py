@@ -30,7 +30,7 @@ class TokenStatistics(NamedTuple):
 def token_logprobs(
     logits: Float[Tensor, "*shape V"], tokens: Int[Tensor, "*shape"], temperature: float = 1.0
 ) -> Float[Tensor, "*shape"]:
-    """log π(token) at each place: z_token / τ − logsumexp(z / τ), whose gradient is (1{token} − π) / τ."""
+    """log π(token) at each position: z_token / τ − logsumexp(z / τ), whose gradient is (1{token} − π) / τ."""
     return _Softmax.apply(logits, tokens, temperature, False)[0]
 
 

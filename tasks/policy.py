@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from rlhf.algorithms import ALGORITHMS
 from rlhf.records import Prompt
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.policy import PolicySettings
@@ -39,7 +40,7 @@ def run(files: StageFiles, params: PolicySettings, model: ModelSettings) -> dict
     Raises:
         ValueError: the policy would never move, or did not; or a param needs data that is not there.
     """
-    if params.algorithm == "ppo" and params.critic_warmup >= params.iterations:
+    if ALGORITHMS[params.algorithm].critic and params.critic_warmup >= params.iterations:
         raise ValueError(
             f"policy.critic_warmup takes {params.critic_warmup} of {params.iterations} policy.iterations, so the "
             "policy would never move; lower the first or raise the second"
@@ -54,10 +55,10 @@ def run(files: StageFiles, params: PolicySettings, model: ModelSettings) -> dict
     checkpoint = Checkpoint.of(files.aside["checkpoint"], depends, (params, model))
 
     from rlhf.adapters import attach, merge
+    from rlhf.demonstrations import encode_demonstrations
     from rlhf.models import autocast, load_policy, save_policy
     from rlhf.ppo.trainer import PpoTrainer
     from rlhf.reward import load_reward_model
-    from rlhf.sft import encode_demonstrations
 
     policy = load_policy(inputs["sft"], model, training=True)
     reward_model = load_reward_model(inputs["reward"], model)
@@ -97,7 +98,7 @@ def run(files: StageFiles, params: PolicySettings, model: ModelSettings) -> dict
 def build_critic(
     policy: Policy, reward_model: RewardModel, params: PolicySettings, model: ModelSettings
 ) -> Critic | None:
-    """PPO's critic: a head on the policy, or a network that starts from the reward model's backbone.
+    """The critic, where the algorithm has one: a head on the policy, or a network started from the reward model's.
 
     The reward model already knows what is good; one that reads other tokens than the policy (an encoder, a backbone
     with a tokenizer of its own) is no start, so the SFT model serves then.
@@ -105,7 +106,7 @@ def build_critic(
     from rlhf.models import checkpoint_layers
     from rlhf.ppo.critic import Critic
 
-    if params.algorithm != "ppo":
+    if not ALGORITHMS[params.algorithm].critic:
         return None
     if params.critic == "head":
         return Critic(None, policy.hidden).to(policy.device)

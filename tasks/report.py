@@ -67,9 +67,9 @@ def draw_monitor(path: Path, plots: Path, policy: Path) -> None:
     """What was optimised and what was not, over the KL; nothing where no monitor watched."""
     if not (policy / "monitor.json").is_file():
         return
-    told = json.loads((policy / "monitor.json").read_text(encoding="utf-8"))
-    rows, stopped = read_curve(plots / "monitor.csv"), told["stopped"] is not None
-    charts.plot_over_kl(path, rows, told["kept_iteration"], stopped, "What was optimised, and what not")
+    monitor = json.loads((policy / "monitor.json").read_text(encoding="utf-8"))
+    rows, stopped = read_curve(plots / "monitor.csv"), monitor["stopped"] is not None
+    charts.plot_over_kl(path, rows, monitor["kept_iteration"], stopped, "What was optimised, and what not")
 
 
 def draw_evaluation(folder: Path, plots: Path, evaluation: Path) -> None:

@@ -1,7 +1,7 @@
 """Runs stages for both doors: tracked in MLflow, versioned by DVC, and only when something changed.
 
 `dvc repro` comes in through `python -m tasks <stage>` (run_tracked); the flow and `nightjar stage` come
-in through `bring_up_to_date`, which asks DVC first.
+in through `bring_up_to_date`, which checks with DVC first.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def run_stage(stage: str, paths: Paths, params: Params) -> dict[str, float]:
     """Runs one stage on its own files and its own sections of the params, and writes its metrics.
 
     Raises:
-        ValueError: there is no such stage, or the stage refuses what it found.
+        ValueError: there is no such stage, or the stage rejects its inputs.
     """
     if stages.check(stage).loads_model and params.model.threads is not None:
         import torch
@@ -53,7 +53,7 @@ def run_tracked(stage: str, paths: Paths, params: Params, door: str) -> dict[str
 
     Raises:
         FileNotFoundError: an input is missing; the message names the stage that writes it.
-        ValueError: there is no such stage, or it refuses what it found.
+        ValueError: there is no such stage, or it rejects its inputs.
     """
     check_inputs(stage, paths)
     inputs = provenance.digests(paths, _inputs(stage, paths, params))
@@ -93,7 +93,7 @@ def train(paths: Paths, candidate: Candidate, say: Callable[[str], None] = print
     """Brings a candidate's stages up to date in its own workspace, below a run of its own.
 
     Raises:
-        ValueError: a stage refuses its settings.
+        ValueError: a stage rejects its settings.
         DeadlineError: the night's time is up.
     """
     workspace = standings.prepare(paths, candidate)
@@ -137,12 +137,12 @@ def _remedy(name: str) -> str:
 
 
 def _inputs(stage: str, paths: Paths, params: Params) -> list[str]:
-    """What a stage reads, with the files that the params name in place of the folders they lie in."""
+    """What a stage reads, with the files that the params name instead of their folders."""
     names: list[str] = []
     for name in stages.STAGES[stage].reads:
         if paths.root / name in (paths.source, paths.feedback):
-            places = [place.relative_to(paths.root).as_posix() for place, _ in needed(paths, params)]
-            names += [place for place in places if place.startswith(f"{name}/")]
+            files = [path.relative_to(paths.root).as_posix() for path, _ in needed(paths, params)]
+            names += [path for path in files if path.startswith(f"{name}/")]
         else:
             names.append(name)
     return names

@@ -26,8 +26,19 @@ jaxtyping.install_import_hook(
     [
         f"rlhf.{module}"
         for module in (
-            *("masking", "logprobs", "batches", "generation", "explain", "optim", "sft", "soft_prompt", "evaluation"),
-            *("heads", "packing", "activations", "products"),
+            *(
+                "masking",
+                "logprobs",
+                "batches",
+                "generation",
+                "explain",
+                "optim",
+                "demonstrations",
+                "sft",
+                "soft_prompt",
+                "evaluation",
+            ),
+            *("heads", "fast"),
             *("reward.head", "reward.losses", "reward.metrics", "reward.scalar", "reward.training", "reward.model"),
             "reward.evaluation",
             *(

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from flows.commands import Add, say
+from rlhf.algorithms import unread
 from tasks import presets
 from tasks.trials.candidates import read_checked
 from tasks.versioning.provenance import flatten
@@ -29,8 +30,13 @@ def _preset(options: argparse.Namespace, root: Path) -> None:
 
 
 def _params(options: argparse.Namespace, root: Path) -> None:
-    for name, settings in read_checked(root / "params.yaml").model_dump(mode="json", by_alias=True).items():
-        say([f"{key} = {value}" for key, value in flatten(settings, name).items()])
+    params = read_checked(root / "params.yaml")
+    algorithm = params.policy.algorithm
+    idle = {f"policy.{name}" for name in unread(algorithm)}
+    for name, settings in params.model_dump(mode="json", by_alias=True).items():
+        for key, value in flatten(settings, name).items():
+            note = f"    # {algorithm} does not read it" if ".".join(key.split(".")[:2]) in idle else ""
+            say([f"{key} = {value}{note}"])
 
 
 def _graph(options: argparse.Namespace, root: Path) -> int:

@@ -6,13 +6,54 @@ Dimensions: B rows at the start, N rows that are still written, P prompt tokens,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlhf.batches import encoder_inputs, make_batch, positions
+
+if TYPE_CHECKING:
+    from rlhf.generation.choosing import Chooser
+    from rlhf.generation.transcript import Transcript
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Whatever gives the logits of rows that are written side by side, at its beginning.
+
+    Attributes:
+        patience: the share of rows that may be done before it pays to drop them.
+        states: the last hidden ones, of the last logits, N × H; None where they are not known.
+    """
+
+    @property
+    def patience(self) -> float: ...
+
+    @property
+    def states(self) -> Tensor | None: ...
+
+    def first(self) -> Float[Tensor, "B V"]:
+        """The logits of every row's first token, in float32."""
+        ...
+
+    def next(self, tokens: Int[Tensor, " N"]) -> Float[Tensor, "N V"]:
+        """The logits after one more token a row, in float32; the next call may overwrite them."""
+        ...
+
+    def keep(self, rows: Int[Tensor, " N"]) -> None:
+        """Goes on with these of the rows, in this order."""
+        ...
+
+
+@runtime_checkable
+class Writer(Decoder, Protocol):
+    """A decoder that also draws by itself, several tokens at a time, where no row asks for filters."""
+
+    def write(self, chooser: Chooser, transcript: Transcript, steps: int) -> None:
+        """Draws until every row is done."""
+        ...
 
 
 class History(NamedTuple):
@@ -67,7 +108,7 @@ class ForwardDecoder:
     """
 
     def __init__(self, model: Any, inputs: dict[str, Any]) -> None:
-        self.model, self.inputs = model, inputs
+        self.model, self.inputs, self.states = model, inputs, None
         self.cache: Any = None
         self.last_position = (getattr(model.config, "max_position_embeddings", None) or 2**31) - 1
 

@@ -1,11 +1,12 @@
-"""Advantages: what tells PPO, REINFORCE, RLOO and GRPO apart.
+"""Advantages: what tells PPO, REINFORCE, RLOO and GRPO apart; rlhf/algorithms.py says which has which.
 
-PPO's are estimated for every token with a critic. Those of the others stand for whole completions: a completion's
-return, score − β·KL, less a baseline made of other completions' returns.
+With a critic they are estimated for every token. Without one they stand for whole completions: a completion's return,
+score − β·KL, less a baseline made of other completions' returns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,18 @@ class Advantages(NamedTuple):
 
     advantages: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
+
+
+class Compared(NamedTuple):
+    """Completions held against others.
+
+    Attributes:
+        advantages: one per completion.
+        baselines: what its return was held against.
+    """
+
+    advantages: Float[Tensor, " B"]
+    baselines: Float[Tensor, " B"]
 
 
 def generalized_advantages(
@@ -75,7 +88,7 @@ def log_derivative_coefficients(
     return scores - kl_coefficient * (1.0 + log_ratios)
 
 
-def leave_one_out_advantages(returns: Float[Tensor, " B"], group: int) -> Float[Tensor, " B"]:
+def leave_one_out_advantages(returns: Float[Tensor, " B"], group: int) -> Compared:
     """Each completion's return less the mean of the others in its group: G_i − (1/(K−1))·Σ_{j≠i} G_j.
 
     A baseline that does not contain the sample itself leaves the gradient unbiased. With a prompt's K completions
@@ -87,10 +100,11 @@ def leave_one_out_advantages(returns: Float[Tensor, " B"], group: int) -> Float[
         group: K; divides B. A group of one has nothing to compare with and keeps its return.
     """
     grouped = returns.view(-1, group)
-    return (grouped - (grouped.sum(1, keepdim=True) - grouped) / max(1, group - 1)).flatten()
+    baselines = (grouped.sum(1, keepdim=True) - grouped) / max(1, group - 1)
+    return Compared((grouped - baselines).flatten(), baselines.flatten())
 
 
-def group_normalised_advantages(returns: Float[Tensor, " B"], group: int) -> Float[Tensor, " B"]:
+def group_normalised_advantages(returns: Float[Tensor, " B"], group: int) -> Compared:
     """(G_i − mean of the group) / (deviation of the group + 1e-4).
 
     Source: Shao et al. (2024), section 4.1.2 (GRPO). Differs from it: the KL penalty is part of the return, as in
@@ -101,5 +115,13 @@ def group_normalised_advantages(returns: Float[Tensor, " B"], group: int) -> Flo
         group: K; divides B.
     """
     grouped = returns.view(-1, group).double()  # in float32 the mean of equal returns may be another than they
-    centred = grouped - grouped.mean(1, keepdim=True)
-    return (centred / (grouped.std(1, correction=0, keepdim=True) + 1e-4)).flatten().to(returns.dtype)
+    baselines = grouped.mean(1, keepdim=True).expand_as(grouped)
+    advantages = (grouped - baselines) / (grouped.std(1, correction=0, keepdim=True) + 1e-4)
+    return Compared(*(column.flatten().to(returns.dtype) for column in (advantages, baselines)))
+
+
+OF_COMPLETIONS: Mapping[str, Callable[[Float[Tensor, " B"], int], Compared]] = {
+    "leave_one_out": leave_one_out_advantages,
+    "group_normalised": group_normalised_advantages,
+}
+"""By the names that rlhf/algorithms.py calls them."""

@@ -11,18 +11,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlhf.adapters import without_adapter
+from rlhf.algorithms import ALGORITHMS
 from rlhf.batches import Batch, make_batch, response_states
 from rlhf.generation import Samples, sample
 from rlhf.heads import response_logprobs
 from rlhf.logprobs import kl_estimate
 from rlhf.masking import explained_variance, masked_mean, masked_variance, whiten
 from rlhf.models import Policy, computes_in_float32
-from rlhf.ppo.advantages import (
-    generalized_advantages,
-    group_normalised_advantages,
-    leave_one_out_advantages,
-    log_derivative_coefficients,
-)
+from rlhf.ppo.advantages import OF_COMPLETIONS, generalized_advantages, log_derivative_coefficients
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.rewards import final_scores, length_penalty, token_rewards
 from rlhf.records import PromptText, Sampling
@@ -45,7 +41,7 @@ class Experience(NamedTuple):
         batch: prompts and completions.
         logprobs: log π_old of each response token.
         values: what advantages are measured against: V_old of the critic, or the baseline.
-        advantages: PPO's are whitened.
+        advantages: whitened where the algorithm says so.
         returns: the critic's target.
     """
 
@@ -59,6 +55,10 @@ class Experience(NamedTuple):
         """Some of the rows."""
         return Experience(Batch(*(tensor[index] for tensor in self.batch)), *(tensor[index] for tensor in self[1:]))
 
+    def tokens(self, index: Tensor) -> Experience:
+        """The figures of some tokens of the flattened batch, one after the other, beside the batch as it is."""
+        return Experience(self.batch, *(tensor.flatten()[index] for tensor in self[1:]))
+
 
 @dataclass(frozen=True)
 class Networks:
@@ -67,7 +67,7 @@ class Networks:
     Attributes:
         policy: what is trained.
         reference: the frozen start; None when it is the policy itself with its adapter off.
-        critic: what PPO estimates advantages with; the other algorithms have none.
+        critic: what advantages are estimated with; None where the algorithm has none.
     """
 
     policy: Policy
@@ -155,7 +155,7 @@ def sample_experience(
     )
     figures = _figures(samples, scores, logprobs - ref_logprobs, estimate, batch.response_mask)
     advantages = estimate.advantages
-    if settings.algorithm == "ppo":
+    if ALGORITHMS[settings.algorithm].whitens:
         advantages = whiten(advantages, batch.response_mask)
     return Experience(batch, logprobs, estimate.values, advantages, estimate.returns), figures
 
@@ -183,13 +183,13 @@ def estimate_advantages(
     settings: PolicySettings,
     kl_coefficient: float,
 ) -> Estimate:
-    """What the algorithm makes of scores and KL: the one place where PPO, REINFORCE, RLOO and GRPO differ.
+    """What the algorithm makes of scores and KL.
 
     Args:
         scores: one per completion, the completions of a prompt side by side.
         logprobs: log π of each response token when it was sampled.
         ref_logprobs: the same under the frozen reference.
-        values: the critic's, for PPO.
+        values: the critic's, where the algorithm has one.
         response_mask: True at response tokens.
         settings: algorithm, completions per prompt, discount, λ, the KL's estimator.
         kl_coefficient: β.
@@ -203,13 +203,9 @@ def estimate_advantages(
         return Estimate(gae.advantages, gae.returns, values)
     kl = torch.where(response_mask, kl_estimate(logprobs, ref_logprobs, estimator), 0.0).sum(1)
     returns = log_derivative_coefficients(scores, kl, kl_coefficient)
-    if settings.algorithm == "grpo":
-        advantages = group_normalised_advantages(returns, settings.completions)
-        baselines = returns.view(-1, settings.completions).mean(1).repeat_interleave(settings.completions)
-    else:
-        group = settings.completions if settings.algorithm == "rloo" else len(returns)
-        advantages = leave_one_out_advantages(returns, group)
-        baselines = returns - advantages
+    row = ALGORITHMS[settings.algorithm]
+    group = settings.completions if row.group == "prompt" else len(returns)
+    advantages, baselines = OF_COMPLETIONS[row.advantages](returns, group)
     # A completion's figure stands at each of its tokens.
     return Estimate(*(torch.where(response_mask, row[:, None], 0.0) for row in (advantages, returns, baselines)))
 

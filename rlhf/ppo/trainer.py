@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf.adapters import trainable_parameters
+from rlhf.algorithms import ALGORITHMS
 from rlhf.batches import Batch
+from rlhf.demonstrations import Example, learn_responses
 from rlhf.models import Policy, computes_in_float32
 from rlhf.optim import shuffled_batches
 from rlhf.ppo.critic import Critic
@@ -20,7 +22,6 @@ from rlhf.ppo.experience import Experience, Networks, PromptText, Scorer, sample
 from rlhf.ppo.kl import KlController
 from rlhf.ppo.update import Actors, update
 from rlhf.settings.policy import PolicySettings
-from rlhf.sft import Example, learn_responses
 
 LogRatio = Callable[[Batch], Float[Tensor, "B T"]]
 
@@ -66,7 +67,7 @@ class PpoTrainer:
 
     Attributes:
         reference: the frozen start; None when it is the policy itself with its adapter off.
-        critic: what PPO estimates advantages with; the other algorithms have none.
+        critic: what advantages are estimated with; None where the algorithm has none.
         general: examples of other tasks for the pretraining term (`ptx_coefficient`).
         warnings: what the watch thinks wrong after the last iteration.
         stopped: why the run ended early, or None.
@@ -94,7 +95,7 @@ class PpoTrainer:
         if not self.prompts:
             raise ValueError("found no prompt to sample for; PPO needs at least one in the train split")
         settings, critic = self.settings, self.critic
-        assert (critic is not None) == (settings.algorithm == "ppo")
+        assert (critic is not None) == ALGORITHMS[settings.algorithm].critic
         self.policy.model.eval()  # dropout stays off wherever logprobs are compared
         if self.reference is not None:
             self.reference.model.eval().requires_grad_(False)

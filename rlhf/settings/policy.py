@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from rlhf.algorithms import ALGORITHMS, CHOICES, AlgorithmName, readers, unread
 from rlhf.settings.adapters import LoraSettings
 from rlhf.settings.base import NonNegative, Positive, Rate, Settings, Share
 
@@ -53,8 +54,11 @@ class PolicySettings(Settings):
 
     iterations: Positive
     prompts_per_iteration: Positive
-    algorithm: Literal["ppo", "reinforce", "rloo", "grpo"] = "ppo"
-    """ppo: a critic and GAE; reinforce: a baseline over the batch; rloo, grpo: over each prompt's completions."""
+    algorithm: AlgorithmName = "ppo"
+    """ppo: a critic and GAE; reinforce: a baseline over the batch; rloo, grpo: over each prompt's completions.
+
+    What each reads of the settings below stands in rlhf/algorithms.py; `nightjar params` marks what it does not.
+    """
     completions: Positive = 1
     """Completions sampled for each prompt of an iteration; rloo and grpo compare at least two."""
     epochs: Positive = 2
@@ -100,16 +104,18 @@ class PolicySettings(Settings):
 
     @model_validator(mode="after")
     def _algorithm_has_what_it_needs(self) -> Self:
-        if self.algorithm in ("rloo", "grpo") and self.completions < 2:
+        row, fields = ALGORITHMS[self.algorithm], type(self).model_fields
+        if self.completions < row.completions:
             raise ValueError(
                 f"algorithm {self.algorithm} compares a prompt's completions, but completions is {self.completions}; "
-                "give at least 2"
+                f"give at least {row.completions}"
             )
-        if self.algorithm != "ppo" and (self.critic == "head" or self.whiten_rewards):
-            raise ValueError(
-                f"critic: head and whiten_rewards belong to ppo; algorithm {self.algorithm} has neither a critic nor a "
-                "reward per token; leave them out"
-            )
+        for name in sorted(unread(self.algorithm) & CHOICES):
+            if (given := getattr(self, name)) != fields[name].default:
+                raise ValueError(
+                    f"{name}: {given} belongs to {', '.join(readers(name))}; algorithm {self.algorithm} has no such "
+                    "part; leave it out"
+                )
         if self.unfinished == "reduce" and self.unfinished_score > 0:
             raise ValueError("unfinished_score is added to an unfinished completion's score; give 0 or less")
         return self

@@ -50,8 +50,8 @@ def sentences(comparison: Comparison) -> list[str]:
         lines.append("No test prompt is in both, so differences are not paired.")
     if comparison.wins is not None:
         rate = FIGURES["win_rate"]
-        told = f"{rate.title} {rate.interval(*comparison.wins)}, judged by {comparison.referee}"
-        lines.append(f"Policy B over policy A: {told}.")
+        shown = f"{rate.title} {rate.interval(*comparison.wins)}, judged by {comparison.referee}"
+        lines.append(f"Policy B over policy A: {shown}.")
     if any(row.difference is None and None not in (row.first, row.second) for row in comparison.figures):
         lines.append("–: each night was scored by a model of its own, so the scores do not compare.")
     return lines

@@ -2,7 +2,7 @@
 
 Intervals are percentile bootstraps over test prompts, 95 %. Where the nights share prompts a difference is paired: what
 makes a prompt hard for both cancels out. Scores of two reward models are on scales of their own, so a difference of
-scores is told only where both nights were scored by the same one.
+scores is given only where both nights were scored by the same one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Values = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class Contrast:
-    """One figure of both, and by how much the second's lies above the first's; None where it cannot be told.
+    """One figure of both, and by how much the second's lies above the first's; None where they do not compare.
 
     Attributes:
         name: what people read.
@@ -60,7 +60,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is told of two results.
+    """Two results, compared.
 
     Attributes:
         first, second: the results.
@@ -70,7 +70,7 @@ class Comparison:
         referee: who decides which completion is better.
         shared: the number of test prompts that both have.
         wins: how often the second policy's samples beat the first's on these prompts; None where nobody can judge both.
-        texts: of the shared prompts whose completions differ, those that the referee tells apart most come first.
+        texts: of the shared prompts whose completions differ, those whose scores differ most come first.
     """
 
     first: Result
@@ -102,9 +102,9 @@ def compare(first: Result, second: Result) -> Comparison:
 
 
 def _referee(first: Result, second: Result) -> str:
-    """Whom both nights asked what is better: gold, a judge, or, where they share neither, their reward models."""
-    asked = [side.completions[0] if side.completions else {} for side in (first, second)]
-    return next((name for name in ("gold", "judge") if all(f"policy_{name}" in row for row in asked)), PROXY)
+    """Who scored both nights: gold, a judge, or, where they share neither, their reward models."""
+    rows = [side.completions[0] if side.completions else {} for side in (first, second)]
+    return next((name for name in ("gold", "judge") if all(f"policy_{name}" in row for row in rows)), PROXY)
 
 
 def differences(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
@@ -131,8 +131,8 @@ def _scores(first: Result, second: Result, referee: str) -> list[Contrast]:
     for scorer in dict.fromkeys((referee, PROXY)):
         same = _same_scorer(first, second, scorer)
         for model in POLICIES:
-            ours, theirs = _sampled(first, model, scorer), _sampled(second, model, scorer)
-            figures.append(contrast(title(f"{model}.{scorer}"), FIGURES[scorer], ours, theirs, same))
+            left, right = _sampled(first, model, scorer), _sampled(second, model, scorer)
+            figures.append(contrast(title(f"{model}.{scorer}"), FIGURES[scorer], left, right, same))
     comparable = referee != PROXY and _same_scorer(first, second, referee)
     rate = FIGURES["win_rate"]
     name = f"{rate.title} over {ROLES['sft'].title}"
@@ -143,10 +143,10 @@ def _scores(first: Result, second: Result, referee: str) -> list[Contrast]:
 
 def _texts_of(first: Result, second: Result) -> list[Contrast]:
     """ROUGE and length of the likeliest completions."""
-    ours, theirs = _rouge(first), _rouge(second)
-    ours["length"], theirs["length"] = _words(first), _words(second)
+    left, right = _rouge(first), _rouge(second)
+    left["length"], right["length"] = _words(first), _words(second)
     rows = [FIGURES[key] for key in (*ROUGE, "length")]
-    return [contrast(row.label, row, ours.get(row.key, {}), theirs.get(row.key, {})) for row in rows]
+    return [contrast(row.label, row, left.get(row.key, {}), right.get(row.key, {})) for row in rows]
 
 
 def _words(side: Result) -> Values:
@@ -157,9 +157,9 @@ def _plain(first: Result, second: Result) -> list[Contrast]:
     figures = []
     names = {f"evaluate.policy.{key}": FIGURES[key].label for key in OF_TEXTS}
     for key, name in (names | {key: label(key) for key in OF_TRAINING}).items():
-        ours, theirs = first.metrics.get(key), second.metrics.get(key)
-        difference = None if ours is None or theirs is None else theirs - ours
-        figures.append(Contrast(name, find(key), ours, theirs, difference))
+        left, right = first.metrics.get(key), second.metrics.get(key)
+        difference = None if left is None or right is None else right - left
+        figures.append(Contrast(name, find(key), left, right, difference))
     return figures
 
 
@@ -179,8 +179,8 @@ def _wins(first: Result, second: Result, referee: str, shared: Sequence[tuple[st
         return None
     from rlhf.evaluation.winrate import win_rate
 
-    ours, theirs = _by_prompt(second.samples), _by_prompt(first.samples)
-    grids = [_grid([rows[key] for key in shared], "policy", referee) for rows in (ours, theirs)]
+    challenger, opponent = _by_prompt(second.samples), _by_prompt(first.samples)
+    grids = [_grid([rows[key] for key in shared], "policy", referee) for rows in (challenger, opponent)]
     return win_rate(grids[0], grids[1])
 
 
@@ -219,7 +219,7 @@ def _rouge(side: Result) -> dict[str, Values]:
 
 
 def _same_scorer(first: Result, second: Result, scorer: str) -> bool:
-    """Whether both nights asked the very same scorer."""
+    """Whether both nights used the very same scorer."""
     known = first.scorers.get(scorer)
     return scorer == "gold" or (known is not None and known == second.scorers.get(scorer))
 

@@ -27,8 +27,8 @@ class Result:
     """One night, or one registered policy, as it is compared.
 
     Attributes:
-        name: what stands above its column.
-        outcome: how the night ended, as far as it says so.
+        name: the title of its column.
+        outcome: how the night ended, where it is recorded.
         commit: the code, with a plus where it was changed; empty where there was no git.
         params: every param, by its dotted name.
         metrics: final figures, by `<stage>.<figure>`.
@@ -50,7 +50,7 @@ class Result:
 
 
 def find(paths: Paths, name: str, registered: str) -> Result:
-    """The result that is meant.
+    """The result of this name.
 
     Args:
         paths: the workspace.
@@ -58,7 +58,7 @@ def find(paths: Paths, name: str, registered: str) -> Result:
         registered: the name that params give to the registry (register.name).
 
     Raises:
-        ValueError: there is none such, more than one, or it never came as far as evaluate; the message lists nights.
+        ValueError: there is none such, more than one, or it never reached evaluate; the message lists nights.
     """
     client = mlflow_store.open_client(paths)
     if name in (versions.CHAMPION, versions.CHALLENGER) or re.fullmatch(r"v\d+", name):
@@ -77,8 +77,8 @@ def find(paths: Paths, name: str, registered: str) -> Result:
         if above is None:
             return _result(client, f"{stage} {run.info.run_id[:8]}", None, {stage: run.info.run_id})
         run = above
-    tags = ((key.split("."), run_id) for key, run_id in run.data.tags.items())
-    stages = {parts[1]: run_id for parts, run_id in tags if parts[0] == "stage" and parts[2:] == ["run"]}
+    keys = ((key.split("."), run_id) for key, run_id in run.data.tags.items())
+    stages = {parts[1]: run_id for parts, run_id in keys if parts[0] == "stage" and parts[2:] == ["run"]}
     return _result(client, run.info.run_name, run, stages)
 
 
@@ -112,8 +112,8 @@ def _result(client: Any, name: str, night: Any, stages: Mapping[str, str]) -> Re
     if "evaluate" not in runs:
         raise ValueError(f"{name}: its policy was never evaluated, so there is nothing to compare; give another")
     evaluate = runs["evaluate"]
-    read = _data_sets(evaluate)
-    # The night knows also what it did not run itself: those figures were read from the files that were there.
+    inputs = _data_sets(evaluate)
+    # The night's run also has figures of stages that it skipped: they were read from those stages' files.
     metrics = {} if night is None else {key: value for key, value in night.data.metrics.items() if "/" not in key}
     params = {} if night is None else dict(night.data.params)
     data: dict[str, str] = {}
@@ -125,8 +125,8 @@ def _result(client: Any, name: str, night: Any, stages: Mapping[str, str]) -> Re
     commit = tags.get("mlflow.source.git.commit", "")[:9]
 
     def rows(file: str) -> list[dict[str, Any]]:
-        kept = mlflow_store.find_artifact(client, evaluate.info.run_id, f"evaluation/{file}")
-        return [row for _, row in read_rows(kept)] if kept else []
+        artifact = mlflow_store.find_artifact(client, evaluate.info.run_id, f"evaluation/{file}")
+        return [row for _, row in read_rows(artifact)] if artifact else []
 
     return Result(
         name=name,
@@ -135,7 +135,7 @@ def _result(client: Any, name: str, night: Any, stages: Mapping[str, str]) -> Re
         params=params,
         metrics=metrics,
         data=data,
-        scorers={role: read[path] for role in SCORERS if (path := ROLES[role].path) and path in read},
+        scorers={role: inputs[path] for role in SCORERS if (path := ROLES[role].path) and path in inputs},
         samples=rows(SAMPLES),
         completions=rows(COMPLETIONS),
     )

@@ -12,7 +12,7 @@ ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def write_lengths(path: Path, completions: Mapping[str, Sequence[Sequence[str]]]) -> None:
-    """Writes, for every number of words from none to the most there are, the share of each model's completions.
+    """Writes, for every number of words from none to the longest, the share of each model's completions.
 
     Args:
         path: the CSV, with the columns `words` and one per model.
@@ -21,7 +21,7 @@ def write_lengths(path: Path, completions: Mapping[str, Sequence[Sequence[str]]]
     counts = {
         model: Counter(len(text.split()) for texts in rows for text in texts) for model, rows in completions.items()
     }
-    longest = max(max(words) for words in counts.values())
+    longest = max(max(count) for count in counts.values())
     write_curve(
         path,
         [

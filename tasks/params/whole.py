@@ -78,9 +78,10 @@ class Params(Settings):
 
     def section(self, name: str) -> Settings:
         """The section called `name` in params.yaml."""
-        return next(
+        section: Settings = next(
             getattr(self, field) for field, info in type(self).model_fields.items() if name in (field, info.alias)
         )
+        return section
 
 
 def read_params(path: Path) -> Params:

@@ -1,6 +1,6 @@
 """The model card of a registered version: what it is, its data, params and figures, the gates, and its limits.
 
-Figures that the evaluation gives are as it gave them; what made the version is told by its lineage.
+Figures that the evaluation gives are as it gave them; what made the version comes from its lineage.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PARAMS = (
     ),
     *("policy.adapter", "policy.adapter.kind", "policy.seed"),
 )
-"""The params that tell most of a model; all of them are in its runs."""
+"""The params that matter most; all of them are in its runs."""
 COUNTS = {
     "validate": ("rows_in", "rows_kept", "rows_rejected"),
     "rollouts": ("completions",),
@@ -63,7 +63,7 @@ def render(kind: str, facts: Facts) -> str:
 
     Args:
         kind: `policy` or `reward`.
-        facts: what there is to tell.
+        facts: what the card reports.
     """
     lineage = facts.lineage
     version = lineage.version if kind == "policy" else lineage.tags.get("reward_version", "")
@@ -80,11 +80,11 @@ def render(kind: str, facts: Facts) -> str:
     return "\n\n".join([*parts, *(f"## {title}\n{text}" for title, text in sections.items() if text)]) + "\n"
 
 
-def describe(card: str, whole: str) -> str:
-    """The card as a version's description: whole where it fits, else its first sections and what holds the rest."""
+def describe(card: str, source: str) -> str:
+    """The card as a version's description: complete where it fits, else its first sections and where the rest is."""
     if len(card) <= MAX_DESCRIPTION:
         return card
-    rest = f"\n\nThe rest stands in {whole}.\n"
+    rest = f"\n\nThe rest is in {source}.\n"
     kept = card[: MAX_DESCRIPTION - len(rest)]
     return (kept[: kept.rfind("\n\n## ")] if "\n\n## " in kept else kept) + rest
 
@@ -92,38 +92,38 @@ def describe(card: str, whole: str) -> str:
 def limits(facts: Facts) -> list[str]:
     """What nobody measured, and what the figures do not say."""
     params, figures = facts.lineage.params, facts.evaluation
-    told = [
+    lines = [
         "Measured on held-out prompts of the same kind as those it learnt from; of other prompts the figures say "
         "nothing. Nobody looked at safety, bias or facts about the world.",
     ]
     if facts.referee == "gold":
-        told.append("Gold is the rule of a generated corpus: it ranks these sentences, and no text that people wrote.")
+        lines.append("Gold is the rule of a generated corpus: it ranks these sentences, and no text that people wrote.")
     else:
-        told.append("The win rate is judged by a model of people's rankings held out from PPO, not by people.")
+        lines.append("The win rate is judged by a model of people's rankings held out from PPO, not by people.")
     if params.get("rank.annotator") == "simulated":
-        told.append("No person ranked anything: the rankings are a simulated annotator's.")
+        lines.append("No person ranked anything: the rankings are a simulated annotator's.")
     if "policy_forgetting" not in figures:
-        told.append("Whether it forgot other tasks was not measured (ingest.general names none).")
+        lines.append("Whether it forgot other tasks was not measured (ingest.general names none).")
     if params.get("policy.monitor") == "null":
-        told.append("Nothing watched for reward hacking while PPO ran (policy.monitor).")
+        lines.append("Nothing watched for reward hacking while PPO ran (policy.monitor).")
     if any(finding.name == "steady" and finding.text.startswith("one seed") for finding in facts.findings):
-        told.append("One run of one seed: the intervals are over prompts, not over trainings (nightjar seeds).")
+        lines.append("One run of one seed: the intervals are over prompts, not over trainings (nightjar seeds).")
     if not any(name.startswith("champion.") for name in figures):
-        told.append("It was compared with no other champion, only with the SFT model that it started from.")
+        lines.append("It was compared with no other champion, only with the SFT model that it started from.")
     if "git.commit" not in facts.lineage.tags:
-        told.append("It was made outside a git checkout: no commit tells its code.")
+        lines.append("It was made outside a git checkout: no commit tells its code.")
     elif facts.lineage.tags["git.dirty"] == "yes":
-        told.append(
+        lines.append(
             "Code or params differed from the git commit; the night's experiment holds them, where there is one."
         )
-    return told
+    return lines
 
 
 def _what(kind: str, lineage: Lineage) -> str:
     if kind == "reward":
-        kept = lineage.steps["reward"].params.get("reward.kind", "")
+        form = lineage.steps["reward"].params.get("reward.kind", "")
         return (
-            f"A reward model ({kept or 'kind unknown'}), trained on pairs out of rankings. It scores a completion of a "
+            f"A reward model ({form or 'kind unknown'}), trained on pairs out of rankings. It scores a completion of a "
             f"prompt; a higher score is a better one, in deviations of the SFT model's completions. "
             f"{lineage.name}-policy version {lineage.version} learnt from it."
         )
@@ -158,7 +158,7 @@ def _reward_metrics(facts: Facts) -> str:
 
 def _gates(findings: Sequence[Finding]) -> str:
     rows = [(finding.name, "passed" if finding.passed else "failed", finding.text) for finding in findings]
-    return _table(["gate", "", "found"], rows)
+    return _table(["gate", "", "result"], rows)
 
 
 def _data(facts: Facts) -> str:

@@ -28,7 +28,7 @@ LIMITS = {"rouge": "max_rouge_drop", "bleu": "max_bleu_drop", "kl": "max_kl", "f
 
 
 class Finding(NamedTuple):
-    """What one gate found: its name, whether the policy passed, and why, with the numbers."""
+    """The result of one gate: its name, whether the policy passed, and why, with the numbers."""
 
     name: str
     passed: bool
@@ -52,8 +52,8 @@ def is_promoted(findings: Sequence[Finding]) -> bool:
 def reason(findings: Sequence[Finding]) -> str:
     """The decision in a sentence: every finding of a promotion, else those that failed."""
     promoted = is_promoted(findings)
-    told = [finding.text for finding in findings if promoted or not finding.passed]
-    return f"{'promoted' if promoted else 'not promoted'}: {'; '.join(told)}"
+    texts = [finding.text for finding in findings if promoted or not finding.passed]
+    return f"{'promoted' if promoted else 'not promoted'}: {'; '.join(texts)}"
 
 
 def judge_evaluation(metrics: Mapping[str, float], params: RegisterParams) -> list[Finding]:
@@ -84,7 +84,7 @@ def judge_rematch(rematch: Rematch | None, params: RegisterParams) -> Finding:
 
 
 def judge_monitor(readings: Mapping[str, Any] | None, params: RegisterParams) -> list[Finding]:
-    """The gate of the hacking monitor: the policy that was kept is one that it warned of nothing.
+    """The gate of the hacking monitor: it gave no warning of the policy that was kept.
 
     Args:
         readings: `kept_iteration` and `readings` with the `warnings` of each; None where nothing watched.
@@ -95,7 +95,7 @@ def judge_monitor(readings: Mapping[str, Any] | None, params: RegisterParams) ->
     if readings is None:
         return [Finding("monitor", True, "hacking not watched")]
     kept = readings["kept_iteration"]
-    # A run that its KL stopped ends between two readings: the one before tells.
+    # A run that its KL stopped ends between two readings: the earlier one counts.
     last = max((row for row in readings["readings"] if row["iteration"] <= kept), key=lambda row: row["iteration"])
     if last["warnings"]:
         return [Finding("monitor", False, f"the monitor warned of iteration {kept}: {'; '.join(last['warnings'])}")]
@@ -121,7 +121,7 @@ def judge_seeds(wanted: int, lows: Sequence[float], params: RegisterParams) -> F
 
 
 def judge_rollback(why: str | None) -> list[Finding]:
-    """A policy that a person took back is promoted by a person alone; `why` is None where nobody did."""
+    """A policy that a person rolled back is promoted by a person alone; `why` is None where nobody did."""
     text = f"rolled back before ({why}); to have it all the same: nightjar rollback --to its version"
     return [] if why is None else [Finding("rollback", False, text)]
 
@@ -133,13 +133,13 @@ def _win_rate(name: str, title: str, interval: tuple[float, float, float], floor
     return Finding(name, passed, text)
 
 
-def _drop(gate: str, drop: float, ours: float, baseline: float) -> Finding:
+def _drop(gate: str, drop: float, policy: float, sft: float) -> Finding:
     """Of what is better when higher: the policy's may lie so far below SFT's."""
     figure = find(READ[gate][0])
-    passed, floor = ours >= baseline - drop, figure.show(baseline - drop)
-    less = f"{ROLES['sft'].title}'s {figure.show(baseline)} less {drop:g}"
+    passed, floor = policy >= sft - drop, figure.show(sft - drop)
+    less = f"{ROLES['sft'].title}'s {figure.show(sft)} less {drop:g}"
     bound = f"{'not below' if passed else 'below'} {floor} ({less})"
-    return Finding(gate, passed, f"{figure.title} {figure.show(ours)} {bound}")
+    return Finding(gate, passed, f"{figure.title} {figure.show(policy)} {bound}")
 
 
 def _rise(gate: str, ceiling: float, value: float) -> Finding:

@@ -54,9 +54,9 @@ def canvas(path: Path, size: tuple[float, float], title: str) -> Iterator[Figure
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".partial")
-    beside.write_bytes(buffer.getvalue())
-    os.replace(beside, path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(buffer.getvalue())
+    os.replace(partial, path)
 
 
 def color(index: int) -> str:

@@ -87,8 +87,8 @@ def _sentences(paths: Paths, metrics: dict[str, float]) -> list[str]:
         return [*lines, "nothing registered yet: python -m tasks register"]
     report = json.loads(paths.registered.read_text(encoding="utf-8"))
     if played := report.get("champion"):
-        told = rate.interval(played["rate"], played["low"], played["high"])
-        lines.append(f"{rate.title} over the champion, version {played['version']}, {told}")
+        shown = rate.interval(played["rate"], played["low"], played["high"])
+        lines.append(f"{rate.title} over the champion, version {played['version']}, {shown}")
     return [*lines, *[_registered(report[kind]) for kind in ("policy", "reward")], report["reason"]]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tasks.sources.rows import Problems, Row
+from tasks.sources.rows import Problems, RawRow
 from tasks.sources.table import table_rows
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
@@ -20,7 +20,7 @@ def suffix_of(path: Path) -> str | None:
     return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if path.name.endswith(suffix)), None)
 
 
-def read_file(path: Path, shown: str, problems: Problems) -> list[Row]:
+def read_file(path: Path, shown: str, problems: Problems) -> list[RawRow]:
     """All well-formed rows of one file; the others are added to `problems`.
 
     Args:
@@ -37,14 +37,14 @@ def read_file(path: Path, shown: str, problems: Problems) -> list[Row]:
         raise ValueError(f"{shown}: found a {path.suffix or 'nameless'} file; expected one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise FileNotFoundError(f"{shown}: no such file; put it there or name another one")
-    before = len(problems.found)
+    before = len(problems.messages)
     parse = table_rows if suffix.startswith(".csv") else _jsonl_rows
     stem = path.name.removesuffix(suffix)
     rows = [
-        Row(f"{shown}:{line}", stem, line, values)
+        RawRow(f"{shown}:{line}", stem, line, values)
         for line, values in parse(_text_lines(path, shown, problems), shown, problems)
     ]
-    if not rows and len(problems.found) == before:
+    if not rows and len(problems.messages) == before:
         problems.add(f"{shown}: the file is empty; give at least one row")
     return rows
 

@@ -51,7 +51,7 @@ def _header(cells: list[str], shown: str, problems: Problems) -> list[str] | Non
 
 
 def _json_row(
-    cells: dict[str, str], place: str, start: int, problems: Problems
+    cells: dict[str, str], location: str, start: int, problems: Problems
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """A CSV row as the JSON row that it stands for; an empty `id` or `split` cell counts as absent."""
     row: dict[str, Any] = {
@@ -65,12 +65,12 @@ def _json_row(
         try:
             row["references"] = (json.loads(listed) if listed else []) + numbered
         except (ValueError, TypeError):
-            problems.add(f'{place}: references is {listed!r:.60}; write a JSON list such as ["one", "two"]')
+            problems.add(f'{location}: references is {listed!r:.60}; write a JSON list such as ["one", "two"]')
             return
     if row["prompt"].lstrip().startswith('[{"role"'):
         try:
             row["prompt"] = json.loads(row["prompt"])
         except ValueError as error:
-            problems.add(f"{place}: prompt opens as chat messages but is not JSON ({error})")
+            problems.add(f"{location}: prompt opens as chat messages but is not JSON ({error})")
             return
     yield start, row

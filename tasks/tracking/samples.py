@@ -26,11 +26,11 @@ def tables(stage: str, paths: Paths) -> dict[str, dict[str, list[Any]]]:
         rows = [row for _, rollout in islice(read_rows(paths.rollouts), PROMPTS_OF_ROLLOUTS) for row in _each(rollout)]
         return {"rollouts": _columns(rows)}
     if stage == "evaluate" and paths.evaluation.is_dir():
-        return {file.stem: _columns(list(islice(_shown(file), MAX_ROWS))) for file in whole(stage, paths)}
+        return {file.stem: _columns(list(islice(_shown(file), MAX_ROWS))) for file in complete_files(stage, paths)}
     return {}
 
 
-def whole(stage: str, paths: Paths) -> list[Path]:
+def complete_files(stage: str, paths: Paths) -> list[Path]:
     """The files that are kept with every row, for whoever compares: those of the evaluation."""
     files = sorted(paths.evaluation.glob("*.jsonl")) if stage == "evaluate" else []
     return [file for file in files if file.stat().st_size]
@@ -47,8 +47,8 @@ def intervals(stage: str, paths: Paths) -> dict[str, float]:
     ends: dict[str, float] = {}
     for model in POLICIES:
         for scorer in rows[0][model]["scores"]:
-            mean = mean_interval([fmean(row[model]["scores"][scorer]) for row in rows])
-            ends |= {f"{model}.{scorer}_low": mean.low, f"{model}.{scorer}_high": mean.high}
+            interval = mean_interval([fmean(row[model]["scores"][scorer]) for row in rows])
+            ends |= {f"{model}.{scorer}_low": interval.low, f"{model}.{scorer}_high": interval.high}
     return ends
 
 

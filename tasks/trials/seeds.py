@@ -94,7 +94,7 @@ def _scratch(paths: Paths, seed: int, variant: str) -> Paths:
     """An empty workspace for one night, on the team's own data."""
     scratch = Paths(paths.nights / "seeds" / str(seed) / variant)
     shutil.rmtree(scratch.root, ignore_errors=True)
-    for folder, target in zip(scratch.brought, paths.brought, strict=True):
+    for folder, target in zip(scratch.external, paths.external, strict=True):
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.symlink_to(target.resolve())
     return scratch

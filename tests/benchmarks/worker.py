@@ -33,7 +33,6 @@ class Job:
         options: of the subject.
         threads: of torch.
         device, dtype: where it runs, and the type of its products.
-        library: what multiplies: `installed` is torch's choice, or `onednn`.
     """
 
     subject: str
@@ -43,7 +42,6 @@ class Job:
     threads: int = 1
     device: str = "cpu"
     dtype: str = "float32"
-    library: str = "installed"
 
 
 @dataclass
@@ -88,8 +86,6 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     torch.set_num_threads(job.threads)
-    if job.library == "onednn":
-        import_module("tests.benchmarks.onednn").install()
     module, function = job.subject.split(":")
     turns = Turns(sys.stdin, replies)
     try:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 
 def nightjar(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -131,6 +132,19 @@ def test_params_prints_every_param_with_its_value(toy: Path) -> None:
     } <= set(lines)
 
 
+def test_params_marks_what_the_algorithm_does_not_read(toy: Path) -> None:
+    """The rule is the table's: a run of grpo has no use for a critic's rate, one of ppo for all."""
+    marked = "policy.critic_learning_rate = 0.001    # grpo does not read it"
+    assert not any("#" in line for line in nightjar(toy, "params").stdout.splitlines())
+    file = toy / "params.yaml"
+    sections = yaml.safe_load(file.read_text(encoding="utf-8"))
+    sections["policy"] |= {"algorithm": "grpo", "completions": 2}
+    file.write_text(yaml.safe_dump(sections), encoding="utf-8")
+    lines = nightjar(toy, "params").stdout.splitlines()
+    assert marked in lines
+    assert "policy.clip = 0.2" in lines
+
+
 def test_status_says_how_the_nights_stand_from_any_folder_of_the_workspace(toy: Path) -> None:
     """In a fresh checkout: no night, no champion, the next at 02:00, all of it due; asked from inside data/."""
     done = nightjar(toy / "data", "status")
@@ -176,7 +190,8 @@ def test_explain_refuses_before_it_loads_anything(toy: Path) -> None:
 
 def test_explain_prints_and_writes_what_the_options_ask_for(toy: Path) -> None:
     """SFT writes, greedily, two tokens: the text on stdout, the page and the picture where they are asked for."""
-    from rlhf.models import build_policy, save_policy, train_tokenizer
+    from rlhf.models import build_policy, save_policy
+    from rlhf.tokenizers import train_tokenizer
 
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = {"model_type": "llama", "max_position_embeddings": 64, "initializer_range": 0.3, **shape}

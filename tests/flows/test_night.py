@@ -114,7 +114,7 @@ def test_a_stage_that_refuses_stops_the_night(
     assert state.result() == dict.fromkeys(["ingest", "validate", "sft", "rollouts"], "cached") | {"rank": "ran"}
     assert (state.name, state.message) == (
         "Deadline",
-        "night.deadline_minutes is over before pairs; the next night goes on from there",
+        "night.deadline_minutes is over before pairs; the next night resumes there",
     )
     monkeypatch.delenv(deadline.VARIABLE)
     monkeypatch.setattr(runner, "run_stage", good)

@@ -15,20 +15,10 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhf.batches import make_batch
 from rlhf.heads import response_logprobs
-from rlhf.models import (
-    BOS,
-    EOS,
-    PAD,
-    Policy,
-    build_policy,
-    load_policy,
-    resolve_device,
-    resolve_dtype,
-    save_policy,
-    train_tokenizer,
-)
+from rlhf.models import Policy, build_policy, load_policy, resolve_device, resolve_dtype, save_policy
 from rlhf.records import Message
 from rlhf.settings.model import ComputeSettings
+from rlhf.tokenizers import BOS, EOS, PAD, train_tokenizer
 
 CPU = ComputeSettings(device="cpu")
 CONFIG: dict[str, Any] = {

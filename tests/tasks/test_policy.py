@@ -150,7 +150,9 @@ def test_a_checkpoint_of_other_params_or_inputs_is_not_gone_on_from(
     prompts = paths.validated / "train" / "prompts.jsonl"
 
     def checkpoint(seed: int) -> Checkpoint:
-        return Checkpoint.of("policy", paths, [prompts], (night_params.policy.model_copy(update={"seed": seed}),))
+        return Checkpoint.of(
+            paths.checkpoints / "policy.pt", [prompts], (night_params.policy.model_copy(update={"seed": seed}),)
+        )
 
     checkpoint(0).save({"rows": []})
     assert checkpoint(0).load() == {"rows": []}

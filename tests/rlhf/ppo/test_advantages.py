@@ -111,25 +111,25 @@ def test_lambda_zero_gives_the_one_step_error() -> None:
 
 def test_leave_one_out_advantages_by_hand() -> None:
     """Groups (1, 2, 6) and (0, 0, 3): 1 − (2 + 6)/2 = −3, 2 − 3.5 = −1.5, 6 − 1.5 = 4.5; −1.5, −1.5 and 3."""
-    found = leave_one_out_advantages(torch.tensor([1.0, 2.0, 6.0, 0.0, 0.0, 3.0]), 3)
+    found = leave_one_out_advantages(torch.tensor([1.0, 2.0, 6.0, 0.0, 0.0, 3.0]), 3).advantages
     torch.testing.assert_close(found, torch.tensor([-3.0, -1.5, 4.5, -1.5, -1.5, 3.0]))
 
 
 def test_a_completion_with_nothing_to_compare_with_keeps_its_return() -> None:
     """A group of one has no baseline."""
     returns = torch.tensor([0.5, -2.0])
-    assert torch.equal(leave_one_out_advantages(returns, 1), returns)
+    assert torch.equal(leave_one_out_advantages(returns, 1).advantages, returns)
 
 
 def test_group_normalised_advantages_by_hand() -> None:
     """(1, 3): mean 2, deviation 1, so ∓1 / 1.0001; a group of equal returns learns nothing."""
-    found = group_normalised_advantages(torch.tensor([1.0, 3.0, 7.0, 7.0]), 2)
+    found = group_normalised_advantages(torch.tensor([1.0, 3.0, 7.0, 7.0]), 2).advantages
     torch.testing.assert_close(found, torch.tensor([-0.9999, 0.9999, 0.0, 0.0]), atol=1e-6, rtol=0)
 
 
 def test_equal_returns_teach_nothing_whatever_their_mean_rounds_to() -> None:
     """Five times 3.3614123 has another mean in float32, by an amount that 1e-4 would make a signal of."""
-    found = group_normalised_advantages(torch.full((5,), 3.3614123), 5)
+    found = group_normalised_advantages(torch.full((5,), 3.3614123), 5).advantages
     torch.testing.assert_close(found, torch.zeros(5), atol=1e-6, rtol=0)
 
 
@@ -142,9 +142,9 @@ def test_group_advantages_sum_to_zero_and_know_no_offset(returns: np.ndarray, of
     group = returns.shape[1]
     flat = torch.from_numpy(returns.ravel())
     for advantages_of in (leave_one_out_advantages, group_normalised_advantages):
-        found = advantages_of(flat, group)
+        found = advantages_of(flat, group).advantages
         assert found.view(-1, group).sum(1).abs().max() < 1e-2
-    loo = leave_one_out_advantages(flat, group)
-    torch.testing.assert_close(leave_one_out_advantages(flat + offset, group), loo, atol=1e-4, rtol=1e-4)
+    loo = leave_one_out_advantages(flat, group).advantages
+    torch.testing.assert_close(leave_one_out_advantages(flat + offset, group).advantages, loo, atol=1e-4, rtol=1e-4)
     naive = [returns[row, i] - np.delete(returns[row], i).mean() for row in range(len(returns)) for i in range(group)]
     torch.testing.assert_close(loo, torch.tensor(np.array(naive, np.float32)), atol=1e-4, rtol=1e-4)

@@ -84,7 +84,7 @@ def test_when_a_move_fails_none_has_moved(client: Any, monkeypatch: pytest.Monke
 
 
 def test_when_going_back_fails_too_the_next_command_goes_back(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database is gone from the second call on; when it is there again, the next look at the registry mends it."""
+    """The database is gone from the second call on; when it is there again, the next command repairs the aliases."""
     with monkeypatch.context() as broken:
         interrupt(broken, client, 1, OSError("disk full"), lasting=True)
         with pytest.raises(OSError, match="disk full"):
@@ -125,7 +125,7 @@ def test_a_first_promotion_that_fails_leaves_no_alias(tracked: Paths, monkeypatc
 def test_an_alias_moved_by_hand_takes_the_reward_model_along_later(client: Any) -> None:
     """As in the MLflow UI: who moves the policy's alias alone gets the reward model's at the next command."""
     client.set_registered_model_alias(f"{NAME}-policy", "champion", "3")
-    versions.mend(client, NAME)
+    versions.repair_aliases(client, NAME)
     assert aliases(client) == {"challenger": (2, 3), "champion": (3, 1)}
 
 

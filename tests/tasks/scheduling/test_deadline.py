@@ -29,7 +29,7 @@ def test_the_deadline_passes_after_its_minutes(clock: dict[str, float]) -> None:
         clock["now"] = 1029.9
         deadline.check("before sft")
         clock["now"] = 1030.0
-        with pytest.raises(deadline.DeadlineError, match="over before sft; the next night goes on from there"):
+        with pytest.raises(deadline.DeadlineError, match="over before sft; the next night resumes there"):
             deadline.check("before sft")
     assert not deadline.has_passed()
     with deadline.within(None):

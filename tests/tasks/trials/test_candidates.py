@@ -20,7 +20,7 @@ from tasks.registry import gates
 from tasks.stages import VERSIONED
 from tasks.tracking import tracker
 from tasks.trials import selection, standings
-from tasks.trials.candidates import Candidate, read_candidates
+from tasks.trials.candidates import Candidate, read_candidates, read_checked
 from tasks.trials.standings import Contest, Seeds, Standing
 
 SEVERAL = (
@@ -74,7 +74,7 @@ def test_variants_that_cannot_compete_are_refused_when_params_are_read(toy: Path
     with (toy / "params.yaml").open("a", encoding="utf-8") as file:
         file.write(f"night:\n  {night}\n")
     with pytest.raises(ValueError, match=message):
-        read_params(toy / "params.yaml")
+        read_checked(toy / "params.yaml")
 
 
 def test_a_workspace_has_the_code_the_data_and_params_of_its_own(several: Paths) -> None:
@@ -104,7 +104,14 @@ def test_a_workspace_without_git_has_what_the_stages_need(several: Paths) -> Non
     shutil.rmtree(several.root / ".git")
     (several.root / "notes.txt").write_text("mine")
     place = standings.prepare(several, field(several)["seed-1"])
-    for name in ("dvc.yaml", ".dvcignore", ".dvc/config", "tasks/sft.py", "tasks/params.py", "data/source/README.md"):
+    for name in (
+        "dvc.yaml",
+        ".dvcignore",
+        ".dvc/config",
+        "tasks/sft.py",
+        "tasks/params/rank.py",
+        "data/source/README.md",
+    ):
         assert (place.root / name).is_file(), name
     assert not (place.root / "notes.txt").exists()
 

@@ -11,9 +11,9 @@ import torch
 
 from rlhf.adapters import attach, merge
 from rlhf.batches import make_batch, response_states
+from rlhf.fast.decoding.cached import CachedDecoder
 from rlhf.generation import Samples, sample, sampler
-from rlhf.generation.cached import CachedDecoder
-from rlhf.generation.decoding import ForwardDecoder, prompt_inputs
+from rlhf.generation.decoding import Decoder, ForwardDecoder, prompt_inputs
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy, build_policy
 from rlhf.records import Sampling
@@ -134,7 +134,7 @@ def decoders(monkeypatch: pytest.MonkeyPatch) -> list[type]:
     opened: list[type] = []
     own = sampler.open_decoder
 
-    def spy(*args: Any) -> CachedDecoder | ForwardDecoder:
+    def spy(*args: Any) -> Decoder:
         decoder = own(*args)
         opened.append(type(decoder))
         return decoder
@@ -262,7 +262,7 @@ def test_rows_of_an_encoder_decoder_end_one_by_one(name: str, request: pytest.Fi
         torch.testing.assert_close(together.logprobs[row, : len(expected)], expected, atol=1e-5, rtol=0)
 
 
-def three_logits(decoder: CachedDecoder | ForwardDecoder) -> torch.Tensor:
+def three_logits(decoder: Decoder) -> torch.Tensor:
     """Those after each prompt, and after two tokens more that are the same whatever the model says."""
     with torch.no_grad():
         return torch.stack([decoder.first().clone(), *(decoder.next(torch.arange(6) + 3).clone() for _ in range(2))])

@@ -12,8 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf.products import by_onednn, takes_onednn
-
 COPIED_WEIGHTS = 2**22
 """Matrices of up to so many weights are copied to where products with few rows are fastest; larger ones stay."""
 
@@ -34,14 +32,13 @@ class Part(NamedTuple):
 class Projection:
     """A product with the weights of one linear layer, or of several side by side.
 
-    For several rows weights may be packed, as oneDNN has them: those that are copied anyway where it is the faster
-    library, and more where they are asked for.
+    For several rows weights too many to be copied as they are may be packed, as oneDNN has them.
 
     Args:
         parts: the layers.
         dtype: in which the product is computed.
         rows: how many the states have at most.
-        pack: whether weights too many to be copied as they are may be packed too.
+        pack: whether they may be.
     """
 
     def __init__(self, parts: Sequence[Part], dtype: torch.dtype, rows: int, pack: bool = False) -> None:
@@ -51,14 +48,14 @@ class Projection:
             weights = [torch.cat(weights, dim=1) if len(weights) > 1 else weights[0].contiguous()]
         biases = [part.bias.to(dtype) for part in parts if part.bias is not None]
         self.weights, self.bias, self.dtype = weights, torch.cat(biases) if biases else None, dtype
-        worth = takes_onednn(weights[0]) if copied else pack and len(weights) == 1
-        self.packed = _pack(weights[0]) if worth and rows >= PACKED_ROWS else None
+        worth = pack and not copied and len(weights) == 1 and rows >= PACKED_ROWS
+        self.packed = _pack(weights[0]) if worth else None
 
     def __call__(self, states: Float[Tensor, "N K"]) -> Float[Tensor, "N M"]:
         if states.dtype != self.dtype:
             states = states.to(self.dtype)
         if self.packed is not None and len(states) >= PACKED_ROWS:
-            return by_onednn(states, self.packed, self.bias)
+            return torch.ops.mkldnn._linear_pointwise(states, self.packed, self.bias, "none", [], "")
         if len(self.weights) == 1:
             weight = self.weights[0]
             return torch.mm(states, weight) if self.bias is None else torch.addmm(self.bias, states, weight)

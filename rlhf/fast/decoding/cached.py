@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlhf.generation.controls import NEVER
-from rlhf.generation.networks import Network, project
+from rlhf.fast.decoding.networks import Network, project
 from rlhf.masking import length_mask
 
 CHUNK_TOKENS = 1024
+NEVER = float("-inf")
 
 
 class CachedDecoder:
@@ -44,6 +44,7 @@ class CachedDecoder:
         self, network: Network, embedding: nn.Module, prompts: Sequence[Sequence[int]], steps: int, context: int
     ) -> None:
         self.network, self.embedding, self.last_position = network, embedding, context - 1
+        self.states: Tensor | None = None
         self.prompts = [tuple(prompt) for prompt in prompts]
         self.column = max(map(len, prompts))
         shape = (len(network.layers), 2, len(prompts), network.kv_heads, self.column + steps, network.head_width)
@@ -57,13 +58,13 @@ class CachedDecoder:
     @torch.inference_mode()
     def first(self) -> Float[Tensor, "B V"]:
         """The logits of every row's first token, in float32; equal prompts are read once, for all their rows."""
-        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(self.prompts))}
-        row = torch.tensor([places[prompt] for prompt in self.prompts], device=self.cache.device)
-        grid = _grid(list(places), self.cache.device)
+        order = {prompt: number for number, prompt in enumerate(dict.fromkeys(self.prompts))}
+        row = torch.tensor([order[prompt] for prompt in self.prompts], device=self.cache.device)
+        grid = _grid(list(order), self.cache.device)
         network, heads = self.network, self.network.heads
         stream = self.embedding(grid.ids)
-        if network.places is not None:
-            stream = stream + network.places[grid.positions]
+        if network.position_table is not None:
+            stream = stream + network.position_table[grid.positions]
         rotation = None if network.rotations is None else network.rotations[grid.positions][:, None]
         for layer, cache in zip(network.layers, self.cache, strict=True):
             last = layer is network.layers[-1]  # whose last tokens alone are asked for
@@ -95,8 +96,8 @@ class CachedDecoder:
         """The logits after one more token a row, in float32."""
         network, rotation = self.network, None
         stream = network.embedding.index_select(0, tokens)
-        if network.places is not None:
-            stream += network.places.index_select(0, self.positions)
+        if network.position_table is not None:
+            stream += network.position_table.index_select(0, self.positions)
         if network.rotations is not None:
             rotation = network.rotations.index_select(0, self.positions)[:, None]
         slots = self.slots.select(-2, self.column).unbind(0)
@@ -136,12 +137,12 @@ class CachedDecoder:
 
 
 class Grid(NamedTuple):
-    """Prompts without padding, and their places in columns that end together.
+    """Prompts without padding, and their positions in columns that end together.
 
     Attributes:
         ids: of all prompts, one after the other.
         rows: the prompt of each token; `columns` and `positions` likewise.
-        ends: the places of the prompts' last tokens.
+        ends: the index of the prompts' last tokens.
         visible: which columns the one in the second dimension attends to.
     """
 

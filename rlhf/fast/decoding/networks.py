@@ -16,7 +16,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlhf.generation.projection import Part, Projection
+from rlhf.fast.decoding.projection import Part, Projection
 
 FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
 ROTARY_FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -53,7 +53,7 @@ class Network(NamedTuple):
 
     Attributes:
         embedding: of tokens.
-        places: learnt embeddings of positions.
+        position_table: learnt embeddings of positions.
         rotations: cos + i·sin of each position's angles; a head's queries and keys are then ordered by points, whose
             two numbers stand side by side (in the models' own they stand D/2 apart).
         layers: the blocks, in order.
@@ -63,7 +63,7 @@ class Network(NamedTuple):
     """
 
     embedding: Float[Tensor, "V H"]
-    places: Float[Tensor, "C H"] | None
+    position_table: Float[Tensor, "C H"] | None
     rotations: Complex[Tensor, "C R"] | None
     layers: list[Layer]
     norm: Function
@@ -143,7 +143,7 @@ def _read_gpt2(model: Any, rows: int, context: int, dtype: torch.dtype) -> Netwo
 
     return Network(
         embedding=model.get_input_embeddings().weight,
-        places=body.wpe.weight,
+        position_table=body.wpe.weight,
         rotations=None,
         layers=[read_layer(block) for block in body.h],
         norm=_layer_norm(body.ln_f),
@@ -194,7 +194,7 @@ def _read_rotary(model: Any, rows: int, context: int, dtype: torch.dtype) -> Net
 
     return Network(
         embedding=model.get_input_embeddings().weight,
-        places=None,
+        position_table=None,
         rotations=rotations,
         layers=[read_layer(block) for block in body.layers],
         norm=_rms_norm(body.norm),

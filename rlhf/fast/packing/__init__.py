@@ -7,8 +7,8 @@ only attention sees it in each of them. The last layer's feed-forward runs on th
 wanted.
 """
 
-from rlhf.packing.attention import takes_ragged_rows
-from rlhf.packing.layout import pack
-from rlhf.packing.reading import can_pack, enable_packing, packed_states
+from rlhf.fast.packing.attention import takes_ragged_rows
+from rlhf.fast.packing.layout import pack
+from rlhf.fast.packing.reading import can_pack, enable_packing, packed_states
 
 __all__ = ["can_pack", "enable_packing", "pack", "packed_states", "takes_ragged_rows"]

@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import gelu
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rlhf import activations
-from rlhf.activations import Gelu, fuse_activations
+from rlhf.fast import activations
+from rlhf.fast.activations import Gelu, fuse_activations
 
 
 @pytest.fixture(autouse=True)

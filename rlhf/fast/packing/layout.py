@@ -37,12 +37,12 @@ class Row(NamedTuple):
     """A row of a batch.
 
     Attributes:
-        place: of its first token in the flattened batch.
+        start: of its first token in the flattened batch.
         prompt: how many tokens the prompt has.
         response: how many of the response are read.
     """
 
-    place: int
+    start: int
     prompt: int
     response: int
 
@@ -55,7 +55,7 @@ class Packing(NamedTuple):
     """Where the tokens of a padded batch stand in the packed row, and where attention has them.
 
     Attributes:
-        source: for each packed token its place in the flattened batch.
+        source: for each packed token its position in the flattened batch.
         states: for each state that is wanted the packed token that has it.
         wanted: those tokens, each once.
         groups: of attention's rows.
@@ -77,7 +77,7 @@ def pack(
     input_ids: Int[Tensor, "B L"],
     attention_mask: Bool[Tensor, "B L"],
     response_width: int,
-    places: Int[Tensor, "B S"],
+    positions: Int[Tensor, "B S"],
 ) -> Packing:
     """Where each token goes; prompts that rows share are read once, where that saves enough.
 
@@ -85,10 +85,10 @@ def pack(
         input_ids: prompts, padded on the left, and responses, padded on the right.
         attention_mask: True at the tokens of either.
         response_width: T.
-        places: in a response, of what the wanted states predict: its tokens, or what would come after its end. What
+        positions: in a response, of what the wanted states predict: its tokens, or what would come after its end. What
             comes after the last of them, with it, is not read.
     """
-    rows, owners = _rows(input_ids, attention_mask, response_width, places)
+    rows, owners = _rows(input_ids, attention_mask, response_width, positions)
     order = sorted(range(len(rows)), key=lambda row: rows[row].length)
     # The kernel of a GPU takes rows of any length, so that no filler saves it anything.
     group_cost = 0 if input_ids.is_cuda else GROUP_COST
@@ -100,7 +100,7 @@ def pack(
     lists = _apart(rows, order, widths) if apart else _sharing(rows, owners, order, widths)
     source, before, *other = (torch.tensor(each, device=input_ids.device) for each in lists)
     # The prompt's last token predicts the first of the response, which may stand elsewhere.
-    states = torch.where(places == 0, before[:, :1], before[:, 1:] + places - 1)
+    states = torch.where(positions == 0, before[:, :1], before[:, 1:] + positions - 1)
     bounds = torch.tensor([0, *accumulate(widths)], dtype=torch.int32, device=input_ids.device)
     return Packing(source, states, states.unique(), groups, bounds, *other)
 
@@ -109,11 +109,11 @@ def _rows(
     input_ids: Int[Tensor, "B L"],
     attention_mask: Bool[Tensor, "B L"],
     response_width: int,
-    places: Int[Tensor, "B S"],
+    positions: Int[Tensor, "B S"],
 ) -> tuple[list[Row], list[int]]:
     """Each row, and the first that has its prompt."""
     columns, start = input_ids.shape[1], input_ids.shape[1] - response_width
-    lengths = zip(attention_mask[:, :start].sum(1).tolist(), places.amax(1).tolist(), strict=True)
+    lengths = zip(attention_mask[:, :start].sum(1).tolist(), positions.amax(1).tolist(), strict=True)
     rows = [Row(row * columns + start - prompt, prompt, response) for row, (prompt, response) in enumerate(lengths)]
     first_with: dict[tuple[int, ...], int] = {}
     prompts = (tuple(ids[start - row.prompt :]) for ids, row in zip(input_ids[:, :start].tolist(), rows, strict=True))
@@ -125,10 +125,10 @@ def _apart(rows: Sequence[Row], order: Sequence[int], widths: Sequence[int]) -> 
     source: list[int] = []
     before = [[0, 0]] * len(rows)
     for row, width in zip(order, widths, strict=True):
-        place, length = rows[row].place, rows[row].length
+        start, length = rows[row].start, rows[row].length
         response = len(source) + rows[row].prompt
         before[row] = [response - 1, response]
-        source += [*range(place, place + length), *[place + length - 1] * (width - length)]
+        source += [*range(start, start + length), *[start + length - 1] * (width - length)]
     return source, before
 
 
@@ -138,11 +138,11 @@ def _sharing(
     """The packed row has each prompt once, before the response of the first row that has it, and no filler."""
     source: list[int] = []
     prompts, responses = [0] * len(rows), [0] * len(rows)
-    for row, (place, prompt, response) in enumerate(rows):
+    for row, (start, prompt, response) in enumerate(rows):
         prompts[row] = len(source) if owners[row] == row else prompts[owners[row]]
-        source += range(place, place + prompt) if owners[row] == row else ()
+        source += range(start, start + prompt) if owners[row] == row else ()
         responses[row] = len(source)
-        source += range(place + prompt, place + prompt + response)
+        source += range(start + prompt, start + prompt + response)
     spread: list[int] = []
     back = [0] * len(source)
     for row, width in zip(order, widths, strict=True):
@@ -150,8 +150,8 @@ def _sharing(
             *range(prompts[row], prompts[row] + rows[row].prompt),
             *range(responses[row], responses[row] + rows[row].response),
         ]
-        for place, token in enumerate(tokens, len(spread)):
-            back[token] = place
+        for number, token in enumerate(tokens, len(spread)):
+            back[token] = number
         spread += [*tokens, *tokens[-1:] * (width - len(tokens))]
     before = [[prompts[row] + rows[row].prompt - 1, responses[row]] for row in range(len(rows))]
     return source, before, spread, back

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rlhf.packing.layout import Group, Packing
+from rlhf.fast.packing.layout import Group, Packing
 
 
 def packed_attention(
@@ -33,7 +33,7 @@ def packed_attention(
     streams = [states.squeeze(0).transpose(0, 1) for states in (query, key, value)]
     if packing.spread is not None:
         streams = [states.index_select(0, packing.spread) for states in streams]
-    half = _half_precision(query, options.get("dropout"))
+    half = half_precision(query, options.get("dropout"))
     if half is None:
         states = _attend_in_groups(module, streams, packing.groups, **options)
     else:
@@ -56,7 +56,7 @@ def _attend_in_groups(
     return torch.cat(outputs)
 
 
-def _half_precision(query: Float[Tensor, "B A L D"], dropout: float | None) -> torch.dtype | None:
+def half_precision(query: Float[Tensor, "B A L D"], dropout: float | None) -> torch.dtype | None:
     """The type in which one kernel may take all rows; None where it can not.
 
     Under autocast rotary positions leave queries and keys in float32, and it is for attention to round them.
@@ -98,6 +98,6 @@ def _window_mask(width: int, window: int | None, device: torch.device) -> Bool[T
     """Causal within the last `window` tokens; None where all rows are shorter."""
     if window is None or width <= window:
         return None
-    places = torch.arange(width, device=device)
-    distance = places[:, None] - places
+    positions = torch.arange(width, device=device)
+    distance = positions[:, None] - positions
     return ((distance >= 0) & (distance < window))[None, None]

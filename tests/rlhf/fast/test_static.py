@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlhf.generation import Samples, graphs, sample, sampler, static
-from rlhf.generation.cached import CachedDecoder
-from rlhf.generation.networks import read_network
-from rlhf.generation.static import StaticDecoder
+from rlhf.fast import forwards
+from rlhf.fast.decoding import graphs, static
+from rlhf.fast.decoding.cached import CachedDecoder
+from rlhf.fast.decoding.networks import read_network
+from rlhf.fast.decoding.static import StaticDecoder
+from rlhf.generation import Samples, sample, sampler
 from rlhf.generation.transcript import Transcript
 from rlhf.models import Policy
 from rlhf.records import Sampling
-from tests.rlhf.test_generation_fast import FAMILIES, MIXED, PROMPTS, SEEDS, random_policy
+from tests.rlhf.fast.test_cached import FAMILIES, MIXED, PROMPTS, SEEDS, random_policy
 
 PLAIN = [
     Sampling(temperature=temperature, max_new_tokens=length)
@@ -87,7 +89,7 @@ def on_the_static_path(monkeypatch: pytest.MonkeyPatch) -> list[StaticDecoder]:
         opened.append(StaticDecoder(CachedDecoder(*args)))
         return opened[-1]
 
-    monkeypatch.setattr(sampler, "CachedDecoder", build)
+    monkeypatch.setattr(forwards, "CachedDecoder", build)
     return opened
 
 

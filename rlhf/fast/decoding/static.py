@@ -18,12 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from rlhf.generation.cached import CachedDecoder
+from rlhf.fast.decoding.cached import CachedDecoder
+from rlhf.fast.decoding.graphs import Recordings
+from rlhf.fast.decoding.networks import project
+from rlhf.fast.packing import takes_ragged_rows
 from rlhf.generation.choosing import Choice, Chooser
-from rlhf.generation.graphs import Recordings
-from rlhf.generation.networks import project
 from rlhf.generation.transcript import Transcript
-from rlhf.packing import takes_ragged_rows
 
 BUCKET = 128
 """Columns of a bucket: each is recorded anew, and on average half of one is read in vain."""
@@ -46,6 +46,8 @@ class StaticDecoder:
 
     patience = 1 / 2
     """The share of rows that may be done before it pays to drop them."""
+
+    states = None
 
     def __init__(self, start: CachedDecoder) -> None:
         self.start, self.network, self.last_position = start, start.network, start.last_position
@@ -73,6 +75,16 @@ class StaticDecoder:
         self.tokens.copy_(tokens)
         return self.run(self.forward)
 
+    def write(self, chooser: Chooser, transcript: Transcript, steps: int) -> None:
+        """Draws until every row is done, asking for that and dropping rows between rounds alone."""
+        rounds = Rounds(self, chooser, transcript.left, steps)
+        while transcript.left:
+            transcript.extend(*rounds.draw(min(ROUND, steps - rounds.drawn)))
+            if transcript.left and steps - rounds.drawn >= WORTH:
+                kept = transcript.drop(self.patience)
+                if kept is not None:
+                    rounds.keep(kept)
+
     def run(self, step: Callable[[], T]) -> T:
         """One more step: a function that calls `forward` once."""
         self.written += 1
@@ -83,8 +95,8 @@ class StaticDecoder:
         """The logits after `tokens`, in float32; nothing in it depends on what the host knows but shapes."""
         network, rotation, rows = self.network, None, len(self.tokens)
         stream = network.embedding.index_select(0, self.tokens)
-        if network.places is not None:
-            stream += network.places.index_select(0, self.positions)
+        if network.position_table is not None:
+            stream += network.position_table.index_select(0, self.positions)
         if network.rotations is not None:
             rotation = network.rotations.index_select(0, self.positions)[:, None]
         kv_heads, width = network.kv_heads, network.head_width
@@ -195,20 +207,9 @@ class Rounds:
         self.step += 1
 
     def _make_room(self, rows: int) -> None:
-        """For all steps, at the same place as long as the rows are the same."""
+        """For all steps, at the same address as long as the rows are the same."""
         self.tokens = torch.zeros(self.steps, rows, dtype=torch.long, device=self.step.device)
         self.logprobs = torch.zeros(self.steps, rows, device=self.step.device)
-
-
-def write(decoder: StaticDecoder, chooser: Chooser, transcript: Transcript, steps: int) -> None:
-    """Draws until every row is done, asking for that and dropping rows between rounds alone."""
-    rounds = Rounds(decoder, chooser, transcript.left, steps)
-    while transcript.left:
-        transcript.extend(*rounds.draw(min(ROUND, steps - rounds.drawn)))
-        if transcript.left and steps - rounds.drawn >= WORTH:
-            kept = transcript.drop(decoder.patience)
-            if kept is not None:
-                rounds.keep(kept)
 
 
 def open_recordings(device: torch.device) -> Recordings | None:
@@ -219,7 +220,7 @@ def open_recordings(device: torch.device) -> Recordings | None:
 def _end_to_end(cached: Float[Tensor, "N A C D"]) -> Float[Tensor, "S A D"]:
     """A cache laid out row by row and head by head, seen as tokens of all rows: each steps over the other heads.
 
-    A row's tokens begin at its place times A·C; the places in between, which other heads have, are no token's.
+    A row's tokens begin at its index times A·C; what lies in between belongs to other heads.
     """
     rows, heads, columns, width = cached.shape
     tokens = (rows - 1) * heads * columns + columns

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rlhf.batches import make_batch, response_places, response_states
+from rlhf.batches import make_batch, response_positions, response_states
+from rlhf.fast.packing import attention, can_pack, layout, pack
+from rlhf.fast.packing.layout import GROUP_COST, Group, group_lengths
+from rlhf.fast.packing.reading import FAMILIES, PACKED
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy, build_policy, checkpoint_layers, load_policy, save_policy
-from rlhf.packing import attention, can_pack, layout, pack
-from rlhf.packing.layout import GROUP_COST, Group, group_lengths
-from rlhf.packing.reading import FAMILIES, PACKED
 
 PROMPTS = [[3, 4, 5], [6], [7, 3, 3, 5, 6, 4], [5, 7], [8, 9, 4]]
 SHARED_PROMPTS = [PROMPTS[2], PROMPTS[1], PROMPTS[2], PROMPTS[2], PROMPTS[1]]
@@ -123,7 +123,7 @@ def test_one_kernel_for_all_rows_is_told_where_each_begins(
         calls.append(options["window_size"])
         return ragged_attention(*args, **options)
 
-    monkeypatch.setattr(attention, "_half_precision", lambda query, dropout: query.dtype)
+    monkeypatch.setattr(attention, "half_precision", lambda query, dropout: query.dtype)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
     if not filler:
         monkeypatch.setattr(layout, "group_lengths", lambda lengths, cost: group_lengths(lengths, 0))
@@ -143,7 +143,7 @@ def test_the_kernel_of_a_gpu_is_left_alone_elsewhere(bpe: Any) -> None:
     """On the CPU attention takes groups in either precision."""
     states = torch.zeros(1, 2, 3, 8)
     for dtype in (torch.float32, torch.bfloat16):
-        assert attention._half_precision(states.to(dtype), None) is None
+        assert attention.half_precision(states.to(dtype), None) is None
 
 
 def test_without_filler_each_length_is_a_group() -> None:
@@ -172,7 +172,7 @@ def test_on_a_gpu_one_kernel_rounds_no_more_than_groups_do(
     for fused in (True, False):
         with monkeypatch.context() as patch, torch.autocast("cuda", torch.bfloat16, mixed, cache_enabled=False):
             if not fused:
-                patch.setattr(attention, "_half_precision", lambda query, dropout: None)
+                patch.setattr(attention, "half_precision", lambda query, dropout: None)
             found = flat(*logprobs_and_gradients(policy, PACKED, prompts))
         distances.append(float((torch.cat([each.flatten() for each in found]) - exact).abs().mean()))
     assert 0 < distances[0] < 1.2 * distances[1]
@@ -235,7 +235,7 @@ def test_the_last_token_of_every_row_has_its_state(bpe: Any) -> None:
     model = build_policy(SHAPES["gpt2"], bpe, seed=0).model
     batch = make_batch(PROMPTS, RESPONSES)
     with torch.no_grad():
-        states = response_states(model, batch, response_places(batch.response_mask, with_end=True))
+        states = response_states(model, batch, response_positions(batch.response_mask, with_end=True))
         for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
             alone = model.transformer(torch.tensor([prompt + response])).last_hidden_state[0]
             ours = states[row, : len(response) + 1]
@@ -262,7 +262,7 @@ def test_rows_of_like_length_stand_together() -> None:
         batch.input_ids,
         batch.attention_mask,
         batch.response_ids.shape[1],
-        response_places(batch.response_mask, with_end=True),
+        response_positions(batch.response_mask, with_end=True),
     )
     assert packing.groups == [Group(3, 3), Group(1, 12)]
     assert (packing.spread, packing.back) == (None, None)
@@ -280,7 +280,7 @@ def test_a_shared_prompt_stands_in_the_packed_row_once() -> None:
         batch.input_ids,
         batch.attention_mask,
         batch.response_ids.shape[1],
-        response_places(batch.response_mask, with_end=True),
+        response_positions(batch.response_mask, with_end=True),
     )
     assert batch.input_ids.flatten()[packing.source].tolist() == [3, 4, 7, 5, 8, 9]
     assert packing.groups == [Group(3, 3)]
@@ -294,9 +294,9 @@ def test_a_shared_prompt_stands_in_the_packed_row_once() -> None:
 def test_the_last_token_of_a_response_is_not_read_where_only_predictions_are_wanted() -> None:
     """It predicts nothing: rows of four tokens but for the last, a row without response, and places past the end."""
     batch = make_batch([[3], [4, 5], [6, 7, 8], [6, 5, 3]], [[9, 1, 2], [9, 1], [9], []])
-    places = response_places(batch.response_mask)
+    places = response_positions(batch.response_mask)
     assert places.tolist() == [[0, 1, 2], [0, 1, 1], [0, 0, 0], [0, 0, 0]]
-    ends = response_places(batch.response_mask, with_end=True)
+    ends = response_positions(batch.response_mask, with_end=True)
     assert ends.tolist() == [[0, 1, 2, 3], [0, 1, 2, 2], [0, 1, 1, 1], [0, 0, 0, 0]]
     packing = pack(batch.input_ids, batch.attention_mask, 3, places)
     assert packing.groups == [Group(4, 3)]

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rlhf.packing.attention import packed_attention
-from rlhf.packing.layout import Packing
+from rlhf.fast.packing.attention import packed_attention
+from rlhf.fast.packing.layout import Packing
 
 PACKED = "packed"
 """The name under which transformers knows attention within packed rows."""
