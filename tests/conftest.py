@@ -26,18 +26,7 @@ jaxtyping.install_import_hook(
     [
         f"rlhf.{module}"
         for module in (
-            *(
-                "masking",
-                "logprobs",
-                "batches",
-                "generation",
-                "explain",
-                "optim",
-                "demonstrations",
-                "sft",
-                "soft_prompt",
-                "evaluation",
-            ),
+            *("masking", "logprobs", "batches", "generation", "explain", "optim", "demonstrations", "sft", "soft_prompt", "evaluation"),
             *("heads", "fast"),
             *("reward.head", "reward.losses", "reward.metrics", "reward.scalar", "reward.training", "reward.model"),
             "reward.evaluation",
