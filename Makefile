@@ -29,7 +29,7 @@ PEERS := $(BENCH)/trl-1.12.0 $(BENCH)/trl-1.16.0
 bench: $(STAMP) $(PEERS)  ## ours and the peers side by side; ARGS="ppo --repetitions 5" chooses
 	@$(BIN)/python -m tests.benchmarks --json $(BENCH)/results.json --markdown $(BENCH)/results.md $(ARGS)
 
-GPU_TESTS := tests/rlhf/fast/test_static.py tests/rlhf/fast/test_packing.py
+GPU_TESTS := tests/rlhf/fast/decoding/test_static.py tests/rlhf/fast/test_packing.py
 
 bench-gpu: $(STAMP) $(PEERS)  ## what needs a GPU: its tests, then its races, whatever the tests said
 	@status=0; $(BIN)/python -m pytest $(GPU_TESTS) -k gpu -rs || status=1; \

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf.batches import make_batch
-from rlhf.generation import as_controls, warp_stages
+from rlhf.drawing.controls import as_controls, warp_stages
 from rlhf.heads import response_logits
 from rlhf.models import Policy
 from rlhf.records import Sampling

@@ -26,18 +26,29 @@ jaxtyping.install_import_hook(
     [
         f"rlhf.{module}"
         for module in (
-            *("masking", "logprobs", "batches", "generation", "explain", "optim", "demonstrations", "sft", "soft_prompt", "evaluation"),
+            *(
+                "masking",
+                "logprobs",
+                "batches",
+                "generation",
+                "explain",
+                "optim",
+                "demonstrations",
+                "sft",
+                "soft_prompt",
+                "evaluation",
+            ),
             *("heads", "fast"),
             *("reward.head", "reward.losses", "reward.metrics", "reward.scalar", "reward.training", "reward.model"),
             "reward.evaluation",
             *(
-                "policy.rewards",
-                "policy.advantages",
-                "policy.losses",
-                "policy.kl",
-                "policy.critic",
-                "policy.experience",
-                "policy.update",
+                "ppo.rewards",
+                "ppo.advantages",
+                "ppo.losses",
+                "ppo.kl",
+                "ppo.critic",
+                "ppo.experience",
+                "ppo.update",
             ),
         )
     ],

@@ -180,6 +180,26 @@ def test_a_tool_is_imported_behind_one_door(repository: Path, library: str) -> N
     assert [name for name in importers if not name.startswith(ONE_DOOR[library])] == []
 
 
+SEVERAL = {
+    *("flows/browser", "flows/dvc", "flows/whole_night", "rlhf/families", "rlhf/numerics", "rlhf/seq2seq"),
+    *("rlhf/fast/door", "rlhf/ppo/exact", "rlhf/ppo/keeping"),
+    *("rlhf/reward/ensemble", "rlhf/reward/families", "rlhf/reward/pretrained", "tasks/adapters", "tasks/isolation"),
+    *("tasks/learning", "tasks/seq2seq_night", "tasks/serving/serving", "tasks/sources/sources"),
+}
+"""Tests of several modules together; each of the others stands where its module stands."""
+
+
+def test_the_tests_tree_mirrors_the_code(repository: Path) -> None:
+    """tests/<layer>/<room>/test_<module>.py tests <layer>/<room>/<module>."""
+    names = {
+        path.with_name(path.stem.removeprefix("test_")).relative_to(repository / "tests").as_posix()
+        for layer in ("flows", "tasks", "rlhf")
+        for path in (repository / "tests" / layer).rglob("test_*.py")
+    }
+    alone = {name for name in names if not any((repository / f"{name}{end}").exists() for end in ("", ".py"))}
+    assert alone == SEVERAL
+
+
 def test_importing_a_task_is_cheap(repository: Path) -> None:
     """Heavy libraries are imported where they are used, so that help and params answer at once."""
     heavy = {

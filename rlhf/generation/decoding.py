@@ -6,66 +6,14 @@ Dimensions: B rows at the start, N rows that are still written, P prompt tokens,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlhf.batches import encoder_inputs, make_batch, positions
-
-if TYPE_CHECKING:
-    from rlhf.generation.choosing import Chooser
-    from rlhf.generation.transcript import Transcript
-
-
-@runtime_checkable
-class Decoder(Protocol):
-    """Whatever gives the logits of rows that are written side by side, at its beginning.
-
-    Attributes:
-        patience: the share of rows that may be done before it pays to drop them.
-        states: the last hidden ones, of the last logits, N × H; None where they are not known.
-    """
-
-    @property
-    def patience(self) -> float: ...
-
-    @property
-    def states(self) -> Tensor | None: ...
-
-    def first(self) -> Float[Tensor, "B V"]:
-        """The logits of every row's first token, in float32."""
-        ...
-
-    def next(self, tokens: Int[Tensor, " N"]) -> Float[Tensor, "N V"]:
-        """The logits after one more token a row, in float32; the next call may overwrite them."""
-        ...
-
-    def keep(self, rows: Int[Tensor, " N"]) -> None:
-        """Goes on with these of the rows, in this order."""
-        ...
-
-
-@runtime_checkable
-class Writer(Decoder, Protocol):
-    """A decoder that also draws by itself, several tokens at a time, where no row asks for filters."""
-
-    def write(self, chooser: Chooser, transcript: Transcript, steps: int) -> None:
-        """Draws until every row is done."""
-        ...
-
-
-class History(NamedTuple):
-    """What the repetition penalty counts in.
-
-    Attributes:
-        tokens: those that the response goes on from.
-        mask: True at those that are no filler.
-    """
-
-    tokens: Int[Tensor, "B P"]
-    mask: Bool[Tensor, "B P"]
+from rlhf.drawing.history import History
 
 
 def prompt_inputs(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> dict[str, Any]:

@@ -12,12 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf.drawing.choosing import Chooser
+from rlhf.drawing.controls import needs_filters
+from rlhf.drawing.decoders import Decoder, Writer
+from rlhf.drawing.samples import Samples
+from rlhf.drawing.transcript import Transcript
 from rlhf.generation.beams import beam_search
-from rlhf.generation.choosing import Chooser
-from rlhf.generation.controls import needs_filters
-from rlhf.generation.decoding import Decoder, ForwardDecoder, Writer, prompt_history, prompt_inputs
-from rlhf.generation.samples import Samples, check_context
-from rlhf.generation.transcript import Transcript
+from rlhf.generation.context import check_context
+from rlhf.generation.decoding import ForwardDecoder, prompt_history, prompt_inputs
 from rlhf.models import Policy
 from rlhf.records import Completion, Message, Sampling
 

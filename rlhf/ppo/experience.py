@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from rlhf.adapters import without_adapter
 from rlhf.algorithms import ALGORITHMS
 from rlhf.batches import Batch, make_batch, response_states
-from rlhf.generation import Samples, sample
+from rlhf.drawing.samples import Samples
+from rlhf.generation import sample
 from rlhf.heads import response_logprobs
 from rlhf.logprobs import kl_estimate
 from rlhf.masking import explained_variance, masked_mean, masked_variance, whiten

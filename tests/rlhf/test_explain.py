@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from rlhf.adapters import attach
+from rlhf.drawing.controls import as_controls, warp
+from rlhf.drawing.inversion import cumulate, invert
 from rlhf.explain import SamplerStage, explain_step, readable_token, trace
-from rlhf.generation import as_controls, sample, warp
-from rlhf.generation.drawing import cumulate, invert
+from rlhf.generation import sample
 from rlhf.models import Policy
 from rlhf.records import Sampling
 from rlhf.settings.adapters import AdapterSettings

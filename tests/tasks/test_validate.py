@@ -210,7 +210,7 @@ def test_malformed_feedback_is_named_by_file_and_line_before_anything_is_checked
     put(paths.feedback / "sub" / "f.jsonl", rows)
     (paths.feedback / "broken.jsonl").write_text("{")
     with pytest.raises(ValueError, match="6 malformed rows") as caught:
-        read_inputs(paths)
+        read_inputs(stages.files("validate", paths))
     message = str(caught.value)
     assert "data/feedback/broken.jsonl:1: not JSON" in message
     assert "data/feedback/sub/f.jsonl:2: ranks has 1 entries for 2 completions" in message
@@ -225,14 +225,14 @@ def test_feedback_files_of_another_kind_or_twice_are_errors_and_notes_are_not(pa
     paths.feedback.mkdir(parents=True)
     for name in ("README.md", "f.jsonl.dvc", ".hidden"):
         (paths.feedback / name).write_text("x")
-    assert read_inputs(paths).feedback == []
+    assert read_inputs(stages.files("validate", paths)).feedback == []
     put(paths.feedback / "f.jsonl", [ranking("a")])
     put(paths.feedback / "f.jsonl.gz", [ranking("a")])
     with pytest.raises(ValueError, match=r"holds f\.jsonl and f\.jsonl\.gz; keep one"):
-        read_inputs(paths)
+        read_inputs(stages.files("validate", paths))
     (paths.feedback / "x.csv").write_text("x")
     with pytest.raises(ValueError, match=r"data/feedback/x\.csv: found a \.csv file; write rankings as"):
-        read_inputs(paths)
+        read_inputs(stages.files("validate", paths))
 
 
 def test_missing_raw_data_and_an_unknown_tokenizer_are_clear_errors(paths: Paths, tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from rlhf.drawing.choosing import Choice, Chooser
+from rlhf.drawing.transcript import Transcript
 from rlhf.fast.decoding.cached import CachedDecoder
 from rlhf.fast.decoding.graphs import Recordings
 from rlhf.fast.decoding.networks import project
 from rlhf.fast.packing import takes_ragged_rows
-from rlhf.generation.choosing import Choice, Chooser
-from rlhf.generation.transcript import Transcript
 
 BUCKET = 128
 """Columns of a bucket: each is recorded anew, and on average half of one is read in vain."""

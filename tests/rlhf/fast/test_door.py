@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.rlhf.fast.test_cached import FAMILIES, MIXED, PROMPTS, SEEDS
 
 from rlhf.adapters import attach
 from rlhf.batches import make_batch
+from rlhf.drawing.decoders import Decoder, Writer
 from rlhf.generation import sample, sampler
-from rlhf.generation.decoding import Decoder, ForwardDecoder, Writer
+from rlhf.generation.decoding import ForwardDecoder
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy, build_policy, load_policy, save_policy
 from rlhf.ppo.critic import Critic
@@ -23,7 +25,6 @@ from rlhf.settings.model import ComputeSettings
 from rlhf.settings.policy import PolicySettings
 from rlhf.settings.sft import SftSettings
 from rlhf.sft import train_sft
-from tests.rlhf.fast.test_cached import FAMILIES, MIXED, PROMPTS, SEEDS
 
 NAMES = ("gpt2", "llama, two heads share keys")
 PLAIN, FAST = ComputeSettings(device="cpu", fast=False), ComputeSettings(device="cpu")

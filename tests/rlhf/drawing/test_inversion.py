@@ -6,9 +6,8 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from rlhf.generation import Controls, drawing, warp
-from rlhf.generation.controls import NUCLEUS
-from rlhf.generation.drawing import cumulate, invert, log_chances
+from rlhf.drawing.controls import NUCLEUS, Controls, warp
+from rlhf.drawing.inversion import cumulate, invert, log_chances
 
 SIZES = [1, 2, 65, 2048, 2049, 4096, 5003]
 DRAWS = 500

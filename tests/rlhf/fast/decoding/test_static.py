@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from tests.rlhf.fast.test_cached import FAMILIES, MIXED, PROMPTS, SEEDS, random_policy
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rlhf.drawing.samples import Samples
+from rlhf.drawing.transcript import Transcript
 from rlhf.fast import forwards
 from rlhf.fast.decoding import graphs, static
 from rlhf.fast.decoding.cached import CachedDecoder
 from rlhf.fast.decoding.networks import read_network
 from rlhf.fast.decoding.static import StaticDecoder
-from rlhf.generation import Samples, sample, sampler
-from rlhf.generation.transcript import Transcript
+from rlhf.generation import sample, sampler
 from rlhf.models import Policy
 from rlhf.records import Sampling
-from tests.rlhf.fast.test_cached import FAMILIES, MIXED, PROMPTS, SEEDS, random_policy
 
 PLAIN = [
     Sampling(temperature=temperature, max_new_tokens=length)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlhf.generation.samples import Samples
+from rlhf.drawing.samples import Samples
 
 
 class Transcript:

@@ -1,15 +1,11 @@
-"""What sampling gives, and the room that it needs in the model's context."""
+"""What sampling gives."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-from rlhf.models import Policy
-from rlhf.records import Sampling
 
 
 class Samples(NamedTuple):
@@ -33,18 +29,3 @@ class Samples(NamedTuple):
     def responses(self) -> list[list[int]]:
         """The tokens that count, row by row."""
         return [row[:length].tolist() for row, length in zip(self.tokens, self.lengths, strict=True)]
-
-
-def check_context(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]) -> None:
-    """Raises ValueError when a prompt and its completion exceed the context: together, or each where both have one."""
-    config = policy.model.config
-    context = getattr(config, "max_position_embeddings", None)
-    together = max if config.is_encoder_decoder else sum
-    longest = max(
-        together((len(prompt), settings.max_new_tokens)) for prompt, settings in zip(prompts, sampling, strict=True)
-    )
-    if context is not None and longest > context:
-        raise ValueError(
-            f"a prompt and its completion take {longest} tokens, but the model's context is {context}; "
-            "lower max_new_tokens or shorten the prompts"
-        )

@@ -11,9 +11,11 @@ import torch
 
 from rlhf.adapters import attach, merge
 from rlhf.batches import make_batch, response_states
+from rlhf.drawing.decoders import Decoder
+from rlhf.drawing.samples import Samples
 from rlhf.fast.decoding.cached import CachedDecoder
-from rlhf.generation import Samples, sample, sampler
-from rlhf.generation.decoding import Decoder, ForwardDecoder, prompt_inputs
+from rlhf.generation import sample, sampler
+from rlhf.generation.decoding import ForwardDecoder, prompt_inputs
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy, build_policy
 from rlhf.records import Sampling

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlhf.generation.controls import as_controls, warp
-from rlhf.generation.decoding import History
-from rlhf.generation.drawing import cumulate, invert, log_chances
+from rlhf.drawing.controls import as_controls, warp
+from rlhf.drawing.history import History
+from rlhf.drawing.inversion import cumulate, invert, log_chances
 from rlhf.records import Sampling
 
 
