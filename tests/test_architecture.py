@@ -50,7 +50,7 @@ BANNED = {
 }
 """Names that the field has better words for: index, position, path; result, matches; repair; copy; policy, baseline."""
 NOT_YET = (
-    *("rlhf/generation/", "rlhf/ppo/", "rlhf/policy/", "rlhf/heads.py"),
+    *("rlhf/ppo/", "rlhf/policy/"),
     *("tasks/reports/", "tasks/report.py", "tasks/trials/", "flows/trials.py"),
 )
 """Where such names are still in use."""
