@@ -210,10 +210,10 @@ class _Head:
         """
         assert self.product is not None
         read, edge = self.product
-        asked: list[Any] = [edge if weight is self.matrix else weight for weight in self.weights]
+        leaves: list[Any] = [edge if weight is self.matrix else weight for weight in self.weights]
         with torch.autocast(states.device.type, enabled=False):  # which would round products of float32
-            gradient, *found = torch.autograd.grad(outputs, [states, *asked], slopes, allow_unused=True)
-            for row, (weight, each) in enumerate(zip(self.weights, found, strict=True)):
+            gradient, *gradients = torch.autograd.grad(outputs, [states, *leaves], slopes, allow_unused=True)
+            for row, (weight, each) in enumerate(zip(self.weights, gradients, strict=True)):
                 total = self.gradients[row]
                 if weight is self.matrix:
                     self.gradients[row] = _add_product(weight, total, each.flatten(0, -2), read.flatten(0, -2))
