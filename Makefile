@@ -43,10 +43,10 @@ $(BENCH)/trl-%:
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --target $@ trl==$*
 
 # torch is pinned without its build tag ("+cpu", "+cu..."), and what only a GPU build of it brings along is
-# left to pip, so that each machine gets the build that fits it.
+# not pinned, so that each machine gets the build that fits it. What installs is no dependency either.
 lock: $(STAMP)  ## pin what is installed now
 	@torch=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch").split("+")[0])') && \
-	  $(BIN)/pip freeze --all --exclude-editable --exclude pip | sed -E "s/^torch[ =@].*/torch==$$torch/" \
+	  $(BIN)/pip freeze --all --exclude-editable --exclude pip --exclude uv | sed -E "s/^torch[ =@].*/torch==$$torch/" \
 	  | grep -v -i -E '^(nvidia-|triton|wheel=)' > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
 
@@ -56,9 +56,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo \
 	  "$(PYTHON) cannot make virtual environments; install its venv package (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@echo "installing the locked dependencies (minutes, the first time)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "installing the locked dependencies (up to a minute, the first time)"
+	@$(BIN)/python setup/install.py -r requirements.lock
+	@$(BIN)/python setup/install.py --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m pip check > /dev/null || $(BIN)/python -m pip check >&2
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib flows tasks rlhf > /dev/null || true
+	@$(BIN)/python setup/bytecode.py flows tasks rlhf
 	@touch $@
