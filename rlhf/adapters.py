@@ -1,7 +1,7 @@
 """Adapters: few trained weights beside frozen ones, so that the frozen model is available at any time without a copy.
 
 LoRA (Hu et al. 2021, §4.1) adds (alpha / rank)·B·A to the weights of linear layers, with B = 0 at the start; merged, it
-leaves an ordinary model. Prompt tuning learns embeddings that stand before every prompt: rlhf/soft_prompt.py.
+leaves an ordinary model. Prompt tuning learns embeddings that precede every prompt: rlhf/soft_prompt.py.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def rank_completions(prompt: str, completions: Sequence[str], noise: float, gene
 
 @dataclass(frozen=True)
 class Annotator:
-    """The simulated annotator as a scorer of single completions, for whoever would ask people.
+    """The simulated annotator as a scorer of single completions, in place of people.
 
     Attributes:
         seed: another seed is another person.

@@ -178,9 +178,11 @@ class _Head:
         # A head may share its weights with the embedding, which is one of the layers below.
         below = {id(weight) for stack in stacks for weight in stack.parameters()}
         below -= {id(weight) for weight in self.layer.parameters()}
-        self.weights = [each for each in network.parameters() if each.requires_grad and id(each) not in below]
+        self.weights: list[Tensor] = [
+            each for each in network.parameters() if each.requires_grad and id(each) not in below
+        ]
         self.gradients: list[Tensor | None] = [None] * len(self.weights)
-        self.matrix = self.layer.weight if type(self.layer) is nn.Linear else None
+        self.matrix: Any = self.layer.weight if type(self.layer) is nn.Linear else None
         self.product: tuple[Tensor, GradientEdge] | None = None
 
     def __call__(self, states: Float[Tensor, "N H"]) -> Float[Tensor, "N V"]:
@@ -208,25 +210,28 @@ class _Head:
         """
         assert self.product is not None
         read, edge = self.product
-        asked: list[Any] = [edge if weight is self.matrix else weight for weight in self.weights]
+        leaves: list[Any] = [edge if weight is self.matrix else weight for weight in self.weights]
         with torch.autocast(states.device.type, enabled=False):  # which would round products of float32
-            gradient, *found = torch.autograd.grad(outputs, [states, *asked], slopes, allow_unused=True)
-            for row, (weight, each) in enumerate(zip(self.weights, found, strict=True)):
+            gradient, *gradients = torch.autograd.grad(outputs, [states, *leaves], slopes, allow_unused=True)
+            for row, (weight, each) in enumerate(zip(self.weights, gradients, strict=True)):
                 total = self.gradients[row]
                 if weight is self.matrix:
-                    self.gradients[row] = _add_product(total, each.flatten(0, -2), read.flatten(0, -2), weight.dtype)
+                    self.gradients[row] = _add_product(weight, total, each.flatten(0, -2), read.flatten(0, -2))
                 elif each is not None:
                     self.gradients[row] = each if total is None else total + each
         return gradient
 
 
 def _add_product(
-    total: Float[Tensor, "V H"] | None, slopes: Float[Tensor, "N V"], states: Float[Tensor, "N H"], dtype: torch.dtype
+    weight: Float[Tensor, "V H"],
+    total: Float[Tensor, "V H"] | None,
+    slopes: Float[Tensor, "N V"],
+    states: Float[Tensor, "N H"],
 ) -> Float[Tensor, "V H"]:
     """total + slopesᵀ·states, in place where there is a total; under autocast both factors are in half precision."""
     left, right = slopes.t(), states.to(slopes.dtype)
     if total is None:
-        return (left @ right).to(dtype)
+        return (left @ right).to(weight.dtype)
     return total.addmm_(left, right) if total.dtype == slopes.dtype else total.add_(left @ right)
 
 

@@ -51,7 +51,7 @@ class Policy:
 
     @property
     def soft_ids(self) -> list[int]:
-        """Ids of the learnt embeddings that stand before every prompt; none without prompt tuning."""
+        """Ids of the learnt embeddings that precede every prompt; none without prompt tuning."""
         prompt = soft_prompt(self.model)
         return [] if prompt is None else prompt.ids
 

@@ -69,5 +69,8 @@ def closure(packages: list[str]) -> set[str]:
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path.cwd())
+    if missing := [package for package in sys.argv[1:] if find(package) is None]:
+        raise SystemExit(f"{', '.join(missing)}: no package of this name in {Path.cwd()} or installed")
     with ProcessPoolExecutor() as pool:
         list(pool.map(partial(compile_file, quiet=2), sorted(closure(sys.argv[1:])), chunksize=16))

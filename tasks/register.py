@@ -30,11 +30,6 @@ from tasks.tracking.tracker import StageRun
 from tasks.trials import rematch, standings
 from tasks.versioning import git, provenance
 
-FIGURES = (
-    *("win_rate", "win_rate_low", "win_rate_high", "sft.rougeL", "policy.rougeL", "sft.bleu", "policy.bleu"),
-    *("policy.kl", "policy_forgetting"),
-)
-"""The figures that a decision is recorded with, where they were measured."""
 CARDS = {"policy": "model_card.md", "reward": "reward_card.md"}
 
 
@@ -64,7 +59,7 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
     }
     version, before = report["policy"]["version"], None if champion is None else int(champion.version)
     promoted = gates.is_promoted(findings)
-    measured = {name: metrics[name] for name in FIGURES if name in metrics}
+    measured = {key: metrics[key] for keys in gates.READ.values() for key in keys if key in metrics}
     decision = Decision(
         when=decisions.now(),
         version=version,

@@ -47,15 +47,15 @@ def block_size(vocabulary: int) -> int:
 def _block_sums(weights: Float[Tensor, "B V"], size: int) -> Float[Tensor, "B N"]:
     if size == 1:
         return weights
-    whole = weights.shape[1] // size * size
-    sums = weights[:, :whole].unflatten(1, (-1, size)).sum(-1)
-    if whole == weights.shape[1]:
+    complete = weights.shape[1] // size * size
+    sums = weights[:, :complete].unflatten(1, (-1, size)).sum(-1)
+    if complete == weights.shape[1]:
         return sums
-    return torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], dim=1)
+    return torch.cat([sums, weights[:, complete:].sum(-1, keepdim=True)], dim=1)
 
 
 def invert(cumulative: Cumulative, uniform: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """The token at `uniform` of the cumulative distribution: first the block it falls in, then the place there.
+    """The token at `uniform` of the cumulative distribution: first the block it falls in, then the index there.
 
     A token of weight 0 is never returned: the sum exceeds its target only where something was added.
     """
@@ -66,14 +66,14 @@ def invert(cumulative: Cumulative, uniform: Float[Tensor, " B"]) -> Int[Tensor, 
     block = torch.searchsorted(ends, targets, right=True).clamp_(max=ends.shape[1] - 1)
     if size == 1:
         return block[:, 0]
-    # Past the vocabulary the last block repeats its last token; such a place is never the first to exceed the target.
-    places = (block * size + torch.arange(size, device=weights.device)).clamp_(max=weights.shape[1] - 1)
-    inside = weights.gather(1, places).cumsum(-1, dtype=torch.float64)
+    # Past the vocabulary the last block repeats its last token; such an index is never the first to exceed the target.
+    tokens = (block * size + torch.arange(size, device=weights.device)).clamp_(max=weights.shape[1] - 1)
+    inside = weights.gather(1, tokens).cumsum(-1, dtype=torch.float64)
     before = torch.where(block > 0, ends.gather(1, (block - 1).clamp_(min=0)), 0.0)
     # The block's sum was taken in float32 and may exceed this one by its rounding.
     rest = torch.minimum(targets - before, inside[:, -1:] * BELOW_ONE)
-    place = torch.searchsorted(inside, rest, right=True).clamp_(max=size - 1)
-    return places.gather(1, place)[:, 0]
+    index = torch.searchsorted(inside, rest, right=True).clamp_(max=size - 1)
+    return tokens.gather(1, index)[:, 0]
 
 
 def log_chances(cumulative: Cumulative, tokens: Int[Tensor, " B"]) -> Float[Tensor, " B"]:

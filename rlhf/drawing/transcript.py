@@ -70,8 +70,8 @@ class Transcript:
             return None
         self._file()
         kept = torch.arange(self.left, device=self.rows.device)
-        places = self.alive.nonzero()[:, 0]
-        kept[~self.alive[: self.left]] = places[places >= self.left]
+        indices = self.alive.nonzero()[:, 0]
+        kept[~self.alive[: self.left]] = indices[indices >= self.left]
         self.rows, self.limits, self.alive = self.rows[kept], self.limits[kept], self.alive[kept]
         return kept
 

@@ -1,6 +1,6 @@
 """Statistics of texts that move when a policy games its reward: variety, repetition, length.
 
-Words are what stands between white space, lower-cased.
+Words are separated by white space and lower-cased.
 """
 
 from __future__ import annotations

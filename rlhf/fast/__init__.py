@@ -21,4 +21,4 @@ def prepare(model: nn.Module) -> None:
     fuse_activations(model)
     for module in model.modules():  # a model without its head, or a copy of it, has them too
         if isinstance(module, PreTrainedModel):
-            module.fast = Forwards()
+            module.fast = Forwards()  # type: ignore[assignment]

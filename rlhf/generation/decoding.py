@@ -77,12 +77,12 @@ class ForwardDecoder:
         if self.model.config.is_encoder_decoder:
             self.inputs["decoder_input_ids"] = tokens[:, None]
             return self._forward()
-        mask, places = self.inputs["attention_mask"], self.inputs["position_ids"][:, -1:] + 1
+        mask, position_ids = self.inputs["attention_mask"], self.inputs["position_ids"][:, -1:] + 1
         self.inputs |= {
             "input_ids": tokens[:, None],
             "attention_mask": torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1),
             # A row that is done may stay in the batch for longer than its context would last.
-            "position_ids": places.clamp(max=self.last_position),
+            "position_ids": position_ids.clamp(max=self.last_position),
         }
         return self._forward()
 

@@ -45,8 +45,8 @@ def generate(
     for rows in _batches(encoded, sampling, batch_size):
         chosen = [encoded[row] for row in rows], [sampling[row] for row in rows], [seeds[row] for row in rows]
         samples = beam_search(policy, *chosen[:2]) if chosen[1][0].num_beams > 1 else sample(policy, *chosen)
-        for place, row in enumerate(rows):
-            completions[row] = _completion(policy, samples, place, sampling[row], seeds[row])
+        for index, row in enumerate(rows):
+            completions[row] = _completion(policy, samples, index, sampling[row], seeds[row])
     return [completion for completion in completions if completion is not None]
 
 

@@ -44,7 +44,8 @@ def ppo_loss(
         experience: what was sampled, at the same tokens.
         settings: ε, ε_v, c₁, c₂ and the dual clip.
     """
-    losses, figures = torch.zeros_like(experience.logprobs), {}
+    losses = torch.zeros_like(experience.logprobs)
+    figures: dict[str, Tensor] = {}
     if logprobs is not None and entropy is not None:
         ratio = probability_ratio(logprobs, experience.logprobs)
         clipped = policy_losses(ratio, experience.advantages, settings.clip, settings.dual_clip)

@@ -56,7 +56,7 @@ def evaluate_pairs(reward_model: RewardModel, pairs: Sequence[Pair]) -> PairEval
 def _disagreement(
     raw: Float[Tensor, "M B"], correct: Bool[ndarray, " N"], spread: Float[ndarray, "2 N"]
 ) -> dict[str, float]:
-    """How far an ensemble's members differ, whether that tells its errors, and how good each is by itself."""
+    """How far an ensemble's members differ, whether that predicts its errors, and how good each is by itself."""
     figures = {"spread_mean": float(spread.mean()), "spread_auc": metrics.spread_auc(correct, spread.mean(0))}
     for index, scores in enumerate(raw):
         figures[f"accuracy_member_{index}"] = metrics.accuracy(*scores.view(2, -1).numpy())

@@ -16,8 +16,8 @@ def page(comparison: Comparison) -> str:
     settings = [
         [name, *["–" if value is None else value for value in values]] for name, values in comparison.params.items()
     ]
-    figures = [[figure.name, *as_text.cells(figure)] for figure in comparison.figures]
-    bold = {index for index, figure in enumerate(comparison.figures) if as_text.is_clear(figure)}
+    figures = [[row.name, *as_text.cells(row)] for row in comparison.figures]
+    bold = {index for index, row in enumerate(comparison.figures) if as_text.is_clear(row)}
     intro = [
         *(f"<p>{escape(line)}</p>" for line in as_text.describe(comparison)),
         _table(["param", first, second], settings) if settings else "<p>params: the same</p>",

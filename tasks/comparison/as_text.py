@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf.evaluation.intervals import Interval
-from tasks.comparison.compare import Comparison, Figure, Texts
+from tasks.comparison.compare import Comparison, Contrast, Texts
+from tasks.figures import FIGURES
 
 SIDES = ("A", "B")
 
@@ -18,8 +19,8 @@ def show(comparison: Comparison, rows: int, console: Console) -> None:
     console.print(Text("\n".join(describe(comparison))), style="bold")
     _show_settings(comparison, console)
     table = _table("", *SIDES, "B − A")
-    for figure in comparison.figures:
-        table.add_row(figure.name, *cells(figure), style="bold" if is_clear(figure) else "")
+    for row in comparison.figures:
+        table.add_row(row.name, *cells(row), style="bold" if is_clear(row) else "")
     console.print(table)
     console.print(Text("\n".join(sentences(comparison))))
     if rows and comparison.texts:
@@ -48,34 +49,29 @@ def sentences(comparison: Comparison) -> list[str]:
     else:
         lines.append("No test prompt is in both, so differences are not paired.")
     if comparison.wins is not None:
-        lines.append(f"Policy B over policy A: win rate {shown(comparison.wins)}, judged by {comparison.referee}.")
-    if any(figure.difference is None and None not in (figure.first, figure.second) for figure in comparison.figures):
+        rate = FIGURES["win_rate"]
+        shown = f"{rate.title} {rate.interval(*comparison.wins)}, judged by {comparison.referee}"
+        lines.append(f"Policy B over policy A: {shown}.")
+    if any(row.difference is None and None not in (row.first, row.second) for row in comparison.figures):
         lines.append("–: each night was scored by a model of its own, so the scores do not compare.")
     return lines
 
 
-def cells(figure: Figure) -> list[str]:
+def cells(row: Contrast) -> list[str]:
     """Both values and the difference, with its sign, as texts."""
-    return [shown(figure.first), shown(figure.second), shown(figure.difference, sign="+")]
+    return [_shown(row, row.first), _shown(row, row.second), _shown(row, row.difference, sign="+")]
 
 
-def shown(value: Interval | float | None, sign: str = "") -> str:
-    """A figure with its interval, where it has one; a dash for none."""
+def _shown(row: Contrast, value: Interval | float | None, sign: str = "") -> str:
+    """A value with its interval, where it has one; a dash for none."""
     if value is None:
         return "–"
-    if not isinstance(value, Interval):
-        return format(value, f"{sign}{_digits(value)}")
-    digits = _digits(max(map(abs, value)))
-    return f"{value.value:{sign}{digits}} [{value.low:{sign}{digits}}, {value.high:{sign}{digits}}]"
+    return row.figure.interval(*value, sign) if isinstance(value, Interval) else row.figure.show(value, sign)
 
 
-def is_clear(figure: Figure) -> bool:
+def is_clear(row: Contrast) -> bool:
     """Whether the difference's interval leaves out 0."""
-    return isinstance(figure.difference, Interval) and not figure.difference.low <= 0.0 <= figure.difference.high
-
-
-def _digits(value: float) -> str:
-    return ".2f" if abs(value) >= 10 else ".3f"
+    return isinstance(row.difference, Interval) and not row.difference.low <= 0.0 <= row.difference.high
 
 
 def _show_settings(comparison: Comparison, console: Console) -> None:
@@ -92,7 +88,7 @@ def _show_settings(comparison: Comparison, console: Console) -> None:
 def _side_by_side(texts: Texts) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True, title=Text(texts.prompt), title_justify="left")
     for letter, score in zip(SIDES, (texts.first_score, texts.second_score), strict=True):
-        table.add_column(Text(f"{letter}: {score:.3f}"), ratio=1)
+        table.add_column(Text(f"{letter}: {FIGURES['score'].show(score)}"), ratio=1)
     table.add_row(Text(texts.first), Text(texts.second))
     return table
 

@@ -8,7 +8,7 @@ scores is given only where both nights were scored by the same one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -17,29 +17,30 @@ import numpy as np
 from rlhf.evaluation.intervals import Interval, difference_interval, mean_interval
 from tasks.comparison.results import Result
 from tasks.evaluation.curves import ROUGE
+from tasks.figures import FIGURES, Figure, find, label, title
+from tasks.roles import POLICIES, ROLES
 
 PROXY = "reward"
 """The scorer that PPO optimised, so it proves nothing by itself."""
-MODELS = {"sft": "SFT", "policy": "policy"}
-PLAIN = {
-    "evaluate.policy.bleu": "BLEU",
-    "evaluate.policy.kl": "KL (nats)",
-    "sft.eval_loss": "SFT dev loss",
-    "reward.accuracy": "reward accuracy",
-    "reward.ece": "reward ECE",
-    "policy.reward_mean": "PPO reward",
-    "policy.entropy": "PPO entropy",
-}
-"""Figures that are not means over prompts, so they have no interval."""
+OF_TEXTS = ("bleu", "kl")
+"""Figures of the evaluated policy that are not means over prompts, so they have no interval."""
+OF_TRAINING = ("sft.eval_loss", "reward.accuracy", "reward.ece", "policy.reward_mean", "policy.entropy")
+"""Figures of the stages that trained; they have none either."""
 Values = dict[tuple[str, str], float]
 """A value per prompt, by its id and text."""
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One figure of both, and by how much the second's lies above the first's; None where they do not compare."""
+class Contrast:
+    """One figure of both, and by how much the second's is above the first's; None where they do not compare.
+
+    Attributes:
+        name: what people read.
+        figure: how it is shown.
+    """
 
     name: str
+    figure: Figure
     first: Interval | float | None
     second: Interval | float | None
     difference: Interval | float | None
@@ -76,7 +77,7 @@ class Comparison:
     second: Result
     params: Mapping[str, tuple[str | None, str | None]]
     data: Sequence[str]
-    figures: Sequence[Figure]
+    figures: Sequence[Contrast]
     referee: str
     shared: int
     wins: Interval | None
@@ -112,7 +113,7 @@ def differences(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str
     return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}
 
 
-def figure(name: str, first: Values, second: Values, comparable: bool = True) -> Figure:
+def contrast(name: str, figure: Figure, first: Values, second: Values, comparable: bool = True) -> Contrast:
     """A mean over prompts of both, with intervals, and their difference, paired where they share prompts."""
     means = [mean_interval(list(values.values())) if values else None for values in (first, second)]
     shared = [key for key in first if key in second]
@@ -121,39 +122,44 @@ def figure(name: str, first: Values, second: Values, comparable: bool = True) ->
         difference = mean_interval([second[key] - first[key] for key in shared])
     elif comparable and first and second:
         difference = difference_interval(list(second.values()), list(first.values()))
-    return Figure(name, means[0], means[1], difference)
+    return Contrast(name, figure, means[0], means[1], difference)
 
 
-def _scores(first: Result, second: Result, referee: str) -> list[Figure]:
+def _scores(first: Result, second: Result, referee: str) -> list[Contrast]:
     """The sampled scores of SFT and policy, and the win rates of one over the other."""
     figures = []
     for scorer in dict.fromkeys((referee, PROXY)):
         same = _same_scorer(first, second, scorer)
-        for model, title in MODELS.items():
+        for model in POLICIES:
             left, right = _sampled(first, model, scorer), _sampled(second, model, scorer)
-            figures.append(figure(f"{title} {scorer}", left, right, same))
+            figures.append(contrast(title(f"{model}.{scorer}"), FIGURES[scorer], left, right, same))
     comparable = referee != PROXY and _same_scorer(first, second, referee)
-    wins = figure("win rate over SFT", _win_shares(first, referee), _win_shares(second, referee), comparable)
+    rate = FIGURES["win_rate"]
+    name = f"{rate.title} over {ROLES['sft'].title}"
+    wins = contrast(name, rate, _win_shares(first, referee), _win_shares(second, referee), comparable)
     # The recorded ones have the interval that the gates saw.
-    return [*figures, Figure(wins.name, _recorded_win_rate(first), _recorded_win_rate(second), wins.difference)]
+    return [*figures, replace(wins, first=_recorded_win_rate(first), second=_recorded_win_rate(second))]
 
 
-def _texts_of(first: Result, second: Result) -> list[Figure]:
+def _texts_of(first: Result, second: Result) -> list[Contrast]:
     """ROUGE and length of the likeliest completions."""
     left, right = _rouge(first), _rouge(second)
-    figures = [figure(title, left.get(name, {}), right.get(name, {})) for name, title in ROUGE.items()]
-    return [*figures, figure("length (words)", _words(first), _words(second))]
+    left["length"], right["length"] = _words(first), _words(second)
+    rows = [FIGURES[key] for key in (*ROUGE, "length")]
+    return [contrast(row.label, row, left.get(row.key, {}), right.get(row.key, {})) for row in rows]
 
 
 def _words(side: Result) -> Values:
     return {key: float(len(row["policy"].split())) for key, row in _by_prompt(side.completions).items()}
 
 
-def _plain(first: Result, second: Result) -> list[Figure]:
+def _plain(first: Result, second: Result) -> list[Contrast]:
     figures = []
-    for name, title in PLAIN.items():
-        left, right = first.metrics.get(name), second.metrics.get(name)
-        figures.append(Figure(title, left, right, None if left is None or right is None else right - left))
+    names = {f"evaluate.policy.{key}": FIGURES[key].label for key in OF_TEXTS}
+    for key, name in (names | {key: label(key) for key in OF_TRAINING}).items():
+        left, right = first.metrics.get(key), second.metrics.get(key)
+        difference = None if left is None or right is None else right - left
+        figures.append(Contrast(name, find(key), left, right, difference))
     return figures
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from tasks.files import read_rows
 from tasks.paths import Paths
 from tasks.registry import versions
+from tasks.roles import ROLES, SCORERS
 from tasks.tracking import mlflow_store
 from tasks.tracking.samples import SAMPLES
 from tasks.tracking.tracker import NIGHT_PREFIX
@@ -19,8 +20,6 @@ LISTED = 8
 """Nights that an error names."""
 GIVEN = re.compile(r"data/(source|feedback|raw|validated|champion)\b")
 """The data that a night is given, in the names of data sets."""
-SCORERS = {"reward": "data/models/reward", "judge": "data/models/judge"}
-"""Scorers that are models, which may differ from night to night; gold is one function."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def _result(client: Any, name: str, night: Any, stages: Mapping[str, str]) -> Re
         params=params,
         metrics=metrics,
         data=data,
-        scorers={name: inputs[path] for name, path in SCORERS.items() if path in inputs},
+        scorers={role: inputs[path] for role in SCORERS if (path := ROLES[role].path) and path in inputs},
         samples=rows(SAMPLES),
         completions=rows(COMPLETIONS),
     )

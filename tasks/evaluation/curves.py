@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.files import write_curve, write_text
 
-ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def write_lengths(path: Path, completions: Mapping[str, Sequence[Sequence[str]]]) -> None:
@@ -32,6 +32,7 @@ def write_lengths(path: Path, completions: Mapping[str, Sequence[Sequence[str]]]
 
 
 def write_rouge(path: Path, metrics: Mapping[str, float], models: Sequence[str]) -> None:
-    """Writes a row per ROUGE and model, the form that bars are drawn from."""
-    rows = [f"{title} {model},{metrics[f'{model}.{name}']:.6g}\n" for name, title in ROUGE.items() for model in models]
+    """Writes a row per ROUGE and model, by the key of the metric: the form that bars are drawn from."""
+    keys = [f"{model}.{name}" for name in ROUGE for model in models]
+    rows = [f"{key},{metrics[key]:.6g}\n" for key in keys]
     write_text(path, "".join(["score,F1\n", *rows]))

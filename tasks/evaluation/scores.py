@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from rlhf.evaluation import bleu, rouge
+from tasks.figures import FIGURES
 from tasks.files import read_rows
 
 SINGLE = ("output", "completion")
@@ -122,8 +123,8 @@ def _table(title: str, names: list[str], values: dict[str, dict[str, float]]) ->
 
 
 def _figure(name: str, value: float) -> str:
-    """Four decimals of a share, two of a percentage: as many as tell systems apart."""
-    return f"{value:.2f}" if name.startswith("sacrebleu") else f"{value:.4f}"
+    """As BLEU is told where it is a percentage, as ROUGE is where it is a share: digits that tell systems apart."""
+    return FIGURES["bleu" if name.startswith("sacrebleu") else "rougeL"].show(value)
 
 
 def _families(names: Iterable[str]) -> dict[str, list[str]]:
@@ -137,7 +138,8 @@ def _families(names: Iterable[str]) -> dict[str, list[str]]:
         }.items()
     }
     rest = [name for name in names if not any(name in family for family in families.values())]
-    return families | {"BLEU (sacrebleu 0 to 100, mteval 0 to 1) and ROUGE-L of the COCO scripts": rest}
+    bleu_title, rouge_title = FIGURES["bleu"].title, FIGURES["rougeL"].title
+    return families | {f"{bleu_title} (sacrebleu 0 to 100, mteval 0 to 1) and {rouge_title} of the COCO scripts": rest}
 
 
 def _variants(outputs: Outputs) -> Iterator[tuple[str, list[float]]]:

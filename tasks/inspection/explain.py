@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from rlhf.records import Sampling
 from rlhf.settings.model import ModelSettings
 from tasks.paths import Paths
+from tasks.roles import POLICIES, ROLES
 
 if TYPE_CHECKING:
     from rlhf.explain import SamplerStage
     from rlhf.models import Policy
 
-MADE_BY = {"sft": "sft", "policy": "policy"}
-"""The models of a night, and the stage that makes each."""
 TITLES = {
     "repetition_penalty": "repetition penalty",
     "min_new_tokens": "min. length",
@@ -139,14 +138,15 @@ def explain(paths: Paths, question: Question, model: ModelSettings) -> Explanati
 
 def _folder(paths: Paths, name: str) -> str | Path:
     """The folder of a night's model, which must be there, or what was given."""
-    if name not in MADE_BY:
+    if name not in POLICIES:
         return name
-    if not (paths.models / name).is_dir():
+    folder = paths.root / str(ROLES[name].path)
+    if not folder.is_dir():
         raise FileNotFoundError(
-            f"{paths.models / name}: no such model yet; make it with: nightjar stage {MADE_BY[name]} "
+            f"{folder}: no such model yet; make it with: nightjar stage {ROLES[name].stage} "
             "(or the whole night: nightjar run), or choose others with --model"
         )
-    return paths.models / name
+    return folder
 
 
 def _check_vocabularies(policies: dict[str, Policy]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.inspection.explain import Explanation, Prediction
-from tasks.reports.charts import Panel, plot_distributions
+from tasks.reports.distributions import Panel, plot_distributions
 
 
 def write_picture(path: Path, explanation: Explanation) -> None:

@@ -95,7 +95,7 @@ def read_params(path: Path) -> Params:
 
 
 def read_sections(path: Path) -> dict[str, Any]:
-    """The sections of a params file as they stand there.
+    """The sections of a params file, unchecked.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tasks.figures import FIGURES, find, show
 from tasks.registry.gates import Finding
 from tasks.registry.lineage import Lineage, describe_start
 from tasks.reports import summary
+from tasks.roles import ROLES
 
 MAX_DESCRIPTION = 5000
 """Characters that MLflow's database keeps of a version's description."""
@@ -34,7 +36,7 @@ COUNTS = {
     "pairs": ("pairs",),
 }
 OVER = "95 % over prompts"
-REWARD_FIGURES = ("accuracy", "auc", "spearman", "pearson", "ece", "accuracy_by_length")
+ON_PAIRS = ("accuracy", "auc", "spearman", "pearson", "ece", "accuracy_by_length")
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def limits(facts: Facts) -> list[str]:
     if not any(name.startswith("champion.") for name in figures):
         lines.append("It was compared with no other champion, only with the SFT model that it started from.")
     if "git.commit" not in facts.lineage.tags:
-        lines.append("It was made outside a git checkout: no commit tells its code.")
+        lines.append("It was made outside a git checkout: no commit records its code.")
     elif facts.lineage.tags["git.dirty"] == "yes":
         lines.append(
             "Code or params differed from the git commit; the night's experiment holds them, where there is one."
@@ -127,7 +129,7 @@ def _what(kind: str, lineage: Lineage) -> str:
         )
     algorithm = lineage.steps["policy"].params.get("policy.algorithm", "ppo")
     return (
-        f"A language model that goes on from a prompt. It started from {describe_start(lineage)}, learnt from "
+        f"A language model that continues a prompt. It started from {describe_start(lineage)}, learnt from "
         f"demonstrations (SFT), then by {algorithm} from {lineage.name}-reward version "
         f"{lineage.tags.get('reward_version', 'unknown')}."
     )
@@ -136,19 +138,22 @@ def _what(kind: str, lineage: Lineage) -> str:
 def _metrics(facts: Facts) -> str:
     figures = facts.evaluation
     header, *rows = summary.table(dict(figures))
-    lines = [f"Win rate over SFT, judged by {facts.referee}: {summary.interval(figures, 'win_rate')}, {OVER}"]
+    rate, baseline = FIGURES["win_rate"].heading, ROLES["sft"].title
+    lines = [f"{rate} over {baseline}, judged by {facts.referee}: {summary.interval(figures, 'win_rate')}, {OVER}"]
     if "champion.win_rate" in figures:
-        lines.append(f"Win rate over the champion before it: {summary.interval(figures, 'champion.win_rate')}, {OVER}")
+        lines.append(f"{rate} over the champion before it: {summary.interval(figures, 'champion.win_rate')}, {OVER}")
     if "policy_forgetting" in figures:
-        lines.append(f"Loss on other tasks: {figures['policy_forgetting']:+.3f} nats per token to SFT's")
+        loss = FIGURES["general_loss"]
+        rise = loss.show(figures["policy_forgetting"], sign="+")
+        lines.append(f"{loss.heading}: {rise} {loss.unit} to {baseline}'s")
     return "\n\n".join([_table(header, rows), *lines])
 
 
 def _reward_metrics(facts: Facts) -> str:
     measured = facts.lineage.steps["reward"].metrics
-    figures = {f"{name}, on test pairs": measured[name] for name in REWARD_FIGURES if name in measured}
-    figures |= {name: value for name, value in facts.evaluation.items() if name.startswith("reward.")}
-    return _table(["figure", "value"], [(name, f"{value:.4f}") for name, value in figures.items()])
+    rows = [(f"{FIGURES[key].title}, on test pairs", show(key, measured[key])) for key in ON_PAIRS if key in measured]
+    evaluated = {key: value for key, value in facts.evaluation.items() if key.startswith("reward.")}
+    return _table(["figure", "value"], rows + [(find(key).title, show(key, value)) for key, value in evaluated.items()])
 
 
 def _gates(findings: Sequence[Finding]) -> str:
@@ -159,14 +164,15 @@ def _gates(findings: Sequence[Finding]) -> str:
 def _data(facts: Facts) -> str:
     lineage = facts.lineage
     counts = [
-        (f"{stage}: {name.replace('_', ' ')}", f"{lineage.steps[stage].metrics[name]:.0f}")
-        for stage, names in COUNTS.items()
-        for name in names
-        if name in lineage.steps[stage].metrics
+        (f"{stage}: {FIGURES[key].title}", show(key, lineage.steps[stage].metrics[key]))
+        for stage, keys in COUNTS.items()
+        for key in keys
+        if key in lineage.steps[stage].metrics
     ]
     counts += [(f"rankings by {who}", str(count)) for who, count in lineage.annotators.items()]
     if "prompts" in facts.evaluation:
-        counts.append(("test prompts of the evaluation", f"{facts.evaluation['prompts']:.0f}"))
+        prompts = FIGURES["evaluate.prompts"]
+        counts.append((prompts.title, prompts.show(facts.evaluation["prompts"])))
     digests = [(path, f"`{digest}`") for path, digest in lineage.data.items()]
     return _table(["data", "rows or digest"], counts + digests)
 

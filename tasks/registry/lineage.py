@@ -13,7 +13,9 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from tasks import digests
+from tasks.figures import find
 from tasks.registry import versions
+from tasks.roles import ROLES
 from tasks.stages import STAGES
 from tasks.tracking import mlflow_store
 
@@ -22,8 +24,7 @@ if TYPE_CHECKING:
 
 CHAIN = ("policy", "reward", "pairs", "rank", "rollouts", "sft")
 """The stages between a policy and its data, the last one first."""
-TITLES = {"policy": "policy", "reward": "reward model", "rank": "rankings", "sft": "SFT"}
-FIGURES = {
+SHOWN = {
     "policy": ("iterations", "reward_mean", "kl"),
     "reward": ("accuracy", "auc", "ece"),
     "pairs": ("pairs",),
@@ -150,9 +151,10 @@ def _tree(lineage: Lineage) -> Tree:
 
 def _title(lineage: Lineage, stage: str) -> str:
     """A step's name, its figures, and its run."""
-    step, title = lineage.steps[stage], TITLES.get(stage, stage)
+    step = lineage.steps[stage]
+    title = ROLES[stage].title if stage in ROLES else "rankings" if stage == "rank" else stage
     if stage == "reward":
-        title = f"reward model: {lineage.name}-reward version {lineage.tags.get('reward_version', 'unknown')}"
+        title += f": {lineage.name}-reward version {lineage.tags.get('reward_version', 'unknown')}"
     if stage == "rank" and lineage.annotators:
         title += " by " + ", ".join(f"{who} ({count})" for who, count in lineage.annotators.items())
     if stage == "sft":
@@ -166,7 +168,8 @@ def _data_title(lineage: Lineage) -> str:
 
 
 def _figures(step: Step, stage: str) -> list[str]:
-    return [f"{name} {step.metrics[name]:.4g}" for name in FIGURES[stage] if name in step.metrics]
+    rows = {name: find(f"{stage}.{name}") for name in SHOWN[stage] if name in step.metrics}
+    return [f"{row.title} {row.show(step.metrics[name])}" for name, row in rows.items()]
 
 
 def describe_start(lineage: Lineage) -> str:

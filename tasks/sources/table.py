@@ -1,4 +1,4 @@
-"""CSV as the JSON rows that it stands for.
+"""CSV as the equivalent JSON rows.
 
 Columns: id, prompt, and response, or references (a JSON list) or reference_1, reference_2, …; any other
 column travels along as text. A prompt cell may hold chat messages as JSON.
@@ -53,7 +53,7 @@ def _header(cells: list[str], shown: str, problems: Problems) -> list[str] | Non
 def _json_row(
     cells: dict[str, str], location: str, start: int, problems: Problems
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A CSV row as the JSON row that it stands for; an empty `id` or `split` cell counts as absent."""
+    """A CSV row as the equivalent JSON row; an empty `id` or `split` cell counts as absent."""
     row: dict[str, Any] = {
         name: cell
         for name, cell in cells.items()

@@ -11,11 +11,11 @@ from typing import Any
 
 from tasks.files import read_rows
 from tasks.paths import Paths
+from tasks.roles import POLICIES
 
 MAX_ROWS = 200
 SAMPLES = "samples.jsonl"
 """Below data/evaluation: the sampled completions of each test prompt with their scores, which win rates are made of."""
-MODELS = ("sft", "policy")
 PROMPTS_OF_ROLLOUTS = 10
 PICTURES = {".png", ".svg", ".csv", ".html"}
 
@@ -31,7 +31,7 @@ def tables(stage: str, paths: Paths) -> dict[str, dict[str, list[Any]]]:
 
 
 def complete_files(stage: str, paths: Paths) -> list[Path]:
-    """The files that are kept with every row, for whoever compares: those of the evaluation."""
+    """The files that are logged with every row, for comparisons: those of the evaluation."""
     files = sorted(paths.evaluation.glob("*.jsonl")) if stage == "evaluate" else []
     return [file for file in files if file.stat().st_size]
 
@@ -45,7 +45,7 @@ def intervals(stage: str, paths: Paths) -> dict[str, float]:
 
     rows = [row for _, row in read_rows(file)]
     ends: dict[str, float] = {}
-    for model in MODELS:
+    for model in POLICIES:
         for scorer in rows[0][model]["scores"]:
             interval = mean_interval([fmean(row[model]["scores"][scorer]) for row in rows])
             ends |= {f"{model}.{scorer}_low": interval.low, f"{model}.{scorer}_high": interval.high}
@@ -71,7 +71,7 @@ def _shown(file: Path) -> Iterator[dict[str, Any]]:
         if file.name != SAMPLES:
             yield row
             continue
-        for model in MODELS:
+        for model in POLICIES:
             for index, text in enumerate(row[model]["texts"]):
                 scores = {scorer: values[index] for scorer, values in row[model]["scores"].items()}
                 yield {"id": row["id"], "prompt": row["prompt"], "model": model, "text": text, **scores}

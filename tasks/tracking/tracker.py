@@ -122,7 +122,7 @@ def stage(
     if night_id:
         above = client.get_run(night_id)
         tags |= {"mlflow.parentRunId": night_id, "door": above.data.tags["door"]}
-        # The date tells two nights' curves apart where only the runs' names stand beside them.
+        # The date tells two nights' curves apart where only the runs' names label them.
         run_name = f"{name} {above.info.run_name.removeprefix(NIGHT_PREFIX)}"
     run = StageRun(name, mlflow_store.create_run(client, paths, run_name, tags), night_id, client)
     buffer = MetricBuffer(lambda points: mlflow_store.log(client, run.run_id, metrics=points))

@@ -15,7 +15,7 @@ SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads"
 
 
 def load_base(model: ModelSettings, training: bool = False) -> Policy | None:
-    """The base model of `model.name`; None where `model.config` builds one, which knows nothing before SFT.
+    """The base model of `model.name`; None where `model.config` builds one, which is untrained before SFT.
 
     Raises:
         ValueError: the model cannot be loaded.

@@ -48,7 +48,7 @@ def build_monitor(
 def find_held_out(judge: Path, model: ModelSettings, prompts: Sequence[PromptText], seed: int) -> Scorer | None:
     """A scorer that training never uses: the judge where rankings were held out for it, else the builtin annotator.
 
-    The annotator stands where people stand, who would look at some completions of a run now and then.
+    The annotator takes the place of people, who would look at some completions of a run now and then.
     """
     from rlhf.annotator import Annotator
     from rlhf.evaluation.gold import has_gold

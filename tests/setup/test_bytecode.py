@@ -31,6 +31,14 @@ def later():
 """
 
 
+def compiled(repository: Path, folder: Path, *packages: str) -> tuple[int, str]:
+    """Compiles what packages in a folder import; the exit status and what was said."""
+    command = [sys.executable, str(repository / "setup" / "bytecode.py"), *packages]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
 def test_what_is_imported_is_compiled_and_nothing_else(tmp_path: Path, repository: Path) -> None:
     """All imports of the package named, also in functions; of others those that run when they are imported."""
     files = {
@@ -43,12 +51,16 @@ def test_what_is_imported_is_compiled_and_nothing_else(tmp_path: Path, repositor
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, str(repository / "setup" / "bytecode.py"), "ours"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout + done.stderr == ""
-    compiled = {
+    assert compiled(repository, tmp_path, "ours") == (0, "")
+    found = {
         f"{path.parent.parent.relative_to(tmp_path)}/{path.name.split('.')[0]}.py" for path in tmp_path.rglob("*.pyc")
     }
     broken, left = {"library/late.py"}, {"library/inner/deep.py", "library/third.py", "./unused.py", "unused.py"}
-    assert compiled == set(files) - broken - left
+    assert found == set(files) - broken - left
+
+
+def test_a_package_that_is_not_there_is_an_error(tmp_path: Path, repository: Path) -> None:
+    """Nothing to compile would look like all is compiled."""
+    status, said = compiled(repository, tmp_path, "json", "ours")
+    assert status == 1
+    assert said == f"ours: no package of this name in {tmp_path} or installed\n"

@@ -14,8 +14,9 @@ import pytest
 from rich.console import Console
 
 from tasks.comparison import as_page, as_text, compare, results
-from tasks.comparison.compare import figure
+from tasks.comparison.compare import contrast
 from tasks.comparison.results import Result
+from tasks.figures import FIGURES
 from tasks.files import write_json, write_rows
 from tasks.params.whole import Params
 from tasks.paths import Paths
@@ -68,7 +69,7 @@ def test_a_difference_is_paired_on_the_prompts_that_both_have() -> None:
 
 def test_without_shared_prompts_each_side_is_resampled_by_itself() -> None:
     """The difference is that of the means, and its interval knows that both might have been others."""
-    found = figure("x", {("a", ""): 0.0, ("b", ""): 2.0}, {("c", ""): 1.0, ("d", ""): 5.0})
+    found = contrast("x", FIGURES["gold"], {("a", ""): 0.0, ("b", ""): 2.0}, {("c", ""): 1.0, ("d", ""): 5.0})
     assert found.difference is not None
     assert found.difference == (2.0, -1.0, 5.0)
     assert not as_text.is_clear(found)

@@ -208,6 +208,6 @@ def test_the_picture_is_a_png_also_of_tokens_with_dollars(tmp_path: Path) -> Non
     for name, token, last in (("c.png", "$a$", 0.25), ("d.png", "$\\nosuch{$", 0.0)):
         bars = [*prediction.bars[:2], Bar(token, [0.2, last], False)]
         write_picture(
-            tmp_path / name, HOSTILE._replace(steps=[step._replace(readings=[prediction._replace(bars=bars)])])
+            tmp_path / name, HOSTILE._replace(steps=[step._replace(predictions=[prediction._replace(bars=bars)])])
         )
         assert (tmp_path / name).read_bytes() != content

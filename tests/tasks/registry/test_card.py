@@ -95,7 +95,7 @@ def test_a_reward_models_card_tells_of_the_reward_model() -> None:
     assert text.startswith("# nightjar-reward version 2\n")
     assert "A reward model (scalar)" in section(text, "What it is")
     assert "| accuracy, on test pairs | 0.9123 |" in section(text, "Metrics")
-    assert "| reward.gold_accuracy | 0.9500 |" in section(text, "Metrics")
+    assert "| accuracy against gold | 0.9500 |" in section(text, "Metrics")
 
 
 @pytest.mark.parametrize(

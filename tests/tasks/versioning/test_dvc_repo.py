@@ -126,7 +126,7 @@ def test_an_interruption_leaves_no_lock(toy: Path, ingest: Callable[[], dvc_repo
 def test_a_second_process_is_told_who_works_here(toy: Path, ingest: Callable[[], dvc_repo.Outcome]) -> None:
     """While a stage runs, another process that wants it gets an error with the first one's PID."""
     code = (
-        "import sys; from pathlib import Path; from tasks.versions import dvc_repo\n"
+        "import sys; from pathlib import Path; from tasks.versioning import dvc_repo\n"
         "dvc_repo.reproduce('ingest', Path(sys.argv[1]), lambda: None)"
     )
 

@@ -1,4 +1,4 @@
-"""Pictures and the page: real files, the same bytes for the same figures, nothing unescaped."""
+"""Pictures: real files, the same bytes for the same figures, titles of the one table."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ import matplotlib as mpl
 import pytest
 
 from tasks.reports.charts import (
-    Panel,
     plot_bars,
     plot_curves,
-    plot_distributions,
     plot_lines,
     plot_over_kl,
     plot_scores,
     plot_win_rate,
-    side_by_side,
 )
-from tasks.reports.page import SideBySide, comparison_page
-from tests.tasks.html_page import Page
+from tasks.reports.distributions import Panel, plot_distributions
 
 CURVE = [{"step": step, "loss": 1 / step, **({"kl": 0.1} if step > 3 else {})} for step in range(1, 9)]
 READINGS = [
@@ -29,12 +25,12 @@ READINGS = [
     for step in (0.0, 2.0, 4.0)
 ]
 PICTURES: dict[str, Callable[[Path], None]] = {
-    "bars": lambda path: plot_bars(path, {"SFT": {"reward": -1.0}, "policy": {"reward": 2.0, "KL": 12.0}}, "t"),
+    "bars": lambda path: plot_bars(path, {"sft": {"reward": -1.0}, "policy": {"reward": 2.0, "kl": 12.0}}, "t"),
     "win_rate": lambda path: plot_win_rate(path, {"policy": (0.99, 0.98, 1.0)}),
-    "scores": lambda path: plot_scores(path, {"SFT": [0.1, 0.2], "policy": [0.5]}, "gold"),
-    "same_scores": lambda path: plot_scores(path, {"SFT": [0.5, 0.5]}, "gold"),
-    "curves": lambda path: plot_curves(path, CURVE, ["loss", "kl"], "PPO"),
-    "lines": lambda path: plot_lines(path, {"bleu": {"SFT": [1.0, 2.0], "policy": [2.0, 1.0]}}, [0, 4], "shots"),
+    "scores": lambda path: plot_scores(path, {"sft": [0.1, 0.2], "policy": [0.5]}, "gold"),
+    "same_scores": lambda path: plot_scores(path, {"sft": [0.5, 0.5]}, "gold"),
+    "curves": lambda path: plot_curves(path, CURVE, ["policy.loss", "policy.kl"], "iteration", "PPO"),
+    "lines": lambda path: plot_lines(path, {"bleu": {"sft": [1.0, 2.0], "policy": [2.0, 1.0]}}, [0, 4], "shots"),
     "distributions": lambda path: plot_distributions(
         path, [[Panel("1. SFT", ["a", "$b$"], {"raw": [0.9, 0.1], "top-k 1": [1.0, 0.0]}, chosen=0)]]
     ),
@@ -76,11 +72,11 @@ def test_nothing_to_show_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
     """The error names the file and what is expected; a column that no row has is named."""
     path = tmp_path / "x.png"
     with pytest.raises(ValueError, match=r"x\.png: found no figure"):
-        plot_bars(path, {"SFT": {}})
+        plot_bars(path, {"sft": {}})
     with pytest.raises(ValueError, match="found no win rate"):
         plot_win_rate(path, {})
     with pytest.raises(ValueError, match="found no score"):
-        plot_scores(path, {"SFT": [0.1], "policy": []}, "gold")
+        plot_scores(path, {"sft": [0.1], "policy": []}, "gold")
     with pytest.raises(ValueError, match="found no reading"):
         plot_over_kl(path, [], 0, stopped=False)
     with pytest.raises(ValueError, match="found no point"):
@@ -89,46 +85,40 @@ def test_nothing_to_show_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
         plot_distributions(path, [])
     with pytest.raises(ValueError, match=r"found no \['los'\]"):
         plot_curves(path, CURVE, ["los"])
-    with pytest.raises(ValueError, match="found no row"):
-        side_by_side(path, [])
+    with pytest.raises(ValueError, match=r"los: no such figure; give it a row in tasks/figures\.py"):
+        plot_curves(path, [{"step": 1.0, "los": 2.0}], ["los"])
     assert list(tmp_path.iterdir()) == []
 
 
-ROWS = [
-    SideBySide(
-        "p <1>",
-        ["r & r"],
-        {"SFT": "a\nb", "policy": "<script>alert(1)</script>"},
-        {"SFT": 0.5, "policy": 1.25},
-    ),
-    SideBySide("p2", [], {"SFT": "", "policy": "c"}, {"SFT": 1.0, "policy": 0.25}),
-    SideBySide("p3", [], {"SFT": "only"}, {}),
-]
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every text that matplotlib puts into a picture, as it is drawn."""
+    from matplotlib.text import Text
+
+    texts: list[str] = []
+    draw = Text.draw
+
+    def noted(self: Text, *given: object) -> object:
+        texts.append(self.get_text())
+        return draw(self, *given)
+
+    monkeypatch.setattr(Text, "draw", noted)
+    return texts
 
 
-def test_the_page_shows_every_text_and_runs_none() -> None:
-    """What a model wrote is text, also when it is a script; the one script is the page's own."""
-    page = Page(comparison_page(ROWS))
-    assert page.given("href") == []
-    assert page.tags.count("script") == 1
-    for text in ("p <1>", "r & r", "a\nb", "<script>alert(1)</script>", "empty", "not sampled"):
-        assert text in page.texts
+def test_figures_and_models_have_the_titles_units_and_digits_of_the_tables(tmp_path: Path, written: list[str]) -> None:
+    """Keys go in; what people read comes out, with units on panels and axes."""
+    plot_bars(tmp_path / "a.png", {"sft": {"rougeL": 0.25}, "best_of_n": {"rougeL": 0.5, "kl": 1.5}})
+    assert {"ROUGE-L", "KL (nats)", "SFT", "best of n", "0.2500", "0.5000", "1.50"} <= set(written)
+    plot_curves(tmp_path / "b.png", [{"step": 1.0, "loss": 2.0}], ["sft.loss"], "iteration")
+    assert {"loss (nats per token)", "iteration"} <= set(written)
+    plot_over_kl(tmp_path / "c.png", READINGS, 2, stopped=True)
+    told = {"KL (nats)", "gain (deviations at the start)", "reward model (optimised)", "held-out score"}
+    assert told <= set(written)
 
 
-def test_rows_carry_the_gain_that_they_are_sorted_by() -> None:
-    """The second model's score less the first's; without both scores there is none."""
-    page = Page(comparison_page(ROWS))
-    assert page.given("data-gain") == ["0.750000", "-0.750000", "0.000000"]
-    assert page.given("data-place") == ["0", "1", "2"]
-    assert [text for text in page.texts if text.startswith("gain +") or text.startswith("gain -")] == [
-        "gain +0.750",
-        "gain -0.750",
-    ]
-
-
-def test_the_page_is_written_whole_and_the_same_twice(tmp_path: Path) -> None:
-    """Same rows, same bytes."""
-    side_by_side(tmp_path / "a.html", ROWS)
-    side_by_side(tmp_path / "b.html", ROWS)
-    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
-    assert (tmp_path / "a.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+def test_steps_are_whole_numbers(tmp_path: Path, written: list[str]) -> None:
+    """Between iteration 1 and 2 there is nothing."""
+    plot_curves(tmp_path / "a.png", [{"step": 1.0, "kl": 0.0}, {"step": 2.0, "kl": 0.0}], ["kl"])
+    assert {"1", "2"} <= set(written)
+    assert "1.5" not in written
