@@ -24,6 +24,7 @@ class Algorithm:
         whitens: whether the advantages of an iteration get mean 0 and deviation 1.
         completions: the fewest that it samples for a prompt.
         settings: those of policy that it reads, and not every algorithm does.
+        penalty: the setting of policy that keeps it near the reference.
     """
 
     advantages: Literal["generalized", "leave_one_out", "group_normalised"]
@@ -32,6 +33,7 @@ class Algorithm:
     critic: bool = False
     whitens: bool = False
     completions: int = 1
+    penalty: str = "kl.coefficient"
 
 
 _CRITIC = ("critic", "critic_learning_rate", "critic_warmup", "value_clip", "value_coefficient")

@@ -72,7 +72,16 @@ def run(files: StageFiles, params: PolicySettings, model: ModelSettings) -> dict
     monitor = (
         build_monitor(inputs["judge"], params, model, reward_model, watched) if params.monitor is not None else None
     )
-    trainer = PpoTrainer(policy, reference, critic, reward_model, prompts, params, monitor, examples)
+    trainer = PpoTrainer(
+        policy=policy,
+        reference=reference,
+        critic=critic,
+        scorer=reward_model,
+        prompts=prompts,
+        settings=params,
+        watch=monitor,
+        general=examples,
+    )
     with autocast(model.precision, policy.device):
         training = Resumable(trainer, checkpoint, params.checkpoint_every)
         rows = follow(training.steps(), "policy", params.iterations, ("reward_mean", "kl", "entropy"), training.save)

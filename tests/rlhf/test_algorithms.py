@@ -13,8 +13,8 @@ from torch.nn.utils import parameters_to_vector
 
 from rlhf.algorithms import ALGORITHMS, CHOICES, readers, unread
 from rlhf.models import Policy
+from rlhf.policy.rollouts import Scorer
 from rlhf.ppo.critic import Critic
-from rlhf.ppo.experience import Scorer
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.settings.policy import PolicySettings
 
@@ -77,7 +77,14 @@ def test_what_an_algorithm_does_not_read_changes_nothing(
     for fields in ({}, idle):
         settings, policy = settings_of(algorithm, **fields), clone(speller)
         critic = Critic(policy.model.base_model, policy.hidden) if ALGORITHMS[settings.algorithm].critic else None
-        trainer = PpoTrainer(policy, clone(speller), critic, wordiness, ["a", "b c", "d", "e"], settings)
+        trainer = PpoTrainer(
+            policy=policy,
+            reference=clone(speller),
+            critic=critic,
+            scorer=wordiness,
+            prompts=["a", "b c", "d", "e"],
+            settings=settings,
+        )
         runs.append((list(trainer.train()), parameters_to_vector(policy.model.parameters())))
     assert runs[0][0] == runs[1][0]
     assert torch.equal(runs[0][1], runs[1][1])
