@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf.algorithms import ALGORITHMS
 from tasks.files import read_curve, read_rows
 from tasks.reports import charts
 from tasks.reports.page import SideBySide
@@ -22,7 +23,7 @@ SHOWN = ("rouge1", "rouge2", "rougeL", "bleu", "reward")
 """The figures of an evaluation that have bars, beside the referee's and the length."""
 CURVES = {
     "sft": ("loss", "eval_loss", "learning_rate"),
-    "policy": ("reward_mean", "kl", "entropy", "clip_fraction", "explained_variance", "response_tokens"),
+    "policy": tuple(dict.fromkeys(name for row in ALGORITHMS.values() for name in row.curves)),
 }
 
 
