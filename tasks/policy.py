@@ -1,21 +1,21 @@
-"""policy: trains the SFT model on the reward model's score by PPO or its kin, kept near its start by a KL penalty.
+"""policy: trains the SFT model on the reward model's score (PPO and its kin) or on the pairs (DPO), near its start.
 
-Reads data/models/sft, data/models/reward and data/validated (and data/models/judge, which the reward-hacking monitor
-asks); writes data/models/policy and curves of what was optimised and what it cost. A run that was cut off, or
-that a night's deadline ended, goes on from its last checkpoint (nights/checkpoints).
+Reads data/models/sft, data/models/reward, data/pairs and data/validated (and data/models/judge, which the
+reward-hacking monitor asks); writes data/models/policy and curves of what was optimised and what it cost. A run that
+was cut off, or that a night's deadline ended, goes on from its last checkpoint (nights/checkpoints).
 
     python -m tasks policy
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rlhf.algorithms import ALGORITHMS
-from rlhf.records import Prompt
+from rlhf.records import Pair, Prompt, PromptText
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.policy import PolicySettings
 from tasks.files import read_records, write_curve
@@ -26,38 +26,40 @@ from tasks.training.general import read_general
 from tasks.training.monitor import build_monitor, monitor_inputs, watched_prompts, write_monitor
 
 if TYPE_CHECKING:
+    from rlhf.demonstrations import Example
     from rlhf.models import Policy
+    from rlhf.policy.monitor import Monitor
+    from rlhf.policy.trainer import PolicyTrainer
     from rlhf.ppo.critic import Critic
-    from rlhf.ppo.trainer import PpoTrainer
     from rlhf.reward import RewardModel
-
-CURVES = ("reward_mean", "kl", "entropy", "clip_fraction", "explained_variance", "response_tokens")
 
 
 def run(files: StageFiles, params: PolicySettings, model: ModelSettings) -> dict[str, float]:
-    """Trains and saves the policy; returns figures averaged over the last fifth of the iterations that led to it.
+    """Trains and saves the policy; returns figures averaged over the last fifth of the measurements that led to it.
 
     Raises:
         ValueError: the policy would never move, or did not; or a param needs data that is not there.
     """
-    if ALGORITHMS[params.algorithm].critic and params.critic_warmup >= params.iterations:
+    row = ALGORITHMS[params.algorithm]
+    if row.critic and params.critic_warmup >= params.iterations:
         raise ValueError(
             f"policy.critic_warmup takes {params.critic_warmup} of {params.iterations} policy.iterations, so the "
             "policy would never move; lower the first or raise the second"
         )
     inputs, plots = files.inputs, files.outputs["plots"]
     prompts_file, general_file = inputs["train"] / "prompts.jsonl", inputs["train"] / "general.jsonl"
-    prompts = [row.prompt for row in read_records(prompts_file, Prompt)]
+    prompts = [each.prompt for each in read_records(prompts_file, Prompt)]
+    splits = [inputs["pairs"] / f"{split}.jsonl" for split in ("train", "dev")] if row.learns_from == "pairs" else []
+    pairs = [read_records(split, Pair) for split in splits]
     general = read_general(inputs["train"], "policy.ptx_coefficient") if params.ptx_coefficient > 0 else []
     watched = watched_prompts(inputs["dev"], params.monitor) if params.monitor is not None else []
-    depends = [inputs["sft"], inputs["reward"], prompts_file, general_file]
+    depends = [inputs["sft"], inputs["reward"], prompts_file, general_file, *splits]
     depends += monitor_inputs(inputs["dev"], inputs["judge"]) if params.monitor is not None else []
     checkpoint = Checkpoint.of(files.aside["checkpoint"], depends, (params, model))
 
     from rlhf.adapters import attach, merge
     from rlhf.demonstrations import encode_demonstrations
     from rlhf.models import autocast, load_policy, save_policy
-    from rlhf.ppo.trainer import PpoTrainer
     from rlhf.reward import load_reward_model
 
     policy = load_policy(inputs["sft"], model, training=True)
@@ -72,27 +74,65 @@ def run(files: StageFiles, params: PolicySettings, model: ModelSettings) -> dict
     monitor = (
         build_monitor(inputs["judge"], params, model, reward_model, watched) if params.monitor is not None else None
     )
-    trainer = PpoTrainer(policy, reference, critic, reward_model, prompts, params, monitor, examples)
+    trainer = build_trainer(policy, reference, critic, reward_model, prompts, pairs, params, monitor, examples)
     with autocast(model.precision, policy.device):
         training = Resumable(trainer, checkpoint, params.checkpoint_every)
-        rows = follow(training.steps(), "policy", params.iterations, ("reward_mean", "kl", "entropy"), training.save)
+        rows = follow(training.steps(), "policy", params.iterations, row.curves[:3], training.save)
     trainer.check_learnt()
     if trainer.stopped is not None:
         say(f"policy: stopped after {trainer.iteration} of {params.iterations} iterations: {trainer.stopped}")
     save_policy(policy if params.adapter is None else merge(policy), files.outputs["policy"])
     checkpoint.delete()
-    for name in CURVES:
-        write_curve(plots / f"{name}.csv", [{"step": row["step"], name: row[name]} for row in rows])
-    over_kl = [{name: row[name] for name in ("step", "kl", "reward_mean")} for row in rows]
-    write_curve(plots / "reward_over_kl.csv", over_kl)
+    for name, columns in {**{name: (name,) for name in row.curves}, "reward_over_kl": ("kl", "reward_mean")}.items():
+        points = [{key: each[key] for key in ("step", *columns)} for each in rows if columns[0] in each]
+        write_curve(plots / f"{name}.csv", points)
     kept = trainer.kept.iteration if trainer.stopped is not None and trainer.kept is not None else trainer.iteration
-    last = rows[:kept][-max(1, kept // 5) :]
-    metrics = {"iterations": float(len(rows)), "stopped_early": float(trainer.stopped is not None)} | {
-        name: fmean(row[name] for row in last)
-        for name in rows[-1]
-        if name not in ("step", "ratio") and not name.startswith("monitor_") and all(name in row for row in last)
-    }
+    metrics = {"iterations": float(len(rows)), "stopped_early": float(trainer.stopped is not None)}
+    for name in dict.fromkeys(name for each in rows[:kept] for name in each):
+        if name not in ("step", "ratio") and not name.startswith("monitor_"):
+            values = [each[name] for each in rows[:kept] if name in each]
+            metrics[name] = fmean(values[-max(1, len(values) // 5) :])
     return metrics | (write_monitor(plots, files.outputs["policy"], monitor, kept) if monitor is not None else {})
+
+
+def build_trainer(
+    policy: Policy,
+    reference: Policy | None,
+    critic: Critic | None,
+    scorer: RewardModel,
+    prompts: Sequence[PromptText],
+    pairs: Sequence[Sequence[Pair]],
+    params: PolicySettings,
+    monitor: Monitor | None,
+    general: Sequence[Example],
+) -> PolicyTrainer:
+    """The trainer that the algorithm's row asks for: on train and dev pairs, or on rollouts for prompts."""
+    from rlhf.dpo.pairs import encode_pairs
+    from rlhf.dpo.trainer import DpoTrainer
+    from rlhf.ppo.trainer import PpoTrainer
+
+    if pairs:
+        train, dev = (encode_pairs(policy, split, params.max_new_tokens) for split in pairs)
+        return DpoTrainer(
+            policy=policy,
+            reference=reference,
+            settings=params,
+            scorer=scorer,
+            train_pairs=train,
+            dev_pairs=dev,
+            watch=monitor,
+            general=general,
+        )
+    return PpoTrainer(
+        policy=policy,
+        reference=reference,
+        critic=critic,
+        settings=params,
+        scorer=scorer,
+        prompts=prompts,
+        watch=monitor,
+        general=general,
+    )
 
 
 def build_critic(
@@ -123,7 +163,7 @@ def build_critic(
 class Resumable:
     """Training that goes on from its checkpoint; `rows` are the figures of the iterations that are done."""
 
-    trainer: PpoTrainer
+    trainer: PolicyTrainer
     checkpoint: Checkpoint
     every: int
     rows: list[dict[str, float]] = field(default_factory=list)

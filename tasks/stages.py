@@ -91,6 +91,7 @@ STAGES: dict[str, Stage] = {
             "sft": "data/models/sft",
             "reward": "data/models/reward",
             "judge": "data/models/judge",
+            "pairs": "data/pairs",
             "train": "data/validated/train",
             "dev": "data/validated/dev",
         },

@@ -48,7 +48,7 @@ MAY_RERUN: dict[str, tuple[str, ...]] = {
     "rlhf/demonstrations.py": ("sft", "policy", "evaluate"),
     **{f"rlhf/{file}.py": TRAINING for file in ("optim", "adapters")},
     "rlhf/reward": ("reward", "policy", "evaluate"),
-    **{f"rlhf/{room}": ("policy",) for room in ("algorithms.py", "ppo")},
+    **{f"rlhf/{room}": ("policy",) for room in ("algorithms.py", "policy", "ppo", "dpo")},
     "rlhf/evaluation": ("policy", "evaluate"),
 }
 """By room (a folder or a file; the longest name counts), the stages that a change in it may run again."""

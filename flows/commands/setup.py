@@ -32,10 +32,10 @@ def _preset(options: argparse.Namespace, root: Path) -> None:
 def _params(options: argparse.Namespace, root: Path) -> None:
     params = read_checked(root / "params.yaml")
     algorithm = params.policy.algorithm
-    idle = {f"policy.{name}" for name in unread(algorithm)}
+    idle = tuple(f"policy.{name}." for name in unread(algorithm))
     for name, settings in params.model_dump(mode="json", by_alias=True).items():
         for key, value in flatten(settings, name).items():
-            note = f"    # {algorithm} does not read it" if ".".join(key.split(".")[:2]) in idle else ""
+            note = f"    # {algorithm} does not read it" if f"{key}.".startswith(idle) else ""
             say([f"{key} = {value}{note}"])
 
 

@@ -12,10 +12,14 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf.algorithms import ALGORITHMS
 from rlhf.settings.policy import MonitorSettings
 
 STANDARD_ERRORS = 2.0
 """A fall counts when it is this many standard errors past the limit: chance alone rarely is."""
+
+PENALTY = " or ".join(dict.fromkeys(f"policy.{row.penalty}" for row in ALGORITHMS.values()))
+"""What keeps a policy near its reference, by the algorithm."""
 
 
 class Reading(NamedTuple):
@@ -90,7 +94,7 @@ def findings(start: Reading, best: Reading, now: Reading, limits: MonitorSetting
     if limits.max_kl is not None and now.kl > limits.max_kl:
         messages.append(
             f"the KL to the reference is {now.kl:.2f} nats per sequence (limit {limits.max_kl:g}): the policy "
-            "writes what the reward model was not trained on; raise policy.kl.coefficient"
+            f"writes what the reward model was not trained on; raise {PENALTY}"
         )
     if limits.max_length_ratio is not None and now.length > limits.max_length_ratio * start.length:
         messages.append(
@@ -107,8 +111,8 @@ def findings(start: Reading, best: Reading, now: Reading, limits: MonitorSetting
     if limits.min_distinct_ratio is not None and now.distinct_2 < limits.min_distinct_ratio * start.distinct_2:
         messages.append(
             f"{now.distinct_2:.0%} of all bigrams are distinct, {start.distinct_2:.0%} at the start (limit "
-            f"{limits.min_distinct_ratio:g} times that): different prompts get the same answer; raise "
-            "policy.kl.coefficient or policy.entropy_coefficient"
+            f"{limits.min_distinct_ratio:g} times that): different prompts get the same answer; raise {PENALTY} or "
+            "policy.entropy_coefficient"
         )
     if limits.max_spread_ratio is not None and now.spread > limits.max_spread_ratio * start.spread > 0.0:
         messages.append(
@@ -139,7 +143,7 @@ def _held_out_findings(start: Reading, best: Reading, now: Reading, limits: Moni
         f"the held-out score is {float(now.held_out.mean()):.3f}, {float(best.held_out.mean()):.3f} after iteration "
         f"{best.iteration}: a fall by {fall.size:.2f} ± {fall.error:.2f} of the start's deviations (limit "
         f"{limits.max_held_out_drop:g} beyond {STANDARD_ERRORS:g} standard errors) {meaning}; raise "
-        "policy.kl.coefficient, lower policy.learning_rate, or train the reward model on more rankings"
+        f"{PENALTY}, lower policy.learning_rate, or train the reward model on more rankings"
     ]
 
 

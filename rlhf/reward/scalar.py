@@ -74,7 +74,7 @@ class ScalarReward(nn.Module):
         save_policy(self.policy, path)
 
     @classmethod
-    def load(cls, path: Path, description: dict, compute: ComputeSettings) -> ScalarReward:
+    def load(cls, path: Path, description: dict[str, Any], compute: ComputeSettings) -> ScalarReward:
         """Reads the backbone back; the heads are filled in by the caller."""
         policy = load_policy(path, compute)
         return cls(policy, description["loglikelihood"], description["max_completion_tokens"])

@@ -24,7 +24,7 @@ class KlSettings(Settings):
 
 
 class MonitorSettings(Settings):
-    """The watch for reward hacking: what is measured on dev prompts during PPO, and the limits that stop it."""
+    """The watch for reward hacking: what is measured on dev prompts in training, and the limits that stop it."""
 
     every: Positive = 4
     """Iterations between two readings."""
@@ -49,13 +49,28 @@ class MonitorSettings(Settings):
     """Mean spread of the reward model's members over that at the start."""
 
 
+class DpoSettings(Settings):
+    """Direct preference optimisation: what it makes of a pair."""
+
+    beta: Rate = 0.1
+    """How near the policy stays to the reference: the larger, the nearer."""
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    """ipo: the margin of a pair is drawn to 1 / (2·beta) nats, however certain the pair is."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """The share of pairs that annotators are taken to have swapped."""
+    sample_every: Positive = 4
+    """Iterations between two measurements on dev pairs, and on completions sampled for their prompts."""
+
+
 class PolicySettings(Settings):
-    """PPO and its kin on the reward model's score: one loop, and advantages of one's choice."""
+    """What trains the policy: PPO and its kin on the reward model's score, or DPO on the pairs."""
 
     iterations: Positive
     prompts_per_iteration: Positive
+    """ppo and its kin sample for so many prompts; dpo takes all pairs of so many, each prompt once before any again."""
     algorithm: AlgorithmName = "ppo"
-    """ppo: a critic and GAE; reinforce: a baseline over the batch; rloo, grpo: over each prompt's completions.
+    """ppo: a critic and GAE; reinforce: a baseline over the batch; rloo, grpo: over each prompt's completions; dpo: no
+    reward model, but the pairs.
 
     What each reads of the settings below stands in rlhf/algorithms.py; `nightjar params` marks what it does not.
     """
@@ -63,7 +78,9 @@ class PolicySettings(Settings):
     """Completions sampled for each prompt of an iteration; rloo and grpo compare at least two."""
     epochs: Positive = 2
     minibatches: Positive = 4
+    """Optimizer steps of an epoch over an iteration's rollouts; of dpo, of an iteration."""
     micro_batch_size: Positive | None = None
+    """Completions in one forward, of dpo at least a pair; null takes all of a step at once."""
     adapter: LoraSettings | None = None
     """null trains every weight; with an adapter the reference is the policy with the adapter off: one copy."""
     learning_rate: Rate = 1.0e-4
@@ -73,6 +90,7 @@ class PolicySettings(Settings):
     critic_warmup: NonNegative = 2
     """Iterations in which the critic learns and the policy stands still."""
     kl: KlSettings = KlSettings()
+    dpo: DpoSettings = DpoSettings()
     discount: Share = 1.0
     gae_lambda: Share = 0.95
     clip: Rate = 0.2
@@ -110,11 +128,11 @@ class PolicySettings(Settings):
                 f"algorithm {self.algorithm} compares a prompt's completions, but completions is {self.completions}; "
                 f"give at least {row.completions}"
             )
-        for name in sorted(unread(self.algorithm) & CHOICES):
-            if (given := getattr(self, name)) != fields[name].default:
+        for name in CHOICES:
+            if name in unread(self.algorithm) and getattr(self, name) != fields[name].default:
                 raise ValueError(
-                    f"{name}: {given} belongs to {', '.join(readers(name))}; algorithm {self.algorithm} has no such "
-                    "part; leave it out"
+                    f"{name} belongs to {', '.join(readers(name))}; algorithm {self.algorithm} has no such part: leave "
+                    "it out"
                 )
         if self.unfinished == "reduce" and self.unfinished_score > 0:
             raise ValueError("unfinished_score is added to an unfinished completion's score; give 0 or less")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rlhf.algorithms import ALGORITHMS
 from tasks.figures import FIGURES, find, show
 from tasks.registry.gates import Finding
 from tasks.registry.lineage import Lineage, describe_start
@@ -105,7 +106,7 @@ def limits(facts: Facts) -> list[str]:
     if "policy_forgetting" not in figures:
         lines.append("Whether it forgot other tasks was not measured (ingest.general names none).")
     if params.get("policy.monitor") == "null":
-        lines.append("Nothing watched for reward hacking while PPO ran (policy.monitor).")
+        lines.append("Nothing watched for reward hacking while the policy was trained (policy.monitor).")
     if any(finding.name == "steady" and finding.text.startswith("one seed") for finding in facts.findings):
         lines.append("One run of one seed: the intervals are over prompts, not over trainings (nightjar seeds).")
     if not any(name.startswith("champion.") for name in figures):
@@ -120,18 +121,19 @@ def limits(facts: Facts) -> list[str]:
 
 
 def _what(kind: str, lineage: Lineage) -> str:
+    algorithm = lineage.steps["policy"].params.get("policy.algorithm", "ppo")
+    on_pairs = ALGORITHMS[algorithm].learns_from == "pairs"
     if kind == "reward":
         form = lineage.steps["reward"].params.get("reward.kind", "")
         return (
             f"A reward model ({form or 'kind unknown'}), trained on pairs out of rankings. It scores a completion of a "
             f"prompt; a higher score is a better one, in deviations of the SFT model's completions. "
-            f"{lineage.name}-policy version {lineage.version} learnt from it."
+            f"{lineage.name}-policy version {lineage.version} {'was measured by' if on_pairs else 'learnt from'} it."
         )
-    algorithm = lineage.steps["policy"].params.get("policy.algorithm", "ppo")
+    source = f"{lineage.name}-reward version {lineage.tags.get('reward_version', 'unknown')}"
     return (
         f"A language model that continues a prompt. It started from {describe_start(lineage)}, learnt from "
-        f"demonstrations (SFT), then by {algorithm} from {lineage.name}-reward version "
-        f"{lineage.tags.get('reward_version', 'unknown')}."
+        f"demonstrations (SFT), then by {algorithm} from {'pairs' if on_pairs else source}."
     )
 
 

@@ -12,8 +12,8 @@ from rlhf.settings.policy import MonitorSettings, PolicySettings
 from tasks.files import read_records, write_curve, write_json
 
 if TYPE_CHECKING:
-    from rlhf.ppo.experience import Scorer
-    from rlhf.ppo.monitor import Monitor
+    from rlhf.policy.monitor import Monitor
+    from rlhf.policy.rollouts import Scorer
 
 
 def monitor_inputs(dev: Path, judge: Path) -> list[Path]:
@@ -37,7 +37,7 @@ def build_monitor(
     judge: Path, params: PolicySettings, model: ModelSettings, proxy: Scorer, prompts: Sequence[PromptText]
 ) -> Monitor:
     """The monitor of a run on this proxy."""
-    from rlhf.ppo.monitor import Monitor
+    from rlhf.policy.monitor import Monitor
 
     assert params.monitor is not None
     sampling = Sampling(temperature=params.temperature, max_new_tokens=params.max_new_tokens)

@@ -78,7 +78,9 @@ def ppo(job: Job, turn: Turns) -> None:
     critic = Critic(backbone, policy.hidden).to(policy.device)
     scorer = RewardModel(ScalarReward(_copy(policy), loglikelihood=False, max_completion_tokens=work.new_tokens))
     prompts = [shapes.text(prompt) for prompt in shapes.prompts(work)]
-    iterations = PpoTrainer(policy, _copy(policy), critic, scorer, prompts, settings).train()
+    iterations = PpoTrainer(
+        policy=policy, reference=_copy(policy), critic=critic, scorer=scorer, prompts=prompts, settings=settings
+    ).train()
     turn()
     with _precision(job):
         for figures in iterations:
@@ -95,7 +97,9 @@ def lora(job: Job, turn: Turns) -> None:
     policy = attach(load_policy(job.folder, compute, training=True), AdapterSettings(rank=16), seed=0)
     critic = Critic(None, policy.hidden).to(policy.device)
     prompts = [shapes.text(prompt) for prompt in shapes.prompts(work)]
-    iterations = PpoTrainer(policy, None, critic, Even(), prompts, settings).train()
+    iterations = PpoTrainer(
+        policy=policy, reference=None, critic=critic, scorer=Even(), prompts=prompts, settings=settings
+    ).train()
     turn()
     for figures in iterations:
         turn(

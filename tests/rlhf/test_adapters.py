@@ -18,8 +18,8 @@ from rlhf.batches import make_batch
 from rlhf.generation import sample
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy, load_policy, save_policy
+from rlhf.policy.rollouts import Scorer
 from rlhf.ppo.critic import Critic
-from rlhf.ppo.experience import Scorer
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.records import Sampling
 from rlhf.settings.adapters import AdapterSettings
@@ -325,7 +325,14 @@ def test_ppo_learns_with_one_copy_of_the_model(
         kl=KlSettings(coefficient=0.02),
     )
     critic = Critic(speller.model.base_model, speller.hidden)
-    trainer = PpoTrainer(adapted, None, critic, wordiness, ["a", "b c", "d", "e a b", "c", "b"] * 8, settings)
+    trainer = PpoTrainer(
+        policy=adapted,
+        reference=None,
+        critic=critic,
+        scorer=wordiness,
+        prompts=["a", "b c", "d", "e a b", "c", "b"] * 8,
+        settings=settings,
+    )
     rows = list(trainer.train())
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-5)
     assert rows[-1]["reward_mean"] > rows[0]["reward_mean"] + 1.0

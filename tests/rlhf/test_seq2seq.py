@@ -216,7 +216,14 @@ def test_ppo_raises_the_reward(words: Any) -> None:
         kl=KlSettings(coefficient=0.01),
     )
     critic = Critic(policy.model.base_model, policy.hidden)
-    trainer = PpoTrainer(policy, reference, critic, Length(), ["a", "b c", "d", "e a b", "c", "b"], settings)
+    trainer = PpoTrainer(
+        policy=policy,
+        reference=reference,
+        critic=critic,
+        scorer=Length(),
+        prompts=["a", "b c", "d", "e a b", "c", "b"],
+        settings=settings,
+    )
     figures = list(trainer.train())
     assert figures[0]["kl"] == pytest.approx(0.0, abs=1e-5)
     assert figures[-1]["reward_mean"] > figures[0]["reward_mean"] + 1.0

@@ -12,10 +12,12 @@ import torch
 
 from rlhf.settings.adapters import AdapterSettings
 from rlhf.settings.model import ComputeSettings
+from rlhf.settings.policy import DpoSettings
 from tasks import policy as policy_stage
 from tasks import stages
 from tasks.params.whole import Params
 from tasks.paths import Paths
+from tasks.reports.plots import PLOTS
 
 CPU = ComputeSettings(device="cpu")
 
@@ -181,6 +183,49 @@ def test_every_algorithm_runs_as_the_stage(
     )
     assert figures.keys() >= {"reward_mean", "kl", "entropy", "clip_fraction", "explained_variance"}
     assert weights(paths) != before
+
+
+@pytest.mark.parametrize("changes", [{}, {"adapter": AdapterSettings(rank=4)}, {"dpo": DpoSettings(loss="ipo")}])
+def test_the_stage_learns_from_pairs(
+    copied_night: Callable[..., Paths],
+    night_params: Params,
+    changes: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The choice is the same param; there is no rollout to learn from, yet KL, reward and entropy are measured.
+
+    The curves that DVC plots are there; cut off, it goes on to the same weights.
+    """
+    from rlhf.dpo.trainer import DpoTrainer
+
+    paths = copied_night("models/policy", "plots/policy")
+    changes = {"algorithm": "dpo", "iterations": 5, "checkpoint_every": 1, **changes}
+    params, given = night_params.policy.model_copy(update=changes), stages.files("policy", paths)
+    figures = policy_stage.run(given, params, night_params.model)
+    assert figures.keys() >= {"reward_mean", "kl", "entropy", "loss", "accuracy", "margin", "eval_accuracy"}
+    assert figures["kl"] > 0.0
+    assert weights(paths) != (paths.models / "sft" / "model.safetensors").read_bytes()
+    drawn = {file.removeprefix("policy/") for plot in PLOTS for file in plot.y if file.startswith("policy/")}
+    assert {"kl.csv", "reward_over_kl.csv", "loss.csv"} | drawn <= {
+        path.name for path in paths.plots("policy").iterdir()
+    }
+    rows = list(csv.DictReader((paths.plots("policy") / "kl.csv").open(encoding="utf-8")))
+    assert [row["step"] for row in rows] == ["4", "5"]  # every fourth iteration, and the last
+
+    whole, original, calls = weights(paths), DpoTrainer.learn, []
+
+    def cut_off(trainer: DpoTrainer, rows: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(trainer, rows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DpoTrainer, "learn", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        policy_stage.run(given, params, night_params.model)
+    assert policy_stage.run(given, params, night_params.model) == figures
+    assert len(calls) == 6  # two before the cut, the cut itself, and the three that were left
+    assert weights(paths) == whole
 
 
 def test_a_low_rank_policy_is_saved_as_an_ordinary_one(

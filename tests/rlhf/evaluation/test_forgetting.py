@@ -118,7 +118,15 @@ def test_the_pretraining_term_keeps_what_ppo_would_wear_away(
             }
         )
         critic = Critic(clone(skilled.policy).model.base_model, policy.hidden)
-        trainer = PpoTrainer(policy, reference, critic, Shouting(), prompts, settings, general=skilled.general)
+        trainer = PpoTrainer(
+            policy=policy,
+            reference=reference,
+            critic=critic,
+            scorer=Shouting(),
+            prompts=prompts,
+            settings=settings,
+            general=skilled.general,
+        )
         rewards = [figures["reward_mean"] for figures in trainer.train()]
         risen[coefficient] = evaluate_loss(policy, skilled.general_dev) - before
         gained[coefficient] = rewards[-1] - rewards[0]

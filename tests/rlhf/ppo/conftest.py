@@ -10,8 +10,9 @@ import torch
 from rlhf.batches import make_batch
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy
+from rlhf.policy.rollouts import Scorer
 from rlhf.ppo.critic import Critic
-from rlhf.ppo.experience import Experience, Scorer
+from rlhf.ppo.experience import Experience
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.ppo.update import Actors
 from rlhf.settings.policy import PolicySettings
@@ -68,7 +69,14 @@ def trainer_of(speller: Policy, clone: Callable[[Policy], Policy], wordiness: Sc
         critic = Critic(None if settings.critic == "head" else policy.model.base_model, policy.hidden)
         if settings.algorithm != "ppo":
             critic = None
-        return PpoTrainer(clone(policy), clone(policy), critic, wordiness, QUESTIONS, settings)
+        return PpoTrainer(
+            policy=clone(policy),
+            reference=clone(policy),
+            critic=critic,
+            scorer=wordiness,
+            prompts=QUESTIONS,
+            settings=settings,
+        )
 
     return build
 

@@ -116,7 +116,14 @@ def trainer_of(speller: Policy, clone: Callable[[Policy], Policy]) -> Callable[.
         }
         settings = PolicySettings.model_validate(defaults | fields)
         critic = Critic(speller.model.base_model, speller.hidden) if algorithm == "ppo" else None
-        return PpoTrainer(clone(speller), clone(speller), critic, Paid(), prompts, settings)
+        return PpoTrainer(
+            policy=clone(speller),
+            reference=clone(speller),
+            critic=critic,
+            scorer=Paid(),
+            prompts=prompts,
+            settings=settings,
+        )
 
     return build
 

@@ -10,7 +10,8 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 from rlhf.models import Policy
-from rlhf.ppo.trainer import Check, PpoTrainer
+from rlhf.policy.trainer import Check
+from rlhf.ppo.trainer import PpoTrainer
 
 
 def vector(policy: Policy) -> torch.Tensor:

@@ -15,8 +15,8 @@ from rlhf.demonstrations import evaluate_loss
 from rlhf.heads import response_logprobs
 from rlhf.masking import masked_mean, masked_variance
 from rlhf.models import Policy
+from rlhf.policy.rollouts import Scorer
 from rlhf.ppo.critic import Critic
-from rlhf.ppo.experience import Scorer
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.settings.policy import PolicySettings
 
@@ -132,7 +132,16 @@ def test_dropout_is_off_though_the_policy_comes_in_training_mode(
     settings = PolicySettings(
         iterations=1, prompts_per_iteration=4, max_new_tokens=5, critic_warmup=0, epochs=1, minibatches=1
     )
-    rows = list(PpoTrainer(policy, reference, critic, wordiness, ["a", "b", "c", "d"], settings).train())
+    rows = list(
+        PpoTrainer(
+            policy=policy,
+            reference=reference,
+            critic=critic,
+            scorer=wordiness,
+            prompts=["a", "b", "c", "d"],
+            settings=settings,
+        ).train()
+    )
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4)
     assert rows[0]["ratio"] == pytest.approx(1.0, abs=1e-4)
 
@@ -310,4 +319,11 @@ def test_a_run_without_prompts_is_an_error(
     critic = Critic(speller.model.base_model, speller.hidden)
     settings = PolicySettings(iterations=1, prompts_per_iteration=1)
     with pytest.raises(ValueError, match="found no prompt"):
-        PpoTrainer(clone(speller), clone(speller), critic, wordiness, [], settings)
+        PpoTrainer(
+            policy=clone(speller),
+            reference=clone(speller),
+            critic=critic,
+            scorer=wordiness,
+            prompts=[],
+            settings=settings,
+        )

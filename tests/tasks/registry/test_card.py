@@ -89,6 +89,14 @@ def test_gates_data_params_and_origin_are_tables() -> None:
     assert "by rloo from nightjar-reward version 2" in section(text, "What it is")
 
 
+def test_a_policy_of_pairs_did_not_learn_from_the_reward_model() -> None:
+    """Both cards say so."""
+    steps = STEPS | {"policy": Step("p", {"policy.algorithm": "dpo"}, {}, {})}
+    facts = replace(FACTS, lineage=replace(FACTS.lineage, steps=steps))
+    assert "(SFT), then by dpo from pairs." in section(card.render("policy", facts), "What it is")
+    assert "nightjar-policy version 3 was measured by it" in section(card.render("reward", facts), "What it is")
+
+
 def test_a_reward_models_card_tells_of_the_reward_model() -> None:
     """Its own version, what it scores, its accuracy on test pairs and against gold; the policy's gates beside it."""
     text = card.render("reward", FACTS)

@@ -15,7 +15,7 @@ from rlhf.annotator import Annotator, gold_score
 from rlhf.corpus import make_prompts
 from rlhf.evaluation.answers import sampled_answers
 from rlhf.models import load_policy
-from rlhf.ppo.monitor import Monitor
+from rlhf.policy.monitor import Monitor
 from rlhf.settings.model import ComputeSettings
 from rlhf.settings.policy import MonitorSettings, PolicySettings
 from tasks import policy as policy_stage

@@ -13,8 +13,8 @@ from rlhf.evaluation.answers import sequence_kl
 from rlhf.evaluation.text import distinct_n, repeated_ngram_share
 from rlhf.generation import generate
 from rlhf.models import Policy
+from rlhf.policy.monitor import Monitor
 from rlhf.ppo.critic import Critic
-from rlhf.ppo.monitor import Monitor
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.records import Sampling
 from rlhf.settings.policy import MonitorSettings, PolicySettings
@@ -67,7 +67,15 @@ def trainer_of(speller: Policy, clone: Callable[[Policy], Policy]) -> Callable[.
             | {"minibatches": 2, "learning_rate": 1e-2, "kl": {"coefficient": 0.0}, "unfinished_score": 0.0}
         )
         critic = Critic(speller.model.base_model, speller.hidden)
-        return PpoTrainer(clone(speller), clone(speller), critic, Greedy(), PROMPTS, settings, monitor)
+        return PpoTrainer(
+            policy=clone(speller),
+            reference=clone(speller),
+            critic=critic,
+            scorer=Greedy(),
+            prompts=PROMPTS,
+            settings=settings,
+            watch=monitor,
+        )
 
     return build
 

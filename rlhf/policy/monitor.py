@@ -1,4 +1,4 @@
-"""The reward-hacking monitor: reads the policy on held-out prompts while PPO trains it, and says when to stop."""
+"""The reward-hacking monitor: reads the policy on held-out prompts while it is trained, and says when to stop."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rlhf.evaluation.hacking import Reading, gain, verdict
 from rlhf.evaluation.text import distinct_n, repeated_ngram_share
 from rlhf.generation import sample
 from rlhf.models import Policy
-from rlhf.ppo.experience import Scorer
-from rlhf.ppo.trainer import Check, LogRatio
+from rlhf.policy.rollouts import Scorer
+from rlhf.policy.trainer import Check, LogRatio
 from rlhf.records import PromptText, Sampling
 from rlhf.settings.policy import MonitorSettings
 

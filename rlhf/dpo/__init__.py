@@ -1,0 +1,1 @@
+"""Direct preference optimisation: a policy that learns from pairs, with no reward model in between."""

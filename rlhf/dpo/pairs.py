@@ -1,0 +1,58 @@
+"""Pairs as a policy reads them: every completion of a prompt once, and which of them is preferred to which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlhf.demonstrations import Example
+from rlhf.models import Policy
+from rlhf.records import Pair, PromptText, prompt_key
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """Pairs by prompt.
+
+    Attributes:
+        prompts: each once.
+        examples: (prompt ids, response ids) of every completion.
+        pairs: for each prompt its (chosen, rejected), as places among the examples.
+    """
+
+    prompts: list[PromptText]
+    examples: list[Example]
+    pairs: list[list[tuple[int, int]]]
+
+
+def encode_pairs(policy: Policy, pairs: Sequence[Pair], max_response_tokens: int) -> PairTable:
+    """The pairs of each prompt, whichever rankings they come from; a response is closed by EOS where that fits.
+
+    Two completions that are the same once cut to `max_response_tokens` make no pair.
+
+    Raises:
+        ValueError: there is none.
+    """
+    rows: dict[str, int] = {}
+    places: dict[tuple[int, tuple[int, ...]], int] = {}
+    table = PairTable([], [], [])
+    for pair in pairs:
+        responses = [policy.encode_response(text, max_response_tokens) for text in (pair.chosen, pair.rejected)]
+        if responses[0] == responses[1]:
+            continue
+        row = rows.setdefault(prompt_key(pair.prompt), len(rows))
+        if row == len(table.prompts):
+            table.prompts.append(pair.prompt)
+            table.pairs.append([])
+        for response in responses:
+            if (row, tuple(response)) not in places:
+                places[row, tuple(response)] = len(places)
+                table.examples.append((policy.encode_prompt(pair.prompt), response))
+        chosen, rejected = (places[row, tuple(response)] for response in responses)
+        table.pairs[row].append((chosen, rejected))
+    if not table.pairs:
+        raise ValueError(
+            f"found no pair to learn from among {len(pairs)}; do chosen and rejected differ within "
+            f"policy.max_new_tokens {max_response_tokens}? are all rankings ties? see data/metrics/pairs.json"
+        )
+    return table

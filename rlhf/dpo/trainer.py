@@ -1,0 +1,160 @@
+"""DPO: the policy learns which completion is preferred, by its own logprobs against the reference's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlhf.adapters import trainable_parameters
+from rlhf.batches import make_batch
+from rlhf.dpo.losses import preference_losses
+from rlhf.dpo.pairs import PairTable
+from rlhf.heads import response_logprobs
+from rlhf.masking import masked_mean
+from rlhf.policy.rollouts import Scorer, roll_out
+from rlhf.policy.trainer import PolicyTrainer, adam, check_start
+
+
+@dataclass(kw_only=True)
+class DpoTrainer(PolicyTrainer):
+    """What all trainers have, the pairs, and the reference's logprobs of them.
+
+    Attributes:
+        train_pairs: those to learn from.
+        dev_pairs: those that are only measured on, as are completions sampled for their prompts.
+        scorer: the reward model; it scores those completions, and nothing is learnt from it.
+        ref_logprobs: log π_ref of each completion of either, in nats; computed once, and kept.
+    """
+
+    remedy = "is policy.learning_rate too small for the precision of the weights?"
+
+    train_pairs: PairTable
+    dev_pairs: PairTable
+    scorer: Scorer
+    ref_logprobs: tuple[Tensor, Tensor] | None = field(init=False, default=None)
+    optimizer: torch.optim.Optimizer = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.optimizer = adam(trainable_parameters(self.policy), self.settings.learning_rate)
+
+    @property
+    def items(self) -> int:
+        return len(self.train_pairs.prompts)
+
+    def optimizers(self) -> list[tuple[torch.optim.Optimizer, float]]:
+        return [(self.optimizer, self.settings.learning_rate)]
+
+    def learn(self, rows: Sequence[int]) -> dict[str, float]:
+        """A pass over the pairs of these prompts, in `minibatches` steps; the figures are means over those."""
+        self.decay()
+        share = math.ceil(len(rows) / self.settings.minibatches)
+        steps = [self.step(rows[start : start + share]) for start in range(0, len(rows), share)]
+        return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+
+    def step(self, rows: Sequence[int]) -> dict[str, float]:
+        """One optimizer step on the mean loss over the pairs of these prompts.
+
+        Raises:
+            ValueError: the gradient is not finite; nothing is stepped on then.
+        """
+        settings, reference = self.settings, self.reference_logprobs()[0]
+        pairs = [pair for row in rows for pair in self.train_pairs.pairs[row]]
+        sums: dict[str, float] = {}
+        for log_ratios in self.log_ratios(self.train_pairs, pairs, reference):
+            losses = self.losses(log_ratios)
+            (losses.sum() / len(pairs)).backward()
+            for name, values in self.figures(log_ratios.detach(), losses.detach()).items():
+                sums[name] = sums.get(name, 0.0) + float(values.sum()) / len(pairs)
+        if self.general and settings.ptx_coefficient > 0:
+            sums["general_loss"] = self.learn_general(len(pairs), settings.ptx_coefficient)
+        norm = float(nn.utils.clip_grad_norm_(trainable_parameters(self.policy), settings.max_grad_norm))
+        if not math.isfinite(norm):
+            raise ValueError(f"the gradient's norm is {norm}; lower policy.learning_rate, or look for damaged pairs")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {**sums, "grad_norm": norm}
+
+    def losses(self, log_ratios: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """The loss of each pair, by the settings."""
+        dpo = self.settings.dpo
+        return preference_losses(log_ratios, dpo.beta, dpo.loss, dpo.label_smoothing)
+
+    def figures(self, log_ratios: Float[Tensor, " N"], losses: Float[Tensor, " N"]) -> dict[str, Float[Tensor, " N"]]:
+        """Of each pair: the loss, by how much more β·log(π/π_ref) pays the chosen one, and whether it pays more."""
+        margins = self.settings.dpo.beta * log_ratios
+        return {"loss": losses, "margin": margins, "accuracy": (margins > 0).float()}
+
+    def log_ratios(
+        self, table: PairTable, pairs: Sequence[tuple[int, int]], ref_logprobs: Float[Tensor, " M"]
+    ) -> Iterator[Float[Tensor, " N"]]:
+        """h of some pairs, micro-batch by micro-batch; each reads its completions in one forward, each of them once."""
+        size = max(1, (self.settings.micro_batch_size or 2 * len(pairs)) // 2)
+        for start in range(0, len(pairs), size):
+            part = torch.tensor(pairs[start : start + size])
+            used, where = part.unique(return_inverse=True)
+            logprobs = self.sequence_logprobs(table, used.tolist())
+            ratios = logprobs - ref_logprobs[used].to(logprobs.device)
+            chosen, rejected = where.to(ratios.device).unbind(1)
+            yield ratios[chosen] - ratios[rejected]
+
+    def sequence_logprobs(self, table: PairTable, places: Sequence[int]) -> Float[Tensor, " M"]:
+        """log π of whole completions: the sum over each one's tokens."""
+        prompts, responses = zip(*(table.examples[place] for place in places), strict=True)
+        batch = make_batch(prompts, responses, self.policy.device)
+        return response_logprobs(self.policy.model, batch, self.settings.temperature).sum(1)
+
+    def reference_logprobs(self) -> tuple[Tensor, Tensor]:
+        """log π_ref of all completions that are learnt from, and of those that are measured on."""
+        if self.ref_logprobs is None:
+            train, dev = (self._under_reference(table) for table in (self.train_pairs, self.dev_pairs))
+            self.ref_logprobs = train, dev
+        return self.ref_logprobs
+
+    @torch.no_grad()
+    def _under_reference(self, table: PairTable) -> Float[Tensor, " M"]:
+        size, parts = self.settings.micro_batch_size or self.settings.prompts_per_iteration, []
+        for start in range(0, len(table.examples), size):
+            prompts, responses = zip(*table.examples[start : start + size], strict=True)
+            batch = make_batch(prompts, responses, self.policy.device)
+            parts.append(self.networks.ref_logprobs(batch).sum(1).cpu())
+        return torch.cat(parts)
+
+    def look(self) -> dict[str, float]:
+        """Measures where that is due, then has the watch check the policy."""
+        due = self.iteration % self.settings.dpo.sample_every == 0 or self.iteration == self.settings.iterations
+        figures = self.measure() if due else {}
+        return figures if self.stopped is not None else figures | super().look()
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """How the policy does on dev pairs, and on completions that it samples for their prompts."""
+        settings, table, reference = self.settings, self.dev_pairs, self.reference_logprobs()[1]
+        pairs = [pair for row in table.pairs for pair in row]
+        log_ratios = torch.cat(list(self.log_ratios(table, pairs, reference)))
+        measured = self.figures(log_ratios, self.losses(log_ratios))
+        figures = {f"eval_{name}": float(values.mean()) for name, values in measured.items()}
+        # The same random numbers each time, so that readings differ by the policy alone, and training by nothing.
+        draw = torch.Generator().manual_seed(settings.seed)
+        prompts = list(islice(cycle(table.prompts), settings.prompts_per_iteration))
+        rollouts = roll_out(self.networks, self.scorer, prompts, settings, draw)
+        entropy = -float(masked_mean(rollouts.logprobs, rollouts.batch.response_mask))
+        figures |= rollouts.figures() | {"entropy": entropy}
+        if self.iteration == 0:
+            check_start(figures["kl"], self.policy)
+        self.passes_ceiling(figures["kl"])
+        return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"ref_logprobs": self.ref_logprobs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.ref_logprobs = state["ref_logprobs"]

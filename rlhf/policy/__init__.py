@@ -1,0 +1,1 @@
+"""What all that train the policy share: the trainer's frame, rollouts and their scores, the reward-hacking monitor."""
