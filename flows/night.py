@@ -91,7 +91,7 @@ def _work(entry: Entry, paths: Paths, params: Params, planned: datetime | None) 
             kept = experiments.record(*best, entry.run_id)
             entry.experiment = kept and kept.name
         with entry.tolerating("Prefect's UI has no summary"):
-            _show(best[0])
+            publish_summary(best[0])
 
 
 def run_stages(entry: Entry, paths: Paths, params: Params) -> None:
@@ -169,7 +169,7 @@ def _say(line: str) -> None:
     get_run_logger().info(line)
 
 
-def _show(paths: Paths) -> None:
+def publish_summary(paths: Paths) -> None:
     """Puts the summary and the way to the details beside the night in the Prefect UI."""
     from tasks.reports import summary
 

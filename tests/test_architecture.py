@@ -197,6 +197,19 @@ def test_the_tests_tree_mirrors_the_code(repository: Path) -> None:
     assert alone == SEVERAL
 
 
+def test_tests_replace_public_names_alone(repository: Path) -> None:
+    """What a module keeps to itself may be written anew without a test that knows."""
+    private = {
+        f"{path.name}:{node.lineno}"
+        for path in modules(repository, "tests")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr"
+        for given in node.args[:2]
+        if isinstance(given, ast.Constant) and str(given.value).rpartition(".")[2].startswith("_")
+    }
+    assert private == set()
+
+
 def test_importing_a_task_is_cheap(repository: Path) -> None:
     """Heavy libraries are imported where they are used, so that help and params answer at once."""
     heavy = {

@@ -299,7 +299,7 @@ def test_we_train_in_the_precision_of_the_race(model: str, subject: Callable[[Jo
 def test_what_a_gpu_held_to_warm_up_is_forgotten_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its peak is that of the repetitions, and starts anew after the first."""
     forgotten: list[int] = []
-    monkeypatch.setattr(worker, "_forget_peak", lambda: forgotten.append(len(replies.getvalue().splitlines())))
+    monkeypatch.setattr(worker, "forget_peak", lambda: forgotten.append(len(replies.getvalue().splitlines())))
     replies = io.StringIO()
     turns = Turns(io.StringIO("go\n" * 4), replies)
     for _ in range(4):

@@ -48,7 +48,7 @@ def _block_sums(weights: Float[Tensor, "B V"], size: int) -> Float[Tensor, "B N"
     if size == 1:
         return weights
     complete = weights.shape[1] // size * size
-    sums = weights[:, :complete].unflatten(1, (-1, size)).sum(-1)
+    sums: Tensor = weights[:, :complete].unflatten(1, (-1, size)).sum(-1)
     if complete == weights.shape[1]:
         return sums
     return torch.cat([sums, weights[:, complete:].sum(-1, keepdim=True)], dim=1)

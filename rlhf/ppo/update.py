@@ -95,8 +95,10 @@ def _step(
     if move_policy and learn_general is not None:
         sums["general_loss"] = learn_general(len(rows.logprobs), settings.ptx_coefficient)
     if actors.critic is not None and actors.critic_optimizer is not None:
-        sums["critic_grad_norm"] = _apply(actors.critic, actors.critic_optimizer, settings.max_grad_norm)
-    sums["grad_norm"] = _apply(actors.policy, actors.policy_optimizer, settings.max_grad_norm) if move_policy else 0.0
+        sums["critic_grad_norm"] = take_step(actors.critic, actors.critic_optimizer, settings.max_grad_norm)
+    sums["grad_norm"] = (
+        take_step(actors.policy, actors.policy_optimizer, settings.max_grad_norm) if move_policy else 0.0
+    )
     return sums
 
 
@@ -142,7 +144,7 @@ def check_ratio(error: float, policy: nn.Module) -> None:
         )
 
 
-def _apply(network: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> float:
+def take_step(network: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> float:
     norm = float(nn.utils.clip_grad_norm_(network.parameters(), max_norm))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -67,7 +67,7 @@ class Turns:
             self.say(wall=wall, cpu=cpu, figures=figures)
             if not self.warm:
                 self.warm = True
-                _forget_peak()
+                forget_peak()
         if self.requests.readline().strip() != "go":
             raise Stopped
         self.begun = time.perf_counter(), time.process_time()
@@ -100,7 +100,7 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """What a GPU held to warm up is no part of a repetition's memory; a process's own peak cannot be forgotten."""
     torch = sys.modules["torch"]
     if torch.cuda.is_initialized():

@@ -98,7 +98,7 @@ def test_a_policy_that_stood_still_is_not_saved(
     from rlhf.ppo import update
 
     paths = copied_night("models/policy")
-    monkeypatch.setattr(update, "_apply", lambda network, optimizer, norm: 0.0)
+    monkeypatch.setattr(update, "take_step", lambda network, optimizer, norm: 0.0)
     with pytest.raises(ValueError, match="ppo changed no weight of the policy"):
         policy_stage.run(stages.files("policy", paths), night_params.policy, night_params.model)
     assert not (paths.models / "policy").exists()

@@ -55,7 +55,8 @@ class Projection:
         if states.dtype != self.dtype:
             states = states.to(self.dtype)
         if self.packed is not None and len(states) >= PACKED_ROWS:
-            return torch.ops.mkldnn._linear_pointwise(states, self.packed, self.bias, "none", [], "")
+            packed: Tensor = torch.ops.mkldnn._linear_pointwise(states, self.packed, self.bias, "none", [], "")
+            return packed
         if len(self.weights) == 1:
             weight = self.weights[0]
             return torch.mm(states, weight) if self.bias is None else torch.addmm(self.bias, states, weight)
@@ -77,4 +78,5 @@ def _pack(weight: Float[Tensor, "K M"]) -> Tensor | None:
     able = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
     if not able or weight.numel() > PACKED_WEIGHTS:
         return None
-    return torch.ops.mkldnn._reorder_linear_weight(weight.t().contiguous(), PACKED_ROWS)
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.t().contiguous(), PACKED_ROWS)
+    return packed
