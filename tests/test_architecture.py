@@ -50,7 +50,7 @@ BANNED = {
     *("ours", "theirs", "whole", "barred", "beside", "AS_THEY_ARE"),
 }
 """Names that the field has better words for: index, position, path; result, matches; repair; copy; policy, baseline."""
-NOT_YET = ("rlhf/ppo/", "rlhf/policy/", "tasks/trials/", "flows/trials.py")
+NOT_YET = ("rlhf/ppo/", "rlhf/policy/")
 """Where such names are still in use."""
 HEAVY = ("torch", "transformers", "mlflow", "great_expectations", "evaluate", "dvc", "datasets", "pandas")
 
