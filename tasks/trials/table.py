@@ -6,23 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from tasks import figures
-from tasks.figures import FIGURES
+from tasks.figures import FIGURES, Figure, find, label
 from tasks.files import write_json
 from tasks.reports import summary
+from tasks.roles import ROLES
 from tasks.trials.standings import Selection, Standing
 
 SHOWN = (
     *("wall_s", "sft.gold", "policy.gold", "sft.gold_greedy", "policy.gold_greedy", "best_of_n.gold"),
-    *("sft.rougeL", "policy.rougeL", "sft.bleu", "policy.bleu", "policy.kl", "win_rate", "win_rate_low", "iterations"),
-    *("monitor_kept_iteration", "sft.reward", "policy.reward", "accuracy", "judge.accuracy"),
+    *("sft.rougeL", "policy.rougeL", "sft.bleu", "policy.bleu", "policy.kl", "win_rate", "win_rate_low"),
+    *("iterations", "monitor_kept_iteration", "sft.reward", "policy.reward", "accuracy", "judge.accuracy"),
     *("reward.gold_accuracy", "reward.gold_auc", "reward.probe_accuracy"),
 )
-"""The figures over seeds, in their order; what no model stands before is of the policy's training or the night."""
-HELD_OUT = FIGURES["held_out_score"]
-OF_REWARD = "accuracy"
-"""A figure of the stage `reward`, whose metrics have no prefix for the reward model itself."""
+"""The figures of a table over seeds, in its order."""
+STAGE_OF = {"accuracy": "reward.accuracy", "iterations": "policy.iterations"}
+"""The whole keys of figures that candidates have by a stage's own."""
 
+HELD_OUT = FIGURES["held_out.score"]
+Statistic = Callable[[Figure, Sequence[float]], str]
 Cell = Callable[[Sequence[Standing]], str]
 """What stands in a table of some candidates that are taken together: those of one variant, or a single one."""
 
@@ -45,13 +46,14 @@ def over_seeds(standings: Sequence[Standing]) -> str:
     groups, statistic = by_variant(standings), _spread
     if len(groups) == 1:
         groups, statistic = {f"seed {row.seed}": [row] for row in standings} | {"median": [*standings]}, _median
-    titles = {key: figures.label(f"reward.{key}" if key == OF_REWARD else key) for key in SHOWN}
+    titles = {key: label(STAGE_OF.get(key, key)) for key in SHOWN}
     drawn = columns(groups, {title: _over(key, statistic) for key, title in titles.items()})
     width = max(10, *(len(text) + 2 for name, column in drawn.items() for text in (name, *column.values())))
-    lines = [f"{'':<36}" + "".join(f"{name:>{width}}" for name in drawn)]
+    left = max(map(len, titles.values())) + 1
+    lines = [f"{'':<{left}}" + "".join(f"{name:>{width}}" for name in drawn)]
     for title in titles.values():
         if any(column[title] for column in drawn.values()):
-            lines.append(f"{title:<36}" + "".join(f"{column[title]:>{width}}" for column in drawn.values()))
+            lines.append(f"{title:<{left}}" + "".join(f"{column[title]:>{width}}" for column in drawn.values()))
     return "\n".join(lines)
 
 
@@ -60,7 +62,7 @@ def of_night(selection: Selection) -> list[dict[str, str]]:
     ranked = sorted(selection.candidates, key=lambda row: float("inf") if row.score is None else -row.score)
     cells: dict[str, Cell] = {
         HELD_OUT.title: lambda rows: _score(*rows),
-        "win rate over SFT": lambda rows: _win_rate(*rows),
+        f"{FIGURES['win_rate'].title} over {ROLES['sft'].title}": lambda rows: _win_rate(*rows),
         **{FIGURES[key].title: _over(f"policy.{key}", _median) for key in ("kl", "rougeL")},
         "": lambda rows: "goes on" if rows[0].name == selection.winner else rows[0].error or "",
     }
@@ -74,19 +76,19 @@ def save(path: Path, standings: Sequence[Standing]) -> None:
     write_json(path, {name: {str(row.seed): row.figures for row in rows} for name, rows in groups.items()})
 
 
-def _over(key: str, statistic: Callable[[str, Sequence[float]], str]) -> Cell:
-    return lambda rows: statistic(key, [row.figures[key] for row in rows if key in row.figures])
+def _over(key: str, statistic: Statistic) -> Cell:
+    return lambda rows: statistic(find(key), [row.figures[key] for row in rows if key in row.figures])
 
 
-def _median(key: str, values: Sequence[float]) -> str:
+def _median(figure: Figure, values: Sequence[float]) -> str:
     """Of one value, the value."""
-    return figures.show(key, median(values)) if values else ""
+    return figure.show(median(values)) if values else ""
 
 
-def _spread(key: str, values: Sequence[float]) -> str:
+def _spread(figure: Figure, values: Sequence[float]) -> str:
     if len(values) < 2:
-        return _median(key, values)
-    return f"{figures.show(key, fmean(values))} ± {figures.show(key, stdev(values))}"
+        return _median(figure, values)
+    return f"{figure.show(fmean(values))} ± {figure.show(stdev(values))}"
 
 
 def _score(row: Standing) -> str:
