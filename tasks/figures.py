@@ -99,7 +99,6 @@ FIGURES = {
         Figure("explained_variance", "explained variance", "", ".3f", True),
         Figure("response_tokens", "length", "tokens", ".1f"),
         Figure("proxy_gain", "reward model (optimised)", "deviations at the start", ".3f", True),
-        Figure("held_out_score", "held-out score", "", ".4f", True),
         Figure("held_out_gain", "held-out score", "deviations at the start", ".3f", True),
         Figure("monitor_kept_iteration", "iteration kept by the monitor", "", ".0f"),
         # Counts.
