@@ -34,7 +34,7 @@ def encode_pairs(policy: Policy, pairs: Sequence[Pair], max_response_tokens: int
         ValueError: there is none.
     """
     rows: dict[str, int] = {}
-    places: dict[tuple[int, tuple[int, ...]], int] = {}
+    indices: dict[tuple[int, tuple[int, ...]], int] = {}
     table = PairTable([], [], [])
     for pair in pairs:
         responses = [policy.encode_response(text, max_response_tokens) for text in (pair.chosen, pair.rejected)]
@@ -45,10 +45,10 @@ def encode_pairs(policy: Policy, pairs: Sequence[Pair], max_response_tokens: int
             table.prompts.append(pair.prompt)
             table.pairs.append([])
         for response in responses:
-            if (row, tuple(response)) not in places:
-                places[row, tuple(response)] = len(places)
+            if (row, tuple(response)) not in indices:
+                indices[row, tuple(response)] = len(indices)
                 table.examples.append((policy.encode_prompt(pair.prompt), response))
-        chosen, rejected = (places[row, tuple(response)] for response in responses)
+        chosen, rejected = (indices[row, tuple(response)] for response in responses)
         table.pairs[row].append((chosen, rejected))
     if not table.pairs:
         raise ValueError(

@@ -105,9 +105,9 @@ class DpoTrainer(PolicyTrainer):
             chosen, rejected = where.to(ratios.device).unbind(1)
             yield ratios[chosen] - ratios[rejected]
 
-    def sequence_logprobs(self, table: PairTable, places: Sequence[int]) -> Float[Tensor, " M"]:
+    def sequence_logprobs(self, table: PairTable, indices: Sequence[int]) -> Float[Tensor, " M"]:
         """log π of whole completions: the sum over each one's tokens."""
-        prompts, responses = zip(*(table.examples[place] for place in places), strict=True)
+        prompts, responses = zip(*(table.examples[index] for index in indices), strict=True)
         batch = make_batch(prompts, responses, self.policy.device)
         return response_logprobs(self.policy.model, batch, self.settings.temperature).sum(1)
 
