@@ -26,7 +26,7 @@ ROOMS = (
     *("environment", "files", "digests", "stage_files", "cron", "deadline", "paths", "params", "progress", "sources"),
     *("roles", "figures"),
     *("validation", "reports", "versioning", "tracking", "evaluation", "training"),
-    *("ingest", "validate", "sft", "rollouts", "rank", "pairs", "reward", "policy", "evaluate", "report"),
+    *VERSIONED,
     *("stages", "graph", "presets", "serving", "registry", "trials", "register"),
     *("comparison", "inspection", "reproducibility", "scheduling", "runner", "__main__"),
 )
