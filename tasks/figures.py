@@ -110,7 +110,7 @@ FIGURES = {
         Figure("completions", "completions", "", ".0f"),
         Figure("pairs", "pairs", "", ".0f"),
         Figure("tie_share", "share of ties", "", ".4f"),
-        Figure("wall_s", "wall time", "s", ".3f", False),
+        Figure("wall_s", "wall time", "s", ".1f", False),
     )
 }
 
