@@ -9,10 +9,12 @@ RUN apt-get update && apt-get install --yes --no-install-recommends git && rm -r
   && git config --system --add safe.directory /nightjar
 
 WORKDIR /nightjar
+ENV PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1
 COPY requirements.lock ./
-RUN python -m pip install --no-cache-dir -r requirements.lock
+COPY setup ./setup
+RUN python setup/install.py -r requirements.lock
 COPY pyproject.toml README.md LICENSE dvc.yaml params.yaml ./
 COPY flows ./flows
 COPY tasks ./tasks
 COPY rlhf ./rlhf
-RUN python -m pip install --no-cache-dir --no-deps --no-build-isolation -e .
+RUN python setup/install.py --no-deps --no-build-isolation -e . && python setup/bytecode.py flows tasks rlhf

@@ -11,8 +11,10 @@ run: $(STAMP)  ## the whole night
 	@$(BIN)/nightjar run
 
 # A file of tests keeps to one process, which builds what its tests share once; torch has a thread in each.
-test: $(STAMP)  ## the tests
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
+test: $(STAMP)  ## the tests, and how much of each layer they run
+	@$(BIN)/coverage erase
+	@status=0; OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n auto --maxprocesses 8 --dist loadfile || status=$$?; \
+	  $(BIN)/python -m tests.covered || status=1; exit $$status
 
 check: $(STAMP)  ## style and types
 	@$(BIN)/ruff check .
@@ -29,7 +31,7 @@ PEERS := $(BENCH)/trl-1.12.0 $(BENCH)/trl-1.16.0
 bench: $(STAMP) $(PEERS)  ## ours and the peers side by side; ARGS="ppo --repetitions 5" chooses
 	@$(BIN)/python -m tests.benchmarks --json $(BENCH)/results.json --markdown $(BENCH)/results.md $(ARGS)
 
-GPU_TESTS := tests/rlhf/test_generation_static.py tests/rlhf/test_packing.py
+GPU_TESTS := tests/rlhf/fast/decoding/test_static.py tests/rlhf/fast/test_packing.py
 
 bench-gpu: $(STAMP) $(PEERS)  ## what needs a GPU: its tests, then its races, whatever the tests said
 	@status=0; $(BIN)/python -m pytest $(GPU_TESTS) -k gpu -rs || status=1; \
@@ -43,10 +45,10 @@ $(BENCH)/trl-%:
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --target $@ trl==$*
 
 # torch is pinned without its build tag ("+cpu", "+cu..."), and what only a GPU build of it brings along is
-# left to pip, so that each machine gets the build that fits it.
+# not pinned, so that each machine gets the build that fits it. What installs is no dependency either.
 lock: $(STAMP)  ## pin what is installed now
 	@torch=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch").split("+")[0])') && \
-	  $(BIN)/pip freeze --all --exclude-editable --exclude pip | sed -E "s/^torch[ =@].*/torch==$$torch/" \
+	  $(BIN)/pip freeze --all --exclude-editable --exclude pip --exclude uv | sed -E "s/^torch[ =@].*/torch==$$torch/" \
 	  | grep -v -i -E '^(nvidia-|triton|wheel=)' > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
 
@@ -56,9 +58,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo \
 	  "$(PYTHON) cannot make virtual environments; install its venv package (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@echo "installing the locked dependencies (minutes, the first time)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "installing the locked dependencies (up to a minute, the first time)"
+	@$(BIN)/python setup/install.py -r requirements.lock
+	@$(BIN)/python setup/install.py --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m pip check > /dev/null || $(BIN)/python -m pip check >&2
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib flows tasks rlhf > /dev/null || true
+	@$(BIN)/python setup/bytecode.py flows tasks rlhf
 	@touch $@

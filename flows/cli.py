@@ -1,4 +1,4 @@
-"""The `nightjar` command; what its subcommands do stands in flows.commands."""
+"""The `nightjar` command; its subcommands are in flows.commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks import environment
 GROUPS = (scheduling, setup, inspection, registry, reproducibility, comparison)
 
 USER_ERRORS = (ValueError, FileNotFoundError, ConnectionError)
-"""What people can mend: said in one message, without a traceback (--debug shows it)."""
+"""What people can fix: shown as one message, without a traceback (--debug shows it)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is done, 1 an error of the user's, 2 misuse (from argparse), 130 an interruption.
     """
     options = parser().parse_args(arguments)
-    # Whoever ends a command by its process gets the same orderly end as by Ctrl-C.
+    # SIGTERM ends a command in the same order as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if options.heavy:
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.command(options, workspace()) or 0)
     except KeyboardInterrupt:
         print(
-            "\nnightjar: stopped; finished stages are kept, so the next run goes on from here",
+            "\nnightjar: stopped; finished stages are kept, so the next run resumes from here",
             file=sys.stderr,
         )
         return 130

@@ -1,6 +1,6 @@
 """The night as a Prefect flow: one task per stage, in the graph's order, each run only when it is due.
 
-Prefect keeps what it knows where it always does (PREFECT_HOME, by default the user's ~/.prefect), so a
+Prefect keeps its database where it always does (PREFECT_HOME, by default the user's ~/.prefect), so a
 plain `prefect server start` shows the nights that ran with a server of their own (flows.up). With
 PREFECT_API_URL set, they report to that server.
 """
@@ -35,7 +35,7 @@ from tasks.trials import standings
 from tasks.trials.candidates import read_checked
 
 HUB_RETRIES_S = [10.0, 60.0]
-"""How long to wait before asking a Hub again; no other stage fails in a way that waiting mends."""
+"""How long to wait before asking a Hub again; no other stage fails in a way that waiting helps."""
 
 
 @flow(name="night", persist_result=False)
@@ -87,18 +87,18 @@ def _work(entry: Entry, paths: Paths, params: Params, planned: datetime | None) 
         run_stages(entry, paths, params)
         entry.decided(paths)
         best = standings.chosen(paths, params)
-        with entry.beside("no experiment is kept"):
+        with entry.tolerating("no experiment is kept"):
             kept = experiments.record(*best, entry.run_id)
             entry.experiment = kept and kept.name
-        with entry.beside("Prefect's UI has no summary"):
-            _show(best[0])
+        with entry.tolerating("Prefect's UI has no summary"):
+            publish_summary(best[0])
 
 
 def run_stages(entry: Entry, paths: Paths, params: Params) -> None:
     """Brings the stages up to date, a task each; where there are several candidates, the best is registered."""
     states: dict[str, State[str]] = {}
 
-    def bring(names: Iterable[str]) -> None:
+    def run(names: Iterable[str]) -> None:
         for name in names:
             entry.stage = name
             deadline.check(f"before {name}")
@@ -108,11 +108,11 @@ def run_stages(entry: Entry, paths: Paths, params: Params) -> None:
             entry.stages[name] = states[name].result()  # raises the stage's own error
 
     with trials.first(paths, params):
-        bring(stages.VERSIONED)
+        run(stages.VERSIONED)
     entry.stage = "candidates"
     assert entry.run_id is not None
     trials.compete(paths, params, entry.run_id, _say)
-    bring(name for name in stages.STAGES if name not in stages.VERSIONED)
+    run(name for name in stages.STAGES if name not in stages.VERSIONED)
 
 
 @contextmanager
@@ -126,15 +126,15 @@ def _explained(entry: Entry) -> Iterator[None]:
         where = f"in `{entry.stage}`" if entry.stage else "before its stages"
         text = (
             f"# {entry.name} failed {where}\n\n    {type(error).__name__}: {error}\n\n"
-            "The champion is as it was, and stages that have ended are kept. Mend what the message says, then let the "
-            "next night come or run `nightjar run`; a traceback stands in this run's log.\n"
+            "The champion is as it was, and stages that have ended are kept. Fix what the message names, then wait for "
+            "the next night or run `nightjar run`; this run's log has the traceback.\n"
         )
         create_markdown_artifact(text, key="failure", description="Why the night failed")
         raise
 
 
 def stage_task(name: str, params: Params, action: Callable[..., str]) -> Any:
-    """A stage's task: DVC is the one cache, and only a Hub is asked twice."""
+    """A stage's task: DVC is the one cache, and only requests to a Hub are retried."""
     sources = (params.ingest.source, params.ingest.general or "")
     from_hub = name == "ingest" and any(source.startswith("hub:") for source in sources)
     return task(
@@ -169,7 +169,7 @@ def _say(line: str) -> None:
     get_run_logger().info(line)
 
 
-def _show(paths: Paths) -> None:
+def publish_summary(paths: Paths) -> None:
     """Puts the summary and the way to the details beside the night in the Prefect UI."""
     from tasks.reports import summary
 

@@ -39,7 +39,7 @@ def serve(paths: Paths, params: Params) -> None:
     """
     deployment = deployment_of(paths, params)
     deployment_id = asyncio.run(deployment.aapply())
-    bury(paths, deployment_id)
+    mark_crashed(paths, deployment_id)
     now = datetime.now().astimezone()
     if due := missed.first_missed(paths, params.night, now):
         if noted := missed.note(paths, params.night, due, now):
@@ -49,14 +49,14 @@ def serve(paths: Paths, params: Params) -> None:
         if params.night.missed == "catch_up":
             with get_client(sync_client=True) as client:
                 client.create_flow_run_from_deployment(deployment_id)
-    # The server runs already; from here on only nights are started, and those are the better for it.
+    # The server runs already; from here on only nights are started, which gain from it.
     os.environ.update(environment.allocator_settings(os.environ, platform.libc_ver()[0]))
     print(f"{SCHEDULED}{status.next_night(params.night, now)}", flush=True)
     serve_deployments(deployment, print_starting_message=False)
 
 
-def bury(paths: Paths, deployment_id: UUID) -> None:
-    """Marks nights as crashed that died with their machine; Prefect thinks them at work and would cancel all others."""
+def mark_crashed(paths: Paths, deployment_id: UUID) -> None:
+    """Marks nights as crashed whose process is gone; Prefect takes them for running and would cancel all others."""
     if lock.holder(paths):
         return
     alive = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])

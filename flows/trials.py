@@ -28,13 +28,12 @@ from tasks.params.night import UNCHANGED
 from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.reproducibility import experiments
+from tasks.runner import Say
 from tasks.tracking import tracker
-from tasks.trials import selection, standings
+from tasks.trials import selection, standings, table, workspaces
 from tasks.trials.candidates import Candidate, read_candidates
-from tasks.trials.standings import Contest
+from tasks.trials.standings import Selection
 from tasks.versioning.dvc_repo import BusyError
-
-Say = Callable[[str], None]
 
 
 def first(paths: Paths, params: Params) -> AbstractContextManager[Any]:
@@ -52,36 +51,36 @@ def compete(paths: Paths, params: Params, night_id: str, say: Say) -> None:
     """
     if not standings.has_several(params):
         return
-    decided = standings.settled(paths, params) or _hold(paths, params, night_id, say)
+    decided = standings.settled(paths, params) or _select(paths, params, night_id, say)
     selection.record(paths, decided, night_id)
 
 
-def _hold(paths: Paths, params: Params, night_id: str, say: Say) -> Contest:
-    rivals = read_candidates(paths.root / "params.yaml")
-    standings.tidy(paths, rivals)
-    errors = train(paths, rivals[1:], params.night.parallel, say)
-    decided = selection.decide(paths, rivals, errors, night_id)
-    table = selection.rows(decided)
+def _select(paths: Paths, params: Params, night_id: str, say: Say) -> Selection:
+    candidates = read_candidates(paths.root / "params.yaml")
+    workspaces.remove_others(paths, [row.name for row in candidates])
+    errors = train(paths, candidates[1:], params.night.parallel, say)
+    decided = selection.decide(paths, candidates, errors, night_id)
+    rows = table.of_night(decided)
     scored = f"held-out score: {decided.referee}, {decided.prompts} dev prompts"
-    create_table_artifact(table, key="candidates", description=f"Candidates of the night; {scored}")
-    for line in table:
+    create_table_artifact(rows, key="candidates", description=f"Candidates of the night; {scored}")
+    for line in rows:
         say(f"{line['candidate']:<24} {line['held-out score']:<18} {line['']}")
-    for row in rivals:
+    for row in candidates:
         if row.name != decided.winner and row.name not in errors:
-            experiments.record(standings.place_of(paths, row.name), row.params, night_id, row.name)
+            experiments.record(workspaces.of_night(paths, row.name), row.params, night_id, row.name)
     return decided
 
 
 def train(paths: Paths, others: Sequence[Candidate], parallel: int, say: Say) -> dict[str, str]:
     """Trains candidates, as many at once as `parallel` says; returns by name why one was not trained to the end."""
     if parallel == 1:
-        found = {row.name: _task(row, _train_here)(paths, row, say) for row in others}
+        outcomes = {row.name: _task(row, _train_here)(paths, row, say) for row in others}
     else:
-        found = _train_several(paths, others, parallel, say)
-    for name, error in found.items():
-        if error:
-            say(f"{name}: out of the contest: {error}")
-    return {name: error for name, error in found.items() if error}
+        outcomes = _train_several(paths, others, parallel, say)
+    errors = {name: error for name, error in outcomes.items() if error}
+    for name, error in errors.items():
+        say(f"{name}: out of the selection: {error}")
+    return errors
 
 
 def _train_several(paths: Paths, others: Sequence[Candidate], parallel: int, say: Say) -> dict[str, str | None]:
@@ -94,7 +93,7 @@ def _train_several(paths: Paths, others: Sequence[Candidate], parallel: int, say
                 given = {"paths": paths, "candidate": row, "say": say, "children": children}
                 # The variants of a seed take over what the first one with that seed has trained.
                 before = [futures[name] for name in [f"seed-{row.seed}"] if name in futures]
-                futures[row.name] = pool.submit(_task(row, _train_beside), given, wait_for=before)
+                futures[row.name] = pool.submit(_task(row, train_beside), given, wait_for=before)
             return {name: future.result() for name, future in futures.items()}
         finally:
             children.end()
@@ -102,7 +101,7 @@ def _train_several(paths: Paths, others: Sequence[Candidate], parallel: int, say
 
 @dataclass
 class Children:
-    """The processes of a contest: none outlives it, and none starts after its end."""
+    """The processes of a night's candidates: none outlives it, and none starts after its end."""
 
     running: list[subprocess.Popen[str]] = field(default_factory=list)
     ended: bool = False
@@ -132,7 +131,7 @@ def _train_here(paths: Paths, candidate: Candidate, say: Say) -> str | None:
     return None
 
 
-def _train_beside(paths: Paths, candidate: Candidate, say: Say, children: Children) -> str | None:
+def train_beside(paths: Paths, candidate: Candidate, say: Say, children: Children) -> str | None:
     deadline.check(f"before {candidate.name}")
     command = [sys.executable, "-m", "tasks", "--candidate", str(paths.root), candidate.name]
     # Without the sign that this process has the tuned allocator, the other one sees to its own.

@@ -25,17 +25,17 @@ START_S = 180.0
 """How long a service may take to answer; a slow machine's first Prefect database takes most of a minute."""
 END_S = 30.0
 SCHEDULED = "next night: "
-"""What the schedule says once it waits for nights."""
+"""What the schedule prints once it waits for nights."""
 
 Say = Callable[[str], None]
 
 
 @dataclass
 class Service:
-    """A process that was started, and what it says.
+    """A process that was started, and its log.
 
     Attributes:
-        address: where people find it.
+        address: its URL; empty where it has none.
         answers: whether it is up.
     """
 
@@ -46,7 +46,7 @@ class Service:
     answers: Callable[[], bool]
 
     def wait(self) -> bool:
-        """Waits until it answers; False when it ended before, or never does."""
+        """Waits until it answers; False when it ends first, or does not answer in time."""
         until = time.monotonic() + START_S
         while time.monotonic() < until and self.process.poll() is None:
             if self.answers():
@@ -65,22 +65,22 @@ class Service:
             except subprocess.TimeoutExpired:
                 continue
 
-    def found(self) -> str:
-        """A line that says where it is, and what it last said where it has no address."""
-        return f"{self.title:<11} {self.address or self.said()[-1].removeprefix(SCHEDULED)}"
+    def location(self) -> str:
+        """A line with its address, or with its last line of output where it has none."""
+        return f"{self.title:<11} {self.address or self.output()[-1].removeprefix(SCHEDULED)}"
 
-    def end_said(self) -> str:
-        """That it ended, and the last that it said, for people to see why."""
-        lines = "\n".join(f"    {line}" for line in self.said()[-8:])
+    def end_message(self) -> str:
+        """A message that it ended, with its last lines of output, which say why."""
+        lines = "\n".join(f"    {line}" for line in self.output()[-8:])
         return f"{self.title} has ended with {self.process.poll()}; the last of {self.log}:\n{lines}"
 
-    def said(self) -> list[str]:
-        """The lines that it has said."""
+    def output(self) -> list[str]:
+        """The lines of its output."""
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def up(paths: Paths, say: Say) -> int:
-    """Starts all, says where they are, tells when one ends by itself, and ends them with itself.
+    """Starts all, prints their addresses, reports when one ends by itself, and ends them with itself.
 
     Returns:
         0 when it was interrupted, 1 when nothing was left to wait for.
@@ -88,11 +88,11 @@ def up(paths: Paths, say: Say) -> int:
     services: list[Service] = []
     try:
         _start_all(paths, services, say)
-        say(f"what they say: {logs(paths).relative_to(paths.root)}/; all end with Ctrl-C")
+        say(f"their logs: {logs(paths).relative_to(paths.root)}/; all end with Ctrl-C")
         while services:
             for service in [service for service in services if service.process.poll() is not None]:
                 services.remove(service)
-                say(service.end_said())
+                say(service.end_message())
             time.sleep(0.5)
         return 1
     except KeyboardInterrupt:
@@ -111,7 +111,7 @@ def prefect_server(paths: Paths, say: Say, meanwhile: AbstractContextManager[Non
 
     Args:
         paths: the workspace.
-        say: hears where the server is.
+        say: prints the server's address.
         meanwhile: is open while our own starts, which takes seconds.
 
     Raises:
@@ -123,13 +123,13 @@ def prefect_server(paths: Paths, say: Say, meanwhile: AbstractContextManager[Non
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     service = _start_prefect(paths)
-    # Not before the process's end: only there does Prefect report the last that it has to, and let its connections go.
+    # Not before the process's end: only there does Prefect send its last reports and close its connections.
     atexit.register(_end, [service])
     with meanwhile or nullcontext():
         ready = service.wait()
     if not ready:
-        raise ConnectionError(service.end_said())
-    say(service.found())
+        raise ConnectionError(service.end_message())
+    say(service.location())
     os.environ["PREFECT_API_URL"] = api = f"{service.address}/api"  # for the processes that are started
     with temporary_settings({PREFECT_API_URL: api}):
         yield
@@ -196,7 +196,7 @@ def _start(
 def _wait(services: Sequence[Service], say: Say) -> None:
     for service in services:
         if service.wait():
-            say(service.found())
+            say(service.location())
         elif service.process.poll() is None:
             say(f"{service.title:<11} {service.address} does not answer yet")
 
@@ -211,12 +211,12 @@ def _end(services: Sequence[Service]) -> None:
 
 
 def logs(paths: Paths) -> Path:
-    """Where each process writes what it says."""
+    """The folder of each process's log."""
     return paths.nights / "logs"
 
 
 def free_port(usual: int) -> int:
-    """The usual port, or another where that is taken."""
+    """The usual port, or another where that is in use."""
     for port in (usual, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,7 +1,7 @@
-"""Adapters: few weights that learn beside frozen ones, and the frozen model to be had at any time without a copy.
+"""Adapters: few trained weights beside frozen ones, so that the frozen model is available at any time without a copy.
 
 LoRA (Hu et al. 2021, §4.1) adds (alpha / rank)·B·A to the weights of linear layers, with B = 0 at the start; merged, it
-leaves an ordinary model. Prompt tuning learns embeddings that stand before every prompt: rlhf/soft_prompt.py.
+leaves an ordinary model. Prompt tuning learns embeddings that precede every prompt: rlhf/soft_prompt.py.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def attach(policy: Policy, settings: AdapterSettings, seed: int) -> Policy:
         _inject(policy.model, settings)
     else:
         generator = torch.Generator().manual_seed(seed)
-        barred = policy.tokenizer.all_special_ids
-        add_soft_prompt(policy.model, draw_start(policy.model, settings.prompt_tokens, barred, generator))
-    policy.model.eval()  # modules are born in training mode, where dropout is on
+        excluded = policy.tokenizer.all_special_ids
+        add_soft_prompt(policy.model, draw_start(policy.model, settings.prompt_tokens, excluded, generator))
+    policy.model.eval()  # modules start in training mode, where dropout is on
     return policy
 
 
@@ -129,8 +129,8 @@ def _targeted(names: Sequence[str], targets: Sequence[str]) -> list[str]:
         ValueError: a target names none.
     """
     chosen = {target: [name for name in names if f".{name}".endswith(f".{target}")] for target in targets}
-    for target, found in chosen.items():
-        if not found:
+    for target, matches in chosen.items():
+        if not matches:
             known = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
             raise ValueError(f"adapter.targets names {target}, which no linear layer is called; there are {known}")
     return sorted(set().union(*chosen.values())) if targets else list(names)

@@ -1,4 +1,4 @@
-"""The gold judge of the builtin corpus, and the simulated annotator that stands where people stand.
+"""The gold judge of the builtin corpus, and the simulated annotator that takes people's place.
 
 Gold is shown to nobody but `evaluate`: the reward model learns from the annotator's noisy rankings alone.
 """
@@ -66,7 +66,7 @@ def rank_completions(prompt: str, completions: Sequence[str], noise: float, gene
 
 @dataclass(frozen=True)
 class Annotator:
-    """The simulated annotator as a scorer of single completions, for whoever would ask people.
+    """The simulated annotator as a scorer of single completions, in place of people.
 
     Attributes:
         seed: another seed is another person.
@@ -79,7 +79,7 @@ class Annotator:
     def score(
         self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str], batch_size: int = 64
     ) -> Tensor:
-        """Gold plus Gaussian noise for each completion; asked again about the same one, the answer is the same.
+        """Gold plus Gaussian noise for each completion; the same completion always gets the same score.
 
         Raises:
             ValueError: a prompt is not of the builtin corpus.

@@ -1,6 +1,6 @@
 """Batches of token ids: prompts padded on the left, responses on the right, so that all responses align.
 
-Dimensions: B batch, P prompt tokens, T response tokens, L = P + T, H hidden, S places.
+Dimensions: B batch, P prompt tokens, T response tokens, L = P + T, H hidden, S positions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rlhf.masking import length_mask
-from rlhf.packing import can_pack, pack, packed_states
 
 
 class Batch(NamedTuple):
@@ -62,54 +61,56 @@ def positions(attention_mask: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
 
-def response_places(response_mask: Bool[Tensor, "B T"], with_end: bool = False) -> Int[Tensor, "B S"]:
-    """0, 1, 2, … to the last token of each response, or to the place after it; what is last stands again where padded.
+def response_positions(response_mask: Bool[Tensor, "B T"], with_end: bool = False) -> Int[Tensor, "B S"]:
+    """0, 1, 2, … to the last token of each response, or to the position after it; the last again where padded.
 
     Args:
         response_mask: True at the tokens of the response.
-        with_end: whether the place after the last token is there too: S is T + 1 then, else T.
+        with_end: whether the position after the last token is there too: S is T + 1 then, else T.
     """
     last = (response_mask.sum(1, keepdim=True) - 1 + with_end).clamp(min=0)
     return torch.arange(response_mask.shape[1] + with_end, device=last.device).minimum(last)
 
 
-def response_states(model: nn.Module, batch: Batch, places: Int[Tensor, "B S"] | None = None) -> Float[Tensor, "B S H"]:
+def response_states(
+    model: nn.Module, batch: Batch, positions: Int[Tensor, "B S"] | None = None
+) -> Float[Tensor, "B S H"]:
     """The last hidden states, those that the head turns into a prediction of response tokens.
 
     Args:
         model: a language model, or one without its head.
         batch: prompts and responses; an encoder reads the prompts, and its decoder writes the responses.
-        places: in each response, of the tokens to predict, or of what would come after its end; None is all of its
-            tokens, as `response_places` has them.
+        positions: in each response, of the tokens to predict, or of what would come after its end; None is all of its
+            tokens, as `response_positions` has them.
     """
     network: Any = model
-    places = response_places(batch.response_mask) if places is None else places
+    positions = response_positions(batch.response_mask) if positions is None else positions
     if network.config.is_encoder_decoder:
         prompts, mask = encoder_inputs(batch)
         memory = network.get_encoder()(input_ids=prompts, attention_mask=mask).last_hidden_state
         start = torch.full_like(batch.response_ids[:, :1], network.config.decoder_start_token_id)
         states = network.get_decoder()(
-            input_ids=torch.cat([start, batch.response_ids], dim=1)[:, : int(places.max()) + 1],
+            input_ids=torch.cat([start, batch.response_ids], dim=1)[:, : int(positions.max()) + 1],
             encoder_hidden_states=memory,
             encoder_attention_mask=mask,
             use_cache=False,
         ).last_hidden_state
-        return _at(states, places)
-    width = batch.response_ids.shape[1]
-    if can_pack(network):
-        packing = pack(batch.input_ids, batch.attention_mask, width, places)
-        return packed_states(network.get_decoder(), batch.input_ids, batch.position_ids, packing)
+        return _at(states, positions)
+    fast: Any = getattr(model, "fast", None)  # of a model that was prepared for it
+    packed: Tensor | None = None if fast is None else fast.states(model, batch, positions)
+    if packed is not None:
+        return packed
     states = network.get_decoder()(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask.long(),
         position_ids=batch.position_ids,
         use_cache=False,
     ).last_hidden_state
-    return _at(states, places + batch.input_ids.shape[1] - width - 1)
+    return _at(states, positions + batch.input_ids.shape[1] - batch.response_ids.shape[1] - 1)
 
 
-def _at(states: Float[Tensor, "B L H"], places: Int[Tensor, "B S"]) -> Float[Tensor, "B S H"]:
-    return states.gather(1, places[:, :, None].expand(-1, -1, states.shape[2]))
+def _at(states: Float[Tensor, "B L H"], positions: Int[Tensor, "B S"]) -> Float[Tensor, "B S H"]:
+    return states.gather(1, positions[:, :, None].expand(-1, -1, states.shape[2]))
 
 
 class EncoderInputs(NamedTuple):

@@ -38,13 +38,13 @@ VALUES: dict[str, tuple[str, ...]] = {
     ),
     "seating": ("a balcony", "booths", "a courtyard", "long tables", "a terrace"),
 }  # fmt: skip
-"""Attribute → its values. No value is part of another one, so a text tells which values it states."""
+"""Attribute → its values. No value is part of another one, so the values that a text states can be read from it."""
 
 MANDATORY = ("name", "kind", "dish")
 OPTIONAL = tuple(attribute for attribute in VALUES if attribute not in MANDATORY)
 
 HEADS = ("{name} is a {kind}", "{name} , a {kind} ,", "the {kind} {name}", "there is a {kind} called {name}")
-"""How a sentence opens. The second and third still need a verb, which the first clause then brings."""
+"""How a sentence opens. The second and third still need a verb, which the first clause then adds."""
 VERBLESS = frozenset(HEADS[1:3])
 CLAUSES: dict[str, tuple[str, ...]] = {
     "dish": ("serving {dish}", "known for {dish}"),
@@ -160,12 +160,12 @@ def delexicalise(text: str) -> list[str]:
 def fluent_bigrams() -> frozenset[tuple[str, str]]:
     """Every bigram of slots and words that the grammar can write, sentence ends included."""
     generator = random.Random("bigrams")
-    found: set[tuple[str, str]] = set()
+    bigrams: set[tuple[str, str]] = set()
     for _ in range(20_000):
         attributes = [*MANDATORY, *generator.sample(OPTIONAL, generator.randint(0, len(OPTIONAL)))]
         facts = {attribute: VALUES[attribute][0] for attribute in generator.sample(attributes, len(attributes))}
-        found.update(pairwise(["<s>", *delexicalise(write_sentence(facts, generator)), "</s>"]))
-    return frozenset(found)
+        bigrams.update(pairwise(["<s>", *delexicalise(write_sentence(facts, generator)), "</s>"]))
+    return frozenset(bigrams)
 
 
 def held_out_combinations() -> frozenset[tuple[str, str]]:
@@ -180,7 +180,7 @@ def _draw_facts(generator: random.Random, held_out: bool, split: str) -> dict[st
         facts = {attribute: generator.choice(VALUES[attribute]) for attribute in VALUES if attribute in attributes}
         if ((facts["kind"], facts["dish"]) in held_out_combinations()) != held_out:
             continue
-        # Train and dev part by the prompt's own text, so a prompt drawn twice is in one split.
+        # The prompt's own text decides between train and dev, so a prompt drawn twice is in one split.
         if held_out or (random.Random(write_prompt(facts)).random() < 0.1) == (split == "dev"):
             return facts
 

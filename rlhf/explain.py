@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf.batches import make_batch
-from rlhf.generation import as_controls, warp_stages
+from rlhf.drawing.controls import as_controls, warp_stages
 from rlhf.heads import response_logits
 from rlhf.models import Policy
 from rlhf.records import Sampling
@@ -23,7 +23,7 @@ RAW = "raw"
 BLANKS = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 
-class Stage(NamedTuple):
+class SamplerStage(NamedTuple):
     """The next-token distribution after a control.
 
     Attributes:
@@ -40,11 +40,11 @@ class Stage(NamedTuple):
 
 
 @torch.no_grad()
-def trace(policy: Policy, prompt: Sequence[int], tokens: Sequence[int], sampling: Sampling) -> list[list[Stage]]:
+def trace(policy: Policy, prompt: Sequence[int], tokens: Sequence[int], sampling: Sampling) -> list[list[SamplerStage]]:
     """The stages before each token of a continuation, whichever model wrote it (it is forced on this one).
 
     Args:
-        policy: the model whose distributions are asked for.
+        policy: the model whose distributions are computed.
         prompt: its prompt as token ids.
         tokens: the continuation as token ids, EOS included where it has one.
         sampling: the controls; those that are off are left out.
@@ -64,17 +64,17 @@ def trace(policy: Policy, prompt: Sequence[int], tokens: Sequence[int], sampling
 
 def explain_step(
     logits: Float[Tensor, " V"], history: Sequence[int], sampling: Sampling, step: int, eos_id: int
-) -> Iterator[Stage]:
+) -> Iterator[SamplerStage]:
     """The stages of one step, from the logits after `history`; `step` tokens of it are the continuation's."""
     probabilities = logits.softmax(-1)
-    yield Stage(RAW, probabilities, _entropy(probabilities), 0.0)
+    yield SamplerStage(RAW, probabilities, _entropy(probabilities), 0.0)
     past = torch.tensor([list(history)], device=logits.device)
     controls = as_controls([sampling], logits.device)
     for control, warped in warp_stages(logits[None], controls, past, torch.ones_like(past).bool(), step, eos_id):
         if control in _controls_on(sampling):
             before, probabilities = probabilities, warped[0].softmax(-1)
             cut = before[(probabilities == 0) & torch.isneginf(warped[0])].sum()
-            yield Stage(control, probabilities, _entropy(probabilities), float(cut))
+            yield SamplerStage(control, probabilities, _entropy(probabilities), float(cut))
 
 
 def readable_token(policy: Policy, token: int) -> str:

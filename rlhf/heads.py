@@ -1,29 +1,121 @@
 """From the last hidden states to what a model says of its tokens: the head, on those tokens alone that count.
 
-Dimensions: B batch, T response tokens, H hidden, V vocabulary.
+Logits are held for one chunk of tokens at a time, and autograd gets one gradient of the states and one of each weight
+of the head, however many chunks there are. A loss that is a sum over tokens knows its gradient as soon as it knows its
+value (`token_loss`); for any other each chunk's logits are computed again in the backward pass (`response_logprobs`).
+
+Dimensions: B batch, T response tokens, H hidden, V vocabulary, N tokens that count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from rlhf.batches import Batch, response_states
 from rlhf.logprobs import token_logprobs
-from rlhf.products import multiply, takes_onednn, weight_gradient
 
 CHUNK_LOGITS = 2**23
 """Logits that are held at once on the CPU, as nearly as equal chunks allow: 32 MiB in float32."""
 
 GPU_CHUNK_LOGITS = 2**28
 """The same on a GPU: 1 GiB. Each chunk reads the whole head, and adds to a gradient of that size."""
+
+
+class TokenLoss(NamedTuple):
+    """A loss that is a sum over tokens.
+
+    Attributes:
+        total: the sum.
+        figures: of each token, by name; for show, so that no gradient is asked of them.
+    """
+
+    total: Float[Tensor, ""]
+    figures: dict[str, Float[Tensor, "*shape"]]
+
+
+class Tokens(NamedTuple):
+    """Some of the tokens that count.
+
+    Attributes:
+        states: those that predict them.
+        ids: what they are.
+        positions: where they stand in the flattened batch.
+    """
+
+    states: Float[Tensor, "N H"]
+    ids: Int[Tensor, " N"]
+    positions: Int[Tensor, " N"]
+
+    def chunks(self, vocabulary: int) -> list[Tokens]:
+        """Chunks of equal size: a last small one would read the head, and add to its gradient, for few tokens."""
+        count = max(1, round(len(self.ids) * vocabulary / chunk_logits(self.states.device)))
+        return [Tokens(*chunk) for chunk in zip(*(column.tensor_split(count) for column in self), strict=True)]
+
+
+def chunk_logits(device: torch.device) -> int:
+    """About how many logits are held at once."""
+    return GPU_CHUNK_LOGITS if device.type == "cuda" else CHUNK_LOGITS
+
+
+def response_logits(model: nn.Module, batch: Batch) -> Float[Tensor, "B T V"]:
+    """The logits that predict each response token; the head runs on these positions alone."""
+    return apply_head(model, response_states(model, batch))
+
+
+def response_logprobs(
+    model: nn.Module, batch: Batch, temperature: float = 1.0, states: Float[Tensor, "B T H"] | None = None
+) -> Float[Tensor, "B T"]:
+    """log π of each response token, 0 where padded; `states` where they are known already."""
+    tokens = _select(response_states(model, batch) if states is None else states, batch)
+    head = _Head(model)
+    chunks = tokens.chunks(head.vocabulary)
+    if len(chunks) > 1 and torch.is_grad_enabled():
+        logprobs = _Recomputed.apply(model, temperature, *tokens, *head.weights)
+    else:
+        logprobs = torch.cat([token_logprobs(head(chunk.states), chunk.ids, temperature) for chunk in chunks])
+    return _spread(logprobs, batch)
+
+
+def token_loss(
+    model: nn.Module,
+    states: Float[Tensor, "B T H"],
+    batch: Batch,
+    loss: Callable[[Float[Tensor, "N V"], Tokens], TokenLoss],
+) -> TokenLoss:
+    """A loss that is a sum over response tokens; no logits are computed twice.
+
+    Each chunk's logits become its share of the loss, and at once that share's gradient. A backward pass, of which there
+    can be one, hands these gradients on.
+
+    Args:
+        model: whose head it is.
+        states: from `response_states`.
+        batch: prompts and responses.
+        loss: of some tokens, from their logits.
+
+    Returns:
+        The loss, with its graph; its figures are B × T, without one, and 0 where padded.
+    """
+    tokens, head, learns = _select(states, batch), _Head(model), torch.is_grad_enabled()
+    totals, slopes, figures = [], [], []
+    for chunk in tokens.chunks(head.vocabulary):
+        start = chunk.states.detach().requires_grad_(learns)
+        total, measured = loss(head(start), chunk)
+        if learns:
+            slopes.append(head.differentiate(total, start))
+        totals.append(total.detach())
+        figures.append({name: figure.detach() for name, figure in measured.items()})
+    total = torch.stack(totals).sum()
+    if learns:
+        total = _Known.apply(total, [torch.cat(slopes), *head.gradients], tokens.states, *head.weights)
+    return TokenLoss(total, {name: _spread(torch.cat([part[name] for part in figures]), batch) for name in figures[0]})
 
 
 def apply_head(model: nn.Module, states: Float[Tensor, "B T H"]) -> Float[Tensor, "B T V"]:
@@ -58,133 +150,137 @@ class _LayersOutput(tuple):
         return None
 
 
-def response_logprobs(
-    model: nn.Module, batch: Batch, temperature: float = 1.0, states: Float[Tensor, "B T H"] | None = None
-) -> Float[Tensor, "B T"]:
-    """log π of each response token, 0 where padded; `states` where they are known already.
-
-    Where the head runs on several chunks, each one's logits are computed again in the backward pass, so that those of
-    one alone are held at any time.
-    """
-    states = response_states(model, batch) if states is None else states
-    chunks = _split(model, states, batch)
-    again = len(chunks) > 1 and torch.is_grad_enabled()
-
-    def run(states: Tensor, tokens: Tensor) -> Tensor:
-        with _one_gradient(model) if again else nullcontext():
-            return token_logprobs(apply_head(model, states[None]).squeeze(0), tokens, temperature)
-
-    parts = [checkpoint(run, *chunk[:2], use_reentrant=False) if again else run(*chunk[:2]) for chunk in chunks]
-    return _spread(parts, batch)
+def _select(states: Float[Tensor, "B T H"], batch: Batch) -> Tokens:
+    """All tokens that count."""
+    positions = batch.response_mask.flatten().nonzero()[:, 0]
+    return Tokens(states.flatten(0, 1).index_select(0, positions), batch.response_ids.flatten()[positions], positions)
 
 
-def learn_tokens(
-    model: nn.Module,
-    states: Float[Tensor, "B T H"],
-    batch: Batch,
-    measure: Callable[[Float[Tensor, "N V"], Int[Tensor, " N"]], tuple[Float[Tensor, " N"], ...]],
-    loss: Callable[[tuple[Float[Tensor, " N"], ...], Int[Tensor, " N"]], Float[Tensor, ""]],
-) -> tuple[Float[Tensor, ""], tuple[Float[Tensor, "B T"], ...]]:
-    """Goes back through the head, chunk by chunk, for a loss that is a sum over tokens; no logits are computed twice.
-
-    Where gradients are off it only measures.
-
-    Args:
-        model: whose head it is; its weights get their gradients here.
-        states: from `response_states`.
-        batch: prompts and responses.
-        measure: what the loss is made of, from logits and tokens.
-        loss: the sum over some tokens, from what was measured of them and their places in the flattened batch.
-
-    Returns:
-        A scalar to go back through next, whose gradient is that of the loss for what lies below the head; and what was
-        measured of every token, without a graph, 0 where padded.
-    """
-    rest, parts = torch.zeros((), device=states.device), []
-    for chunk in _split(model, states, batch):
-        start = chunk.states.detach().requires_grad_()
-        with _one_gradient(model):
-            part = measure(apply_head(model, start[None]).squeeze(0), chunk.tokens)
-        parts.append([tensor.detach() for tensor in part])
-        if torch.is_grad_enabled():
-            loss(part, chunk.places).backward()
-            assert start.grad is not None
-            rest = rest + (chunk.states * start.grad).sum()
-    return rest, tuple(_spread(column, batch) for column in zip(*parts, strict=True))
-
-
-class _Chunk(NamedTuple):
-    """Some of the tokens that count, the states that predict them, and their places in the flattened batch."""
-
-    states: Float[Tensor, "N H"]
-    tokens: Int[Tensor, " N"]
-    places: Int[Tensor, " N"]
-
-
-def _split(model: nn.Module, states: Float[Tensor, "B T H"], batch: Batch) -> list[_Chunk]:
-    """Chunks of equal size: a last small one would read the head, and write its gradient, for few tokens."""
-    places = batch.response_mask.flatten().nonzero()[:, 0]
-    logits = len(places) * cast("Any", model).config.get_text_config().vocab_size
-    count = max(1, round(logits / chunk_logits(states.device)))
-    columns = states.flatten(0, 1).index_select(0, places), batch.response_ids.flatten()[places], places
-    return [_Chunk(*chunk) for chunk in zip(*(column.tensor_split(count) for column in columns), strict=True)]
-
-
-def _spread(parts: Sequence[Float[Tensor, " _"]], batch: Batch) -> Float[Tensor, "B T"]:
-    """The chunks' figures at their places in the batch."""
+def _spread(figures: Float[Tensor, " N"], batch: Batch) -> Float[Tensor, "B T"]:
+    """Figures of all tokens that count, where these stand in the batch."""
     mask = batch.response_mask
-    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, torch.cat(list(parts)))
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, figures)
 
 
-@contextmanager
-def _one_gradient(model: nn.Module) -> Iterator[None]:
-    """What the block computes with the head adds to its gradient in place, where the head is a plain product."""
-    head = cast("Any", model).get_output_embeddings()
-    plain = type(head) is nn.Linear and head.bias is None and head.weight.is_leaf and head.weight.requires_grad
-    if not plain or torch.is_autocast_enabled(head.weight.device.type):
-        yield
-        return
-    usual = vars(head).pop("forward", None)
-    head.forward = lambda states: _Product.apply(states, head.weight)
-    try:
-        yield
-    finally:
-        del head.forward
-        if usual is not None:
-            head.forward = usual
+class _Head:
+    """A model's head, and the gradient of each of its weights, summed over chunks.
 
-
-class _Product(torch.autograd.Function):
-    """States times weights, whose gradient goes straight to `weights.grad`.
-
-    Left to autograd, each chunk makes another tensor of the size of the weights, to be added to the one before.
+    Attributes:
+        weights: those that learn between the last hidden states and the logits.
+        gradients: of each; None before the first chunk, and where no logit depends on it.
     """
+
+    def __init__(self, model: nn.Module) -> None:
+        network: Any = model
+        self.model, self.layer = model, network.get_output_embeddings()
+        self.vocabulary: int = network.config.get_text_config().vocab_size
+        stacks = [network.get_decoder(), *([network.get_encoder()] if network.config.is_encoder_decoder else [])]
+        # A head may share its weights with the embedding, which is one of the layers below.
+        below = {id(weight) for stack in stacks for weight in stack.parameters()}
+        below -= {id(weight) for weight in self.layer.parameters()}
+        self.weights: list[Tensor] = [
+            each for each in network.parameters() if each.requires_grad and id(each) not in below
+        ]
+        self.gradients: list[Tensor | None] = [None] * len(self.weights)
+        self.matrix: Any = self.layer.weight if type(self.layer) is nn.Linear else None
+        self.product: tuple[Tensor, GradientEdge] | None = None
+
+    def __call__(self, states: Float[Tensor, "N H"]) -> Float[Tensor, "N V"]:
+        """The logits of these states."""
+
+        def note(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            # Not the output itself: where only its softmax is needed, it may go.
+            self.product = (inputs[0].detach(), get_gradient_edge(output)) if output.requires_grad else None
+
+        with self.layer.register_forward_hook(note):
+            return apply_head(self.model, states[None]).squeeze(0)
+
+    def differentiate(
+        self, outputs: Tensor, states: Float[Tensor, "N H"], slopes: Tensor | None = None
+    ) -> Float[Tensor, "N H"]:
+        """The gradient of the states; that of each weight is added to its sum.
+
+        Of a matrix it is found here, from the slopes of the product: autograd would make another tensor of its size for
+        each chunk, to be added to the one before.
+
+        Args:
+            outputs: what was made of the last logits.
+            states: which those are of.
+            slopes: the gradient of the outputs; None of a scalar.
+        """
+        assert self.product is not None
+        read, edge = self.product
+        leaves: list[Any] = [edge if weight is self.matrix else weight for weight in self.weights]
+        with torch.autocast(states.device.type, enabled=False):  # which would round products of float32
+            gradient, *gradients = torch.autograd.grad(outputs, [states, *leaves], slopes, allow_unused=True)
+            for row, (weight, each) in enumerate(zip(self.weights, gradients, strict=True)):
+                total = self.gradients[row]
+                if weight is self.matrix:
+                    self.gradients[row] = _add_product(weight, total, each.flatten(0, -2), read.flatten(0, -2))
+                elif each is not None:
+                    self.gradients[row] = each if total is None else total + each
+        return gradient
+
+
+def _add_product(
+    weight: Float[Tensor, "V H"],
+    total: Float[Tensor, "V H"] | None,
+    slopes: Float[Tensor, "N V"],
+    states: Float[Tensor, "N H"],
+) -> Float[Tensor, "V H"]:
+    """total + slopesᵀ·states, in place where there is a total; under autocast both factors are in half precision."""
+    left, right = slopes.t(), states.to(slopes.dtype)
+    if total is None:
+        return (left @ right).to(weight.dtype)
+    return total.addmm_(left, right) if total.dtype == slopes.dtype else total.add_(left @ right)
+
+
+class _Known(torch.autograd.Function):
+    """A value whose gradients are known: apply(value, gradients, *inputs), one of each input."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(states)
-        ctx.weights = weights  # themselves: what a recomputation saves is a copy that shares their memory
-        return multiply(states, weights)
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor | None], *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        return value.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (states,), weights = ctx.saved_tensors, ctx.weights
-        slopes, states = grad.flatten(0, -2), states.flatten(0, -2)
-        if weights.grad is None:
-            weights.grad = weight_gradient(slopes, states).contiguous()
-        elif takes_onednn(states):
-            weights.grad += weight_gradient(slopes, states)
-        else:
-            weights.grad.addmm_(slopes.t(), states)
-        return multiply(grad, weights.t()), None
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.saved_tensors
+        if slope != 1.0:
+            for gradient in gradients:
+                if gradient is not None:
+                    gradient.mul_(slope)  # in place: it may be as large as the vocabulary
+        return None, None, *gradients
 
 
-def chunk_logits(device: torch.device) -> int:
-    """About how many logits are held at once."""
-    return GPU_CHUNK_LOGITS if device.type == "cuda" else CHUNK_LOGITS
+class _Recomputed(torch.autograd.Function):
+    """log π of tokens, chunk by chunk, and each chunk once more in the backward pass."""
 
+    @staticmethod
+    def forward(
+        ctx: Any, model: nn.Module, temperature: float, states: Tensor, ids: Tensor, positions: Tensor, *weights: Tensor
+    ) -> Tensor:
+        kind = states.device.type
+        ctx.model, ctx.temperature = model, temperature
+        ctx.autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+        ctx.save_for_backward(states, ids, positions, *weights)  # the weights too, so that a step in between is noticed
+        head = _Head(model)
+        chunks = Tokens(states, ids, positions).chunks(head.vocabulary)
+        return torch.cat([token_logprobs(head(chunk.states), chunk.ids, temperature) for chunk in chunks])
 
-def response_logits(model: nn.Module, batch: Batch) -> Float[Tensor, "B T V"]:
-    """The logits that predict each response token; the head runs on these places alone."""
-    return apply_head(model, response_states(model, batch))
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
+        tokens, head, gradients = Tokens(*ctx.saved_tensors[:3]), _Head(ctx.model), []
+        enabled, dtype = ctx.autocast
+        chunks = tokens.chunks(head.vocabulary)
+        for chunk, slope in zip(chunks, slopes.tensor_split(len(chunks)), strict=True):
+            start = chunk.states.detach().requires_grad_()
+            with (
+                torch.enable_grad(),
+                torch.autocast(start.device.type, dtype=dtype, enabled=enabled, cache_enabled=False),
+            ):
+                logprobs = token_logprobs(head(start), chunk.ids, ctx.temperature)
+            gradients.append(head.differentiate(logprobs, start, slope))
+        return None, None, torch.cat(gradients), None, None, *head.gradients

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -30,15 +30,16 @@ class TokenStatistics(NamedTuple):
 def token_logprobs(
     logits: Float[Tensor, "*shape V"], tokens: Int[Tensor, "*shape"], temperature: float = 1.0
 ) -> Float[Tensor, "*shape"]:
-    """log π(token) at each place: z_token / τ − logsumexp(z / τ), whose gradient is (1{token} − π) / τ."""
-    return _Softmax.apply(logits, tokens, temperature, False)[0]
+    """log π(token) at each position: z_token / τ − logsumexp(z / τ), whose gradient is (1{token} − π) / τ."""
+    logprobs: Tensor = cast("Any", _Softmax).apply(logits, tokens, temperature, False)[0]
+    return logprobs
 
 
 def token_statistics(
     logits: Float[Tensor, "*shape V"], tokens: Int[Tensor, "*shape"], temperature: float = 1.0
 ) -> TokenStatistics:
     """`token_logprobs` with the entropy H = −Σ π·log π, whose gradient is −π·(log π + H) / τ."""
-    return TokenStatistics(*_Softmax.apply(logits, tokens, temperature, True))
+    return TokenStatistics(*cast("Any", _Softmax).apply(logits, tokens, temperature, True))
 
 
 class _Softmax(torch.autograd.Function):

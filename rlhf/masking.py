@@ -37,5 +37,5 @@ def explained_variance(
 
 
 def length_mask(lengths: torch.Tensor, width: int) -> Bool[Tensor, "B T"]:
-    """True at the first `lengths[b]` of `width` places. Masks come from lengths, never from a pad token."""
+    """True at the first `lengths[b]` of `width` positions. Masks come from lengths, never from a pad token."""
     return torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,17 +14,15 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from rlhf.activations import fuse_activations
-from rlhf.packing import enable_packing
-from rlhf.products import speed_up_products
+from rlhf.fast import prepare
 from rlhf.records import Message
 from rlhf.settings.model import ComputeSettings
 from rlhf.soft_prompt import load_soft_prompt, save_soft_prompt, soft_prompt, without_soft_prompt
+from rlhf.tokenizers import encode_prompt, explained, load_config, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-PAD, EOS, BOS = "<pad>", "<eos>", "<sep>"
 ANYWHERE = ComputeSettings()
 ON_CPU = ComputeSettings(device="cpu")
 
@@ -53,7 +51,7 @@ class Policy:
 
     @property
     def soft_ids(self) -> list[int]:
-        """Ids of the learnt embeddings that stand before every prompt; none without prompt tuning."""
+        """Ids of the learnt embeddings that precede every prompt; none without prompt tuning."""
         prompt = soft_prompt(self.model)
         return [] if prompt is None else prompt.ids
 
@@ -62,7 +60,7 @@ class Policy:
         return self.soft_ids + encode_prompt(self.tokenizer, prompt, self.model.config.is_encoder_decoder)
 
     def encode_prompts(self, prompts: Sequence[str | Sequence[Message]]) -> list[list[int]]:
-        """`encode_prompt` of each; what comes several times is encoded once."""
+        """`encode_prompt` of each; repeated prompts are encoded once."""
         keys = [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
         encoded = {key: self.encode_prompt(key) for key in dict.fromkeys(keys)}
         return [encoded[key] for key in keys]
@@ -75,26 +73,6 @@ class Policy:
     def decode(self, tokens: Sequence[int]) -> str:
         """Response ids as text, special tokens left out."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
-
-
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message], for_encoder: bool = False
-) -> list[int]:
-    """A prompt as token ids, up to where the response begins.
-
-    A chat model gets its own template with the generation prompt. Another causal model gets the text and a separator,
-    which is `<sep>` where the tokenizer has it, else a newline; an encoder the text as its tokenizer frames it.
-    """
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _turns(prompt)
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer.encode(text, add_special_tokens=False))
-    text = prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)
-    if for_encoder:
-        return list(tokenizer.encode(text))
-    # Asked of the vocabulary as a whole, a large tokenizer would copy it for every prompt.
-    separator = "\n" if tokenizer.convert_tokens_to_ids(BOS) in (None, tokenizer.unk_token_id) else BOS
-    return list(tokenizer.encode(text + separator, add_special_tokens=False))
 
 
 def resolve_device(name: str) -> torch.device:
@@ -112,10 +90,10 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
     Raises:
         ValueError: bfloat16 is asked for, and the device does not have it.
     """
-    able = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision == "float32" or (precision == "auto" and (device.type != "cuda" or not able)):
+    supported = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "float32" or (precision == "auto" and (device.type != "cuda" or not supported)):
         return torch.float32
-    if not able:
+    if not supported:
         raise ValueError(f"model.precision is {precision}, but this CUDA device has no bfloat16; set it to float32")
     return torch.bfloat16
 
@@ -131,24 +109,6 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     mixed = precision != "pure_bfloat16" and resolve_dtype(precision, device) == torch.bfloat16
     # Open around a whole training loop, autocast's cache would hold the weights as they were at the first step.
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed, cache_enabled=False)
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE with pad, eos and separator tokens; the same texts give the same tokenizer."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[PAD, EOS, BOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, sep_token=BOS)
 
 
 def build_policy(
@@ -181,7 +141,7 @@ def build_policy(
         model = _auto_class(complete).from_config(complete)
     except (ValueError, TypeError) as error:
         raise ValueError(f"model.config: cannot build a {model_type}: {error}") from error
-    return Policy(_placed(model, compute, training=True), tokenizer)
+    return Policy(_to_device(model, compute, training=True), tokenizer)
 
 
 def load_policy(name: str | Path, compute: ComputeSettings = ANYWHERE, training: bool = False) -> Policy:
@@ -193,7 +153,7 @@ def load_policy(name: str | Path, compute: ComputeSettings = ANYWHERE, training:
         training: weights that will be trained are float32, unless all is to be bfloat16.
 
     Raises:
-        ValueError: neither a readable folder nor a model that the Hub gives, or its tokenizer has no EOS.
+        ValueError: neither a readable folder nor a model of the Hub, or its tokenizer has no EOS.
     """
     config = load_config(name, compute.trust_remote_code)
     model, tokenizer = load_network(_auto_class(config), name, compute, training)
@@ -209,7 +169,7 @@ def load_network(
     """Loads a model of one of transformers' auto classes with its tokenizer, in evaluation mode.
 
     Raises:
-        ValueError: it cannot be had; the message says why and what to give.
+        ValueError: it cannot be loaded; the message says why and what to give.
     """
     dtype = _dtype(compute, training)
     tokenizer = load_tokenizer(name, compute.trust_remote_code)
@@ -217,23 +177,7 @@ def load_network(
         model = kind.from_pretrained(
             name, dtype=dtype, use_safetensors=True, trust_remote_code=compute.trust_remote_code
         )
-    return _placed(model, compute, training), tokenizer
-
-
-def load_tokenizer(name: str | Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of a Hub id or a local path; raises ValueError that says why it cannot be had."""
-    from transformers import AutoTokenizer
-
-    with explained(name):
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-
-
-def load_config(name: str | Path, trust_remote_code: bool) -> PretrainedConfig:
-    """Loads the configuration of a Hub id or a local path; raises ValueError that says why it cannot be had."""
-    from transformers import AutoConfig
-
-    with explained(name):
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    return _to_device(model, compute, training), tokenizer
 
 
 def _auto_class(config: PretrainedConfig) -> Any:
@@ -242,16 +186,14 @@ def _auto_class(config: PretrainedConfig) -> Any:
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
-def _placed(model: PreTrainedModel, compute: ComputeSettings, training: bool) -> PreTrainedModel:
-    """The model on its device and in evaluation mode, with the type and the memory that training it takes."""
-    place = resolve_device(compute.device)
-    enable_packing(model)
-    fuse_activations(model)
-    if place.type == "cpu":
-        speed_up_products(model)
+def _to_device(model: PreTrainedModel, compute: ComputeSettings, training: bool) -> PreTrainedModel:
+    """The model on its device and in evaluation mode, with the type and the checkpointing that training asks for."""
+    device = resolve_device(compute.device)
+    if compute.fast:
+        prepare(model)
     if training and compute.gradient_checkpointing:  # of layers as they now are
         checkpoint_layers(model)
-    return model.to(place, _dtype(compute, training)).eval()  # type: ignore[arg-type]
+    return model.to(device, _dtype(compute, training)).eval()  # type: ignore[arg-type]
 
 
 def _dtype(compute: ComputeSettings, training: bool) -> torch.dtype:
@@ -276,28 +218,6 @@ def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if torch.is_grad_enabled():
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
     return forward(*args, **kwargs)
-
-
-@contextmanager
-def explained(name: str | Path) -> Iterator[None]:
-    """Turns what transformers raises when `name` cannot be loaded into a ValueError that says what to do."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name}: {explain_load(error)}") from error
-
-
-def explain_load(error: Exception) -> str:
-    """Why a model could not be loaded, in one line, with what to do."""
-    reason = str(error).strip().splitlines()[0]
-    if "trust_remote_code" in str(error):
-        remedy = "read that code, and set model.trust_remote_code to true if you trust it"
-    else:
-        remedy = (
-            "give a folder with config.json and safetensors, or a Hub id that this machine can reach (or has in its "
-            "cache)"
-        )
-    return f"the model could not be loaded ({reason}); {remedy}"
 
 
 @contextmanager
@@ -326,7 +246,7 @@ def save_policy(policy: Policy, path: Path) -> None:
 
 
 def save_network(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Writes a model of transformers with its tokenizer, and takes the path it was loaded from out again."""
+    """Writes a model of transformers with its tokenizer, and removes the path that it was loaded from."""
     with without_bars():
         model.save_pretrained(path, safe_serialization=True)
         tokenizer.save_pretrained(path)
@@ -336,7 +256,3 @@ def save_network(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pat
         for field in ("_name_or_path", "name_or_path", "is_local", "local_files_only"):
             fields.pop(field, None)
         file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _turns(prompt: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.content} for turn in prompt]

@@ -1,4 +1,4 @@
-"""The optimizer that SFT and reward modelling share, and the order in which data is drawn."""
+"""The optimizer that SFT and reward modelling share, and the order of the training data."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def cosine_with_warmup(step: int, warmup: int, steps: int, floor: float = 0.1) -
 
 def shuffled_batches(rows: int, size: int, steps: int, generator: torch.Generator) -> Iterator[list[int]]:
     """Yields `steps` batches of row numbers; every row comes once before any comes again."""
-    waiting: list[int] = []
+    queue: list[int] = []
     for _ in range(steps):
-        while len(waiting) < min(size, rows):
-            waiting += torch.randperm(rows, generator=generator).tolist()
-        batch, waiting = waiting[:size], waiting[size:]
+        while len(queue) < min(size, rows):
+            queue += torch.randperm(rows, generator=generator).tolist()
+        batch, queue = queue[:size], queue[size:]
         yield batch

@@ -1,4 +1,4 @@
-"""From rankings to pairs: which completion is preferred to which, and which split each prompt falls in.
+"""From rankings to pairs: which completion is preferred to which, and the split of each prompt.
 
 Pure functions on records; the text length at which two completions count as the same is given by a
 `truncate` function, so nothing here knows a tokenizer.
@@ -27,10 +27,10 @@ class RankingPairs(NamedTuple):
     """Strictly ranked couples whose texts are the same (once truncated)."""
 
 
-class PlacedRankings(NamedTuple):
+class SplitRankings(NamedTuple):
     """Rankings, each with the split that its pairs go to."""
 
-    placed: list[tuple[str, Ranking]]
+    assigned: list[tuple[str, Ranking]]
     """(train | dev | test | judge, ranking), in the order they came in."""
     leaks: int
     """Rankings left out because a held-out split has their prompt."""
@@ -76,7 +76,7 @@ def _pair(ranking: Ranking, chosen: int, rejected: int) -> Pair:
 
 
 def ratings_of(ranking: Ranking) -> list[float]:
-    """The ranking's own field `ratings`, one number per completion, higher is better; none where it has no such."""
+    """The ranking's own field `ratings`, one number per completion, higher is better; empty without it."""
     ratings = (ranking.model_extra or {}).get("ratings")
     if isinstance(ratings, list) and len(ratings) == len(ranking.ranks) and all(map(_is_number, ratings)):
         return [float(rating) for rating in ratings]
@@ -137,10 +137,10 @@ def split_of(key: str, dev_share: float, test_share: float, seed: int) -> str:
     return "dev" if position < test_share + dev_share else "train"
 
 
-def place_rankings(
+def split_rankings(
     rankings: Iterable[Ranking], dev_share: float, test_share: float, seed: int, judge_share: float = 0.0
-) -> PlacedRankings:
-    """Gives each ranking its split, so that all pairs of a prompt fall in one.
+) -> SplitRankings:
+    """Assigns each ranking a split, so that all pairs of a prompt are in one.
 
     A ranking's own field `split` is one of train, dev, test, judge, any (`any` when absent). `any` follows
     the split that other rankings of its prompt declare, and otherwise the prompt's hash. What is held out
@@ -161,28 +161,28 @@ def place_rankings(
     roles = [_role_of(ranking) for ranking in rankings]
     declared = {split: {key for key, role in zip(keys, roles, strict=True) if role == split} for split in SPLITS}
 
-    def home(key: str) -> str:
+    def prompt_split(key: str) -> str:
         for split in ("test", "dev", "train"):
             if key in declared[split]:
                 return split
         return split_of(key, dev_share, test_share, seed)
 
-    homes = {key: home(key) for key in dict.fromkeys(keys)}
-    # A prompt that only judge declares binds nobody: the judge may share prompts with train.
+    prompt_splits = {key: prompt_split(key) for key in dict.fromkeys(keys)}
+    # A prompt that judge alone declares is not held out: the judge may share prompts with train.
     free = {key for key, role in zip(keys, roles, strict=True) if role != "judge"}
-    placed, leaks = [], 0
+    assigned, leaks = [], 0
     for ranking, key, role in zip(rankings, keys, roles, strict=True):
-        split = homes[key] if role == "any" else role
-        held_out = homes[key] in ("dev", "test") and key in free
-        if held_out and split != homes[key]:
+        split = prompt_splits[key] if role == "any" else role
+        held_out = prompt_splits[key] in ("dev", "test") and key in free
+        if held_out and split != prompt_splits[key]:
             leaks += 1
         else:
             # Another hash than the split's, whose low end is test already.
             for_judge = (
                 role == "any" and split == "train" and split_of(f"judge {key}", 0.0, judge_share, seed) == "test"
             )
-            placed.append(("judge" if for_judge else split, ranking))
-    return PlacedRankings(placed, leaks)
+            assigned.append(("judge" if for_judge else split, ranking))
+    return SplitRankings(assigned, leaks)
 
 
 def _role_of(ranking: Ranking) -> str:

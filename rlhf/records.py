@@ -1,6 +1,6 @@
 """The records of preference learning: one class per kind of JSONL row.
 
-Unknown fields travel along untouched, so a team's own annotations survive every stage.
+Unknown fields are kept as they are, so a team's own annotations survive every stage.
 """
 
 from __future__ import annotations

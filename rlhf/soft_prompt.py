@@ -1,4 +1,4 @@
-"""Prompt tuning: learnt embeddings that stand before every prompt, under token ids past the vocabulary.
+"""Prompt tuning: learnt embeddings before every prompt, under token ids past the vocabulary.
 
 A soft prompt of n embeddings gives the model the ids V … V+n−1, which `Policy.encode_prompt` puts first. To the
 sampler, masks and positions they are tokens like any other; the head still has V outputs, so none can be drawn.
@@ -44,10 +44,10 @@ class SoftPrompt(nn.Module):
 
     def forward(self, input_ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape H"]:
         """Embeddings of either kind."""
-        place = input_ids - self.embedding.num_embeddings
+        index = input_ids - self.embedding.num_embeddings
         own = self.embedding(input_ids.clamp(max=self.embedding.num_embeddings - 1))
-        learnt = nn.functional.embedding(place.clamp(min=0), self.table).to(own.dtype)
-        return torch.where((place >= 0)[..., None], learnt, own)
+        learnt = nn.functional.embedding(index.clamp(min=0), self.table).to(own.dtype)
+        return torch.where((index >= 0)[..., None], learnt, own)
 
 
 def soft_prompt(model: nn.Module) -> SoftPrompt | None:
@@ -61,22 +61,25 @@ def add_soft_prompt(model: nn.Module, start: Float[Tensor, "N H"]) -> None:
     model.set_input_embeddings(SoftPrompt(model.get_input_embeddings(), start))  # type: ignore[operator]
 
 
-def draw_start(model: nn.Module, size: int, barred: Sequence[int], generator: torch.Generator) -> Float[Tensor, "N H"]:
-    """Embeddings of `size` tokens, drawn from the 5,000 most common ones that are not barred.
+def draw_start(
+    model: nn.Module, size: int, excluded: Sequence[int], generator: torch.Generator
+) -> Float[Tensor, "N H"]:
+    """Embeddings of `size` tokens, drawn from the 5,000 most common ones that are not excluded.
 
     Source: Lester et al. (2021), §3.2, where such a start learns better than a random one. A BPE's first ids are its
     most common tokens.
     """
     embedding = model.get_input_embeddings()  # type: ignore[operator]
-    known = sorted(set(range(min(COMMON, embedding.num_embeddings))) - set(barred))
-    places = torch.randint(len(known), (size,), generator=generator)
+    known = sorted(set(range(min(COMMON, embedding.num_embeddings))) - set(excluded))
+    indices = torch.randint(len(known), (size,), generator=generator)
     with torch.no_grad():
-        return embedding(torch.tensor(known, device=embedding.weight.device)[places])
+        drawn: Tensor = embedding(torch.tensor(known, device=embedding.weight.device)[indices])
+    return drawn
 
 
 @contextmanager
 def without_soft_prompt(model: nn.Module) -> Iterator[None]:
-    """The model with its own embedding alone, for what knows no other: transformers' files."""
+    """The model with its own embedding alone, as transformers' files need it."""
     prompt = soft_prompt(model)
     try:
         if prompt is not None:
@@ -88,7 +91,7 @@ def without_soft_prompt(model: nn.Module) -> Iterator[None]:
 
 
 def save_soft_prompt(model: nn.Module, folder: Path) -> None:
-    """Writes the learnt embeddings beside the model's own files; without any, takes away those of an earlier model."""
+    """Writes the learnt embeddings beside the model's own files; without any, removes those of an earlier model."""
     from safetensors.torch import save_file
 
     prompt = soft_prompt(model)
@@ -99,7 +102,7 @@ def save_soft_prompt(model: nn.Module, folder: Path) -> None:
 
 
 def load_soft_prompt(model: nn.Module, folder: Path) -> None:
-    """Adds the soft prompt that lies beside the model's files, if there is one."""
+    """Adds the soft prompt beside the model's files, if there is one."""
     from safetensors.torch import load_file
 
     if (folder / FILE).is_file():

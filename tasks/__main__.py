@@ -1,4 +1,4 @@
-"""`python -m tasks <stage>`: what dvc.yaml runs, one stage, tracked, without asking whether it is due.
+"""`python -m tasks <stage>`: what dvc.yaml runs, one stage, tracked, whether or not it is due.
 
 `python -m tasks --candidate ROOT NAME` trains one candidate for the night that started this process.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from tasks import environment
 
 REFUSED, LATE = 65, 75
-"""Exit codes of a candidate's process: a stage refuses its settings; the night's deadline is over."""
+"""Exit codes of a candidate's process: a stage rejects its settings; the night's deadline is over."""
 
 
 def main(arguments: list[str]) -> int:

@@ -9,18 +9,18 @@ from cronsim import CronSim, CronSimError
 
 
 def check(cron: str, timezone: str) -> None:
-    """Raises ValueError for what is no cron of five fields, or no time zone."""
+    """Raises ValueError where either is not valid: a cron has five fields."""
     try:
         zone = ZoneInfo(timezone)
     except (KeyError, OSError, ValueError):
-        raise ValueError(f"timezone {timezone!r} is none; give a name such as Europe/Berlin, or UTC") from None
+        raise ValueError(f"timezone {timezone!r} is not known; give a name such as Europe/Berlin, or UTC") from None
     try:
         if len(cron.split()) != 5:
             raise CronSimError(f"{len(cron.split())} fields")
         CronSim(cron, datetime.now(zone))
     except CronSimError as error:
         raise ValueError(
-            f"cron {cron!r} is none ({error}); give minute, hour, day, month and weekday: 0 2 * * * is 2 each night"
+            f"cron {cron!r} is not valid ({error}); give minute, hour, day, month and weekday: 0 2 * * * is at 2 h"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""A night's deadline: an instant that long work looks at between two steps; nothing is ever killed in its midst."""
+"""A night's deadline: an instant that long work checks between two steps; no step is interrupted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VARIABLE = "NIGHTJAR_DEADLINE"
 
 
 class DeadlineError(Exception):
-    """The night's time is up; what can be gone on from is saved."""
+    """The night's time is up; what the next one can resume from is saved."""
 
 
 @contextmanager
@@ -35,6 +35,6 @@ def has_passed() -> bool:
 
 
 def check(where: str) -> None:
-    """Raises DeadlineError, which names where the night had got to, once the deadline has passed."""
+    """Raises DeadlineError, which names the step that was reached, once the deadline has passed."""
     if has_passed():
-        raise DeadlineError(f"night.deadline_minutes is over {where}; the next night goes on from there")
+        raise DeadlineError(f"night.deadline_minutes is over {where}; the next night resumes there")

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 NOTE = "README.md"
-"""What a folder that things are brought into says of itself; DVC passes over it there."""
+"""The note for people in a folder that no stage writes; DVC ignores it there."""
 EMPTY = "d751713988987e9331980363e24189ce.dir"
 """The digest of a folder without files."""
 _CHUNK_BYTES = 1 << 20
@@ -19,7 +19,7 @@ def digest(path: Path, without: Collection[str] = ()) -> str:
 
     Args:
         path: the file or folder.
-        without: files of the folder, relative to it, that DVC passes over.
+        without: files of the folder, relative to it, that DVC ignores.
 
     Raises:
         FileNotFoundError: there is neither a file nor a folder.
@@ -34,8 +34,8 @@ def digest(path: Path, without: Collection[str] = ()) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    found = hashlib.md5(usedforsecurity=False)
+    md5 = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
-            found.update(chunk)
-    return found.hexdigest()
+            md5.update(chunk)
+    return md5.hexdigest()

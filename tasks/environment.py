@@ -39,14 +39,14 @@ STEADY = {
 }
 
 ALLOCATOR = {
-    # A training step frees and asks for the same large blocks again; handing them back to the kernel in between costs
+    # A training step frees and allocates the same large blocks again; giving them back to the kernel in between costs
     # page faults that took half of a small step's time. And what is cut off a block to align it must not go to the
     # caches of small blocks: it never joins its neighbours again, and the next large block finds no room between them.
     "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=20000000000:glibc.malloc.top_pad=270000000"
     ":glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
 }
 COLLECTION = (50_000, 10, 10)
-"""Objects that come to stay before the youngest are looked through, and how often until the next older are."""
+"""The garbage collector's thresholds: new objects before it looks at the youngest, and how often before older ones."""
 
 TUNED = "NIGHTJAR_ALLOCATOR"
 """Set to `off` by whoever wants glibc's defaults; set to `tuned` once the process has been restarted."""
@@ -70,11 +70,11 @@ def importing_ahead() -> Iterator[None]:
 
     When the block ends nothing is imported beside it any more: two threads at one package may see half of it.
     """
-    over = Event()
+    ended = Event()
 
     def run() -> None:
         for name in AHEAD:
-            if not over.is_set():
+            if not ended.is_set():
                 with suppress(ImportError):  # whoever needs it says so
                     import_module(name)
 
@@ -83,7 +83,7 @@ def importing_ahead() -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()
 
 
@@ -116,7 +116,7 @@ def prepare_prefect_home(fallback: Path) -> None:
 
 
 def ignore_warnings() -> None:
-    """Keeps libraries' deprecation warnings from the reader, unless python was asked for them (-W)."""
+    """Hides libraries' deprecation warnings, unless python was started with -W."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 
@@ -139,5 +139,5 @@ def restart_tuned() -> None:
 
 def allocator_settings(environ: Mapping[str, str], libc: str) -> dict[str, str]:
     """What a restart should add to the environment; empty when no restart is due."""
-    theirs = [name for name in environ if name in ALLOCATOR or name.startswith("MALLOC_")]
-    return {} if libc != "glibc" or TUNED in environ or theirs else {**ALLOCATOR, TUNED: "tuned"}
+    by_user = [name for name in environ if name in ALLOCATOR or name.startswith("MALLOC_")]
+    return {} if libc != "glibc" or TUNED in environ or by_user else {**ALLOCATOR, TUNED: "tuned"}

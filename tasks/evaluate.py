@@ -62,8 +62,8 @@ def run(files: StageFiles, params: EvaluateParams, model: ModelSettings) -> dict
         figures = text_metrics(entry.answers, references) | mean_scores(entry.scores)
         metrics |= {f"{name}.{key}": value for key, value in figures.items()}
     referee = "gold" if judge is None else "judge"
-    ours, theirs = (np.array(bench.entries[name].scores[referee]) for name in ("policy", "sft"))
-    verdict = win_rate(ours, theirs, params.bootstrap, seed=params.seed)
+    policy, sft = (np.array(bench.entries[name].scores[referee]) for name in ("policy", "sft"))
+    verdict = win_rate(policy, sft, params.bootstrap, seed=params.seed)
     metrics |= {"win_rate": verdict.value, "win_rate_low": verdict.low, "win_rate_high": verdict.high}
     metrics |= {"prompts": float(len(unseen)), "prompts_seen_by_reward": float(len(seen))}
     _write(bench, metrics, referee)

@@ -1,4 +1,4 @@
-"""Reading and writing JSONL: every error names the file and the line, every write is whole or absent."""
+"""Reading and writing JSONL: every error names the file and the line, every write is atomic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number, object) of a JSONL file, plain or gzip; blank lines are passed over.
+    """Yields (line number, object) of a JSONL file, plain or gzip; blank lines are skipped.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -55,22 +55,22 @@ def read_records(path: Path, record: type[RecordT], may_be_empty: bool = False) 
     return [as_record(row, record, f"{path}:{number}") for number, row in read_rows(path)]
 
 
-def as_record(row: dict[str, Any], record: type[RecordT], place: str) -> RecordT:
-    """One row as a record; raises ValueError that opens with `place`."""
+def as_record(row: dict[str, Any], record: type[RecordT], location: str) -> RecordT:
+    """One row as a record; raises ValueError that opens with `location`."""
     try:
         return record.model_validate(row)
     except ValidationError as error:
-        raise ValueError(f"{place}: {explain(error)}") from None
+        raise ValueError(f"{location}: {explain(error)}") from None
 
 
 def explain(error: ValidationError) -> str:
-    """A pydantic error as one line: each field with what was wrong and what stood there."""
+    """A pydantic error as one line: each field with what is wrong and the value found."""
     reasons = []
     for problem in error.errors():
         field = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
-        found = "" if problem["type"] in ("missing", "value_error") else f" (found {problem['input']!r:.80})"
-        reasons.append(f"{field}: {message}{found}" if field else f"{message}{found}")
+        value = "" if problem["type"] in ("missing", "value_error") else f" (found {problem['input']!r:.80})"
+        reasons.append(f"{field}: {message}{value}" if field else f"{message}{value}")
     return "; ".join(reasons)
 
 
@@ -80,7 +80,7 @@ def write_records(path: Path, records: Iterable[BaseModel]) -> int:
 
 
 def append_record(path: Path, record: BaseModel) -> None:
-    """Adds a record to a JSONL file: one write of one line, so that a crash leaves it whole or absent."""
+    """Adds a record to a JSONL file: one write of one line, so that a crash leaves a complete line or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = record.model_dump_json() + "\n"
     with path.open("ab", buffering=0) as stream:
@@ -101,11 +101,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text whole: to a file beside, then renamed into place."""
+    """Writes a text atomically: to a temporary file, which is then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:

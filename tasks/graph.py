@@ -24,12 +24,12 @@ def imports(root: Path, module: str) -> set[str]:
     """The project's modules that this one imports anywhere in its text, their packages included."""
     tree = ast.parse(file_of(root, module).read_text(encoding="utf-8"))
     package = module if file_of(root, module).name == "__init__.py" else module.rpartition(".")[0]
-    found: set[str] = set()
+    modules: set[str] = set()
     for name in _imported_names(tree, package):
         parts = name.split(".")
         ancestors = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
-        found.update(name for name in ancestors if parts[0] in LAYERS and _exists(root, name))
-    return found - {module}
+        modules.update(name for name in ancestors if parts[0] in LAYERS and _exists(root, name))
+    return modules - {module}
 
 
 def _imported_names(tree: ast.Module, package: str) -> Iterator[str]:
@@ -59,8 +59,8 @@ def closure(root: Path, module: str, without: tuple[str, ...] = OBSERVERS) -> li
 
 def file_of(root: Path, module: str) -> Path:
     """The file of a module or a package."""
-    place = root.joinpath(*module.split("."))
-    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    path = root.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def _exists(root: Path, module: str) -> bool:

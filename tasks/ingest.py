@@ -1,10 +1,10 @@
-"""Brings demonstrations and prompts in.
+"""Reads demonstrations and prompts from their source.
 
 Reads the source that `ingest.source` names: `builtin` (generated from the seed), a file or folder below
 data/source, or a data set of the Hub. Writes data/raw/demonstrations.jsonl and data/raw/prompts.jsonl; and
 data/raw/general.jsonl, demonstrations of other tasks, where `ingest.general` names a source of them too.
-data/raw/received holds the very files that people brought, feedback included, as they were: DVC keeps what a stage
-writes, so that a night can be brought back after its source has changed.
+data/raw/received holds unchanged copies of the files that people gave, feedback included: DVC keeps what a stage
+writes, so that a night can be restored after its source has changed.
 A row that cannot be read stops the stage; nothing is dropped and nothing half-written.
 
     python -m tasks ingest
@@ -57,7 +57,7 @@ def run(files: StageFiles, params: IngestParams) -> dict[str, float]:
 
 
 def _keep_received(files: StageFiles, params: IngestParams) -> None:
-    """Copies what people brought, at its path below data/, to data/raw/received; nothing where nothing came."""
+    """Copies the files that people gave to data/raw/received, each at its path below data/."""
     received = files.outputs["raw"] / "received"
     shutil.rmtree(received, ignore_errors=True)
     data = Path(os.path.abspath(files.inputs["source"].parent))
@@ -108,11 +108,11 @@ def _general(files: StageFiles, params: IngestParams) -> list[Demonstration]:
 def _read(files: StageFiles, source: str) -> tuple[list[Demonstration], list[Prompt]]:
     problems = Problems()
     if source.startswith("hub:"):
-        found = read_hub(source.removeprefix("hub:"), problems)
+        rows = read_hub(source.removeprefix("hub:"), problems)
     else:
-        found = read_local(files.root, source, problems)
-    demonstrations = as_records(found.demonstrations, Demonstration, problems)
-    prompts = as_records(found.prompts, Prompt, problems)
+        rows = read_local(files.root, source, problems)
+    demonstrations = as_records(rows.demonstrations, Demonstration, problems)
+    prompts = as_records(rows.prompts, Prompt, problems)
     problems.stop()
     return demonstrations, prompts
 
@@ -145,10 +145,10 @@ def derive_prompts(demonstrations: list[Demonstration], prompts: list[Prompt]) -
         split = _split(demonstration)
         if (split or "train") not in present:
             groups.setdefault((split, prompt_key(demonstration.prompt)), []).append(demonstration)
-    taken = {prompt.id for prompt in prompts}
+    ids = {prompt.id for prompt in prompts}
     derived = [_derive(split, group) for (split, _), group in groups.items()]
     for prompt in derived:
-        if prompt.id in taken:
+        if prompt.id in ids:
             raise ValueError(f"prompt id {prompt.id!r} is also made from a demonstration's id; rename the prompt")
     return derived
 

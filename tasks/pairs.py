@@ -2,7 +2,7 @@
 
 Reads data/rankings/rankings.jsonl, and the tokenizer in data/models/sft for the length at which two texts
 are the same to the reward model. Writes data/pairs/{train,dev,test,judge}.jsonl: all pairs of a prompt in
-one split, judge being what only the judge learns from (empty unless rankings are set aside for it).
+one split, judge being what only the judge learns from (empty unless rankings are held out for it).
 
     python -m tasks pairs
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rlhf.preferences import SPLITS, pairs_of, place_rankings
+from rlhf.preferences import SPLITS, pairs_of, split_rankings
 from rlhf.records import Pair, Ranking
 from tasks.files import read_records, write_records
 from tasks.params.pairs import PairsParams
@@ -20,7 +20,7 @@ from tasks.stage_files import StageFiles
 from tasks.validation.expectations import check_table
 from tasks.validation.frames import pair_frame
 from tasks.validation.lengths import truncation
-from tasks.validation.suites import pair_checks
+from tasks.validation.pair_suite import pair_checks
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +34,15 @@ def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
             error-level expectation fails.
     """
     rankings = read_records(files.inputs["rankings"] / "rankings.jsonl", Ranking)
-    placed, leaks = place_rankings(rankings, params.dev_share, params.test_share, params.seed, params.judge_share)
+    assigned, leaks = split_rankings(rankings, params.dev_share, params.test_share, params.seed, params.judge_share)
     truncate = truncation(files.inputs["tokenizer"], params.max_completion_tokens)
     parts: dict[str, list[Pair]] = {split: [] for split in (*SPLITS, "judge")}
     ties = duplicates = 0
-    for split, ranking in placed:
-        found = pairs_of(ranking, truncate)
-        parts[split] += found.pairs
-        ties += found.ties
-        duplicates += found.duplicates
+    for split, ranking in assigned:
+        result = pairs_of(ranking, truncate)
+        parts[split] += result.pairs
+        ties += result.ties
+        duplicates += result.duplicates
     _require(parts, len(rankings))
     _guard(parts, files.aside["docs"])
     for split, pairs in parts.items():
@@ -62,7 +62,7 @@ def _require(parts: dict[str, list[Pair]], rankings: int) -> None:
     if empty:
         counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in parts.items())
         raise ValueError(
-            f"no pair falls in {', '.join(empty)} ({rankings} rankings give {counts} pairs); bring "
+            f"no pair falls in {', '.join(empty)} ({rankings} rankings give {counts} pairs); add "
             "rankings of more prompts, raise the split's share, or name files for it in rank.feedback"
         )
 

@@ -1,4 +1,4 @@
-"""Where things lie: the one place that knows the folder layout."""
+"""The folder layout, which no other module knows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Paths:
 
     @property
     def source(self) -> Path:
-        """Demonstrations and prompts that the team brings; read by ingest."""
+        """The team's demonstrations and prompts; read by ingest."""
         return self.data / "source"
 
     @property
@@ -33,12 +33,12 @@ class Paths:
 
     @property
     def champion(self) -> Path:
-        """The champion's checkpoint, brought here for a night that starts from it."""
+        """The champion's checkpoint, copied here for a night that starts from it."""
         return self.data / "champion"
 
     @property
-    def brought(self) -> tuple[Path, ...]:
-        """The folders that no stage writes; each holds a note for people, README.md, that DVC passes over."""
+    def external(self) -> tuple[Path, ...]:
+        """The folders that no stage writes; each holds a note for people, README.md, that DVC ignores."""
         return self.source, self.feedback, self.champion
 
     @property
@@ -47,7 +47,7 @@ class Paths:
 
     @property
     def received(self) -> Path:
-        """Copies of the files that people brought, as they were: what a night is brought back from."""
+        """Unchanged copies of the files that people gave: what a night is restored from."""
         return self.raw / "received"
 
     @property
@@ -85,7 +85,7 @@ class Paths:
 
     @property
     def nights(self) -> Path:
-        """What nights leave behind for people; git and DVC ignore it."""
+        """What nights leave for people; git and DVC ignore it."""
         return (self.home or self.root) / "nights"
 
     @property
@@ -95,7 +95,7 @@ class Paths:
 
     @property
     def checkpoints(self) -> Path:
-        """What a training that was cut off goes on from; candidates share none."""
+        """What an interrupted training resumes from; candidates share none."""
         return self.root / "nights" / "checkpoints"
 
     @property

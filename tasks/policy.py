@@ -26,12 +26,12 @@ from tasks.training.general import read_general
 from tasks.training.monitor import build_monitor, monitor_inputs, watched_prompts, write_monitor
 
 if TYPE_CHECKING:
+    from rlhf.demonstrations import Example
     from rlhf.models import Policy
     from rlhf.policy.monitor import Monitor
     from rlhf.policy.trainer import PolicyTrainer
     from rlhf.ppo.critic import Critic
     from rlhf.reward import RewardModel
-    from rlhf.sft import Example
 
 
 def run(files: StageFiles, params: PolicySettings, model: ModelSettings) -> dict[str, float]:
@@ -58,9 +58,9 @@ def run(files: StageFiles, params: PolicySettings, model: ModelSettings) -> dict
     checkpoint = Checkpoint.of(files.aside["checkpoint"], depends, (params, model))
 
     from rlhf.adapters import attach, merge
+    from rlhf.demonstrations import encode_demonstrations
     from rlhf.models import autocast, load_policy, save_policy
     from rlhf.reward import load_reward_model
-    from rlhf.sft import encode_demonstrations
 
     policy = load_policy(inputs["sft"], model, training=True)
     reward_model = load_reward_model(inputs["reward"], model)

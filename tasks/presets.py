@@ -1,4 +1,4 @@
-"""Presets: whole params.yaml files for common set-ups, and bringing in the data that they name."""
+"""Presets: whole params.yaml files for common set-ups, and copying in the data that they name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.paths import Paths
 class Needed(NamedTuple):
     """A file or folder that the params name: where it must lie, and its name below the user's folder."""
 
-    place: Path
+    path: Path
     name: str
 
 
@@ -25,7 +25,7 @@ def preset_names(root: Path) -> list[str]:
 
 
 def apply_preset(root: Path, name: str) -> list[str]:
-    """Copies a preset over params.yaml, and returns what was done as lines for people.
+    """Copies a preset over params.yaml, and returns what was done, as messages.
 
     A params.yaml that somebody edited (one that equals no preset) is kept as params.yaml.bak.
 
@@ -37,16 +37,16 @@ def apply_preset(root: Path, name: str) -> list[str]:
         raise ValueError(f"{name}: no such preset; the presets are {', '.join(names) or '(none)'}")
     preset = root / "presets" / f"{name}.yaml"
     read_params(preset)
-    target, said = root / "params.yaml", []
+    target, messages = root / "params.yaml", []
     text = preset.read_text(encoding="utf-8")
     if target.is_file() and target.read_text(encoding="utf-8") == text:
         return [f"params.yaml is preset {name} already"]
     if target.is_file() and which_preset(root, target) is None:
         backup = _free_backup(target)
         shutil.copyfile(target, backup)
-        said.append(f"your edited params.yaml is kept as {backup.name}")
+        messages.append(f"your edited params.yaml is kept as {backup.name}")
     write_text(target, text)
-    return [*said, f"params.yaml is now preset {name}"]
+    return [*messages, f"params.yaml is now preset {name}"]
 
 
 def which_preset(root: Path, path: Path) -> str | None:
@@ -64,33 +64,33 @@ def _free_backup(target: Path) -> Path:
 
 def needed(paths: Paths, params: Params) -> list[Needed]:
     """What the params name below data/source and data/feedback."""
-    found = []
+    files = []
     for source in (params.ingest.source, params.ingest.general):
         if source is None or source == "builtin" or source.startswith("hub:"):
             continue
         below = Path(source).parts[2:] if source.startswith("data/source/") else (source,)
-        found.append(Needed(paths.root / source, Path(*below).as_posix()))
+        files.append(Needed(paths.root / source, Path(*below).as_posix()))
     splits = params.rank.feedback
     for names in (splits.train, splits.dev, splits.test, splits.judge, splits.any):
-        found += [Needed(paths.feedback / name, name) for name in names]
-    return list(dict.fromkeys(found))
+        files += [Needed(paths.feedback / name, name) for name in names]
+    return list(dict.fromkeys(files))
 
 
 def check_needed(paths: Paths, params: Params) -> None:
     """Raises FileNotFoundError for the first file that the params name and that is not there."""
-    for place, name in needed(paths, params):
-        if not place.exists():
+    for path, name in needed(paths, params):
+        if not path.exists():
             raise FileNotFoundError(
-                f"{place}: no such file or folder, but params.yaml names it; put it there, "
-                f"or bring it in with: nightjar run --data FOLDER (FOLDER holding {name})"
+                f"{path}: no such file or folder, but params.yaml names it; put it there, "
+                f"or copy it in with: nightjar run --data FOLDER (FOLDER holding {name})"
             )
 
 
-def bring(paths: Paths, params: Params, folder: Path) -> list[str]:
-    """Copies what the params name from the user's folder to its place, and returns the paths copied.
+def copy_data(paths: Paths, params: Params, folder: Path) -> list[str]:
+    """Copies what the params name from the user's folder to where they name it, and returns the paths copied.
 
-    Files that are the same already are left alone, and so is all else that lies there. Of a source
-    folder its own files are taken; folders inside it are not read by ingest.
+    Files that are the same already stay, and so do all others. Of a source folder its own files are copied; ingest
+    reads no folders inside it.
 
     Raises:
         FileNotFoundError: the folder, or something named, is not there; nothing was copied then.
@@ -105,11 +105,11 @@ def bring(paths: Paths, params: Params, folder: Path) -> list[str]:
                 "put it there, or choose another folder or preset"
             )
     copied = []
-    for place, name in wanted:
-        for source, target in _files(folder / name, place):
-            if not target.is_file() or not filecmp.cmp(source, target, shallow=False):
-                _copy(source, target)
-                copied.append(target.relative_to(paths.root).as_posix())
+    for target, name in wanted:
+        for source, file in _files(folder / name, target):
+            if not file.is_file() or not filecmp.cmp(source, file, shallow=False):
+                _copy(source, file)
+                copied.append(file.relative_to(paths.root).as_posix())
     return copied
 
 
@@ -121,6 +121,6 @@ def _files(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(target.name + ".partial")
-    shutil.copyfile(source, beside)
-    beside.replace(target)
+    partial = target.with_name(target.name + ".partial")
+    shutil.copyfile(source, partial)
+    partial.replace(target)

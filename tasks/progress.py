@@ -41,11 +41,11 @@ def follow(
     After the step in which the night's deadline passed it saves and raises, unless that step was the last.
 
     Args:
-        steps: one dict of figures per step; the work is done while they are drawn.
-        title: stands before the bar.
+        steps: one dict of figures per step; the work is done while they are consumed.
+        title: shown before the bar.
         total: number of steps expected.
         show: figures shown beside the bar.
-        save: keeps what another night can go on from.
+        save: writes what another night can resume from.
 
     Raises:
         DeadlineError: the night's time is up.

@@ -17,7 +17,7 @@ from rlhf.records import Ranking, Rollout, prompt_key
 from tasks.files import read_records, write_records
 from tasks.params.rank import FeedbackParams, RankParams
 from tasks.sources.files import read_file
-from tasks.sources.rows import Problems, Row, as_records
+from tasks.sources.rows import Problems, RawRow, as_records
 from tasks.stage_files import StageFiles
 
 
@@ -26,7 +26,7 @@ def run(files: StageFiles, params: RankParams) -> dict[str, float]:
 
     Raises:
         FileNotFoundError: rollouts or a named feedback file are missing.
-        ValueError: no feedback file is named, one is named twice, or an id stands in two files.
+        ValueError: no feedback file is named, one is named twice, or an id occurs in two files.
     """
     rankings = _simulate(files, params) if params.annotator == "simulated" else _gather(files, params.feedback)
     write_records(files.outputs["rankings"] / "rankings.jsonl", rankings)
@@ -71,7 +71,7 @@ def _gather(files: StageFiles, feedback: FeedbackParams) -> list[Ranking]:
             "rank.annotator is people, but rank.feedback names no file; list files below data/feedback "
             "under train, dev, test, judge or any"
         )
-    rows: list[Row] = []
+    rows: list[RawRow] = []
     problems = Problems()
     seen: dict[str, str] = {}
     for role, name in named:
@@ -79,7 +79,7 @@ def _gather(files: StageFiles, feedback: FeedbackParams) -> list[Ranking]:
             raise ValueError(f"rank.feedback names {name} under {seen[name]} and {role}; name it once")
         seen[name] = role
         rows += [
-            Row(row.place, row.name, row.line, {**row.values, "split": role})
+            RawRow(row.location, row.name, row.line, {**row.values, "split": role})
             for row in _read(files, role, name, problems)
         ]
     rankings = as_records(rows, Ranking, problems)
@@ -87,7 +87,7 @@ def _gather(files: StageFiles, feedback: FeedbackParams) -> list[Ranking]:
     return rankings
 
 
-def _read(files: StageFiles, role: str, name: str, problems: Problems) -> list[Row]:
+def _read(files: StageFiles, role: str, name: str, problems: Problems) -> list[RawRow]:
     plain = PurePosixPath(name.removesuffix(".gz"))
     if plain.is_absolute() or ".." in plain.parts or plain.suffix != ".jsonl":
         raise ValueError(

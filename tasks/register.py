@@ -3,8 +3,8 @@
 Reads data/models, data/evaluation, data/metrics, data/rankings (who made them) and data/validated/test, and plays the
 policy against the champion in the registry. Writes the model versions `<name>-policy` and `<name>-reward` with the
 alias `challenger`, and `champion` when every gate passes, with a model card; the decision also goes to
-nights/decisions.jsonl and nights/register.json. The same weights are never registered twice: the version there is gets
-the new decision. Command: `python -m tasks register`.
+nights/decisions.jsonl and nights/register.json. The same weights are never registered twice: the existing version
+gets the new decision. Command: `python -m tasks register`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,6 @@ from tasks.tracking.tracker import StageRun
 from tasks.trials import rematch, standings
 from tasks.versioning import git, provenance
 
-FIGURES = (
-    *("win_rate", "win_rate_low", "win_rate_high", "sft.rougeL", "policy.rougeL", "sft.bleu", "policy.bleu"),
-    *("policy.kl", "policy_forgetting"),
-)
-"""What a decision is recorded with, as far as it was measured."""
 CARDS = {"policy": "model_card.md", "reward": "reward_card.md"}
 
 
@@ -64,7 +59,7 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
     }
     version, before = report["policy"]["version"], None if champion is None else int(champion.version)
     promoted = gates.is_promoted(findings)
-    measured = {name: metrics[name] for name in FIGURES if name in metrics}
+    measured = {key: metrics[key] for keys in gates.READ.values() for key in keys if key in metrics}
     decision = Decision(
         when=decisions.now(),
         version=version,
@@ -98,7 +93,7 @@ def read_evaluation(paths: Paths) -> dict[str, float]:
 
 
 def read_monitor(paths: Paths) -> dict[str, Any] | None:
-    """What the hacking monitor left beside the policy; None where nothing watched."""
+    """What the hacking monitor wrote beside the policy; None without a monitor."""
     path = paths.models / "policy" / "monitor.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -106,7 +101,7 @@ def read_monitor(paths: Paths) -> dict[str, Any] | None:
 def register_version(
     paths: Paths, stage: StageRun, name: str, kind: str, content: str, tags: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The version that serves this content: its name, its number, and whether it is new and got these tags just now."""
+    """The version that serves this content: its name, its number, and whether it is new and so got these tags."""
     model = f"{name}-{kind}"
     version = versions.find_version(stage.client, model, content)
     is_new = version is None
@@ -120,9 +115,9 @@ def register_version(
 def record(paths: Paths, stage: StageRun, name: str, decision: Decision, numbers: Mapping[str, int]) -> None:
     """Writes a decision with its numbers to the versions, as tags and as the model card, which the run keeps too."""
     policy = f"{name}-policy"
-    told = {"promoted": "yes" if decision.promoted else "no", "reason": decision.reason, "decided": decision.when}
+    tags = {"promoted": "yes" if decision.promoted else "no", "reason": decision.reason, "decided": decision.when}
     for kind in KINDS:
-        versions.tag(stage.client, f"{name}-{kind}", numbers[kind], told)
+        versions.tag(stage.client, f"{name}-{kind}", numbers[kind], tags)
     figures = {"figures": json.dumps(decision.figures), "reward_version": str(numbers["reward"])}
     if decision.promoted and decision.champion_before not in (None, decision.version):
         figures[versions.CHAMPION_BEFORE] = str(decision.champion_before)
@@ -151,11 +146,11 @@ def record(paths: Paths, stage: StageRun, name: str, decision: Decision, numbers
 def _lineage(paths: Paths, stage: StageRun) -> dict[str, str]:
     """The tags that lead a version back: runs, data digests, who ranked, params, commit and libraries."""
     data = sorted({name for each in STAGES.values() for name in (*each.reads, *each.writes)})
-    found = provenance.digests(paths, data)
+    written = provenance.digests(paths, data)
     tags = {"run": stage.run_id, "night": stage.night_id or "none: registered by itself"}
-    tags |= {f"data.{name}": content for name, content in found.items()}
+    tags |= {f"data.{name}": content for name, content in written.items()}
     for name, each in STAGES.items():
-        runs = (tracker.find_run_by_output(paths, path, found[path]) for path in each.writes if path in found)
+        runs = (tracker.find_run_by_output(paths, path, written[path]) for path in each.writes if path in written)
         if source := next((run_id for run_id in runs if run_id), None):
             tags[f"run.{name}"] = source
     if (params := paths.root / "params.yaml").is_file():
@@ -164,7 +159,7 @@ def _lineage(paths: Paths, stage: StageRun) -> dict[str, str]:
     ranked = Counter(str(row["annotator"]) for _, row in read_rows(paths.rankings))
     tags["annotators"] = json.dumps(dict(ranked.most_common()))
     tags |= {f"git.{name}": value for name, value in git.state(paths.root).items()}
-    return tags | {f"version.{name}": found for name, found in provenance.versions().items()}
+    return tags | {f"version.{name}": number for name, number in provenance.versions().items()}
 
 
 def _figures(played: Rematch | None) -> dict[str, float]:

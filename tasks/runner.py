@@ -1,7 +1,7 @@
 """Runs stages for both doors: tracked in MLflow, versioned by DVC, and only when something changed.
 
 `dvc repro` comes in through `python -m tasks <stage>` (run_tracked); the flow and `nightjar stage` come
-in through `bring_up_to_date`, which asks DVC first.
+in through `bring_up_to_date`, which checks with DVC first.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from tasks.paths import Paths
 from tasks.presets import needed
 from tasks.registry import champion
 from tasks.tracking import tracker
-from tasks.trials import standings
+from tasks.trials import standings, workspaces
 from tasks.trials.candidates import Candidate
+from tasks.trials.standings import Standing
 from tasks.versioning import dvc_repo, provenance
 from tasks.versioning.dvc_repo import Outcome
 
+Say = Callable[[str], None]
+"""Hears how training goes, a line at a time."""
 CANDIDATES = "candidates"
 """What `pending` calls the seeds and variants that a night has yet to train."""
 
@@ -34,7 +37,7 @@ def run_stage(stage: str, paths: Paths, params: Params) -> dict[str, float]:
     """Runs one stage on its own files and its own sections of the params, and writes its metrics.
 
     Raises:
-        ValueError: there is no such stage, or the stage refuses what it found.
+        ValueError: there is no such stage, or the stage rejects its inputs.
     """
     if stages.check(stage).loads_model and params.model.threads is not None:
         import torch
@@ -53,7 +56,7 @@ def run_tracked(stage: str, paths: Paths, params: Params, door: str) -> dict[str
 
     Raises:
         FileNotFoundError: an input is missing; the message names the stage that writes it.
-        ValueError: there is no such stage, or it refuses what it found.
+        ValueError: there is no such stage, or it rejects its inputs.
     """
     check_inputs(stage, paths)
     inputs = provenance.digests(paths, _inputs(stage, paths, params))
@@ -67,19 +70,25 @@ def run_tracked(stage: str, paths: Paths, params: Params, door: str) -> dict[str
     return metrics
 
 
-def bring_up_to_date(stage: str, paths: Paths, params: Params) -> Outcome:
-    """Runs a stage if it has to, and says how it came up to date; raises as run_tracked does."""
+def bring_up_to_date(stage: str, paths: Paths, params: Params, tracked: bool = True) -> Outcome:
+    """Runs a stage if it has to, in a run of MLflow's or without, and says how it came up to date.
+
+    Raises as run_tracked does.
+    """
     if not stages.STAGES[stage].versioned:
         paths, params = standings.chosen(paths, params)
     check_inputs(stage, paths)
 
     def run() -> None:
-        run_tracked(stage, paths, params, "flow")
+        if tracked:
+            run_tracked(stage, paths, params, "flow")
+        else:
+            run_stage(stage, paths, params)
 
     if stages.STAGES[stage].versioned:
         stages.check_sections(params)
         outcome = dvc_repo.reproduce(stage, paths.root, run)
-        if outcome.status != "ran" and os.environ.get(tracker.NIGHT_VARIABLE):
+        if tracked and outcome.status != "ran" and os.environ.get(tracker.NIGHT_VARIABLE):
             made = {path: outcome.outputs[path] for path in stages.STAGES[stage].writes if path in outcome.outputs}
             tracker.record_skipped(paths, stage, outcome.status, made)
         return outcome
@@ -89,21 +98,47 @@ def bring_up_to_date(stage: str, paths: Paths, params: Params) -> Outcome:
     return Outcome("ran", {}, {})
 
 
-def train(paths: Paths, candidate: Candidate, say: Callable[[str], None] = print) -> None:
-    """Brings a candidate's stages up to date in its own workspace, below a run of its own.
+def train(paths: Paths, candidate: Candidate, say: Say = print) -> None:
+    """Trains a candidate of the open night, below a run of its own.
 
     Raises:
-        ValueError: a stage refuses its settings.
+        ValueError: a stage rejects its settings.
         DeadlineError: the night's time is up.
     """
-    workspace = standings.prepare(paths, candidate)
+    workspace = workspaces.of_night(paths, candidate.name)
+    workspaces.prepare(paths, workspace, candidate)
     champion.check_out(workspace, candidate.params)
     with tracker.candidate(workspace, candidate.params, candidate.name):
-        for stage in stages.VERSIONED:
-            deadline.check(f"before {stage} of {candidate.name}")
-            started = time.monotonic()
-            outcome = bring_up_to_date(stage, workspace, candidate.params)
-            say(f"{stage:<9} {outcome.status:<9} {time.monotonic() - started:6.1f} s  {candidate.name}")
+        _train(workspace, candidate, True, say)
+
+
+def train_aside(paths: Paths, candidate: Candidate, say: Say = print) -> Standing:
+    """Trains a candidate that belongs to no night, and returns its figures; changes nothing but its own workspace.
+
+    No run of MLflow's is written and no registry asked: where sft starts from the champion, it is the one that lies in
+    data/champion. The wall time is told where every stage ran.
+
+    Raises:
+        ValueError: a stage rejects its settings.
+    """
+    workspace, started = workspaces.aside(paths, candidate.name), time.monotonic()
+    workspaces.prepare(paths, workspace, candidate)
+    statuses = _train(workspace, candidate, False, say)
+    standing = standings.standing(paths, workspace, candidate, ["reward", "policy", "evaluate"])
+    wall = {"wall_s": time.monotonic() - started} if statuses == {"ran"} else {}
+    return standing.model_copy(update={"figures": standing.figures | wall})
+
+
+def _train(workspace: Paths, candidate: Candidate, tracked: bool, say: Say) -> set[str]:
+    """Brings every stage up to date in a candidate's workspace, and returns how they came up to date."""
+    statuses: set[str] = set()
+    for stage in stages.VERSIONED:
+        deadline.check(f"before {stage} of {candidate.name}")
+        started = time.monotonic()
+        outcome = bring_up_to_date(stage, workspace, candidate.params, tracked)
+        say(f"{stage:<9} {outcome.status:<9} {time.monotonic() - started:6.1f} s  {candidate.name}")
+        statuses.add(outcome.status)
+    return statuses
 
 
 def pending(paths: Paths, params: Params) -> list[str]:
@@ -137,12 +172,12 @@ def _remedy(name: str) -> str:
 
 
 def _inputs(stage: str, paths: Paths, params: Params) -> list[str]:
-    """What a stage reads, with the files that the params name in place of the folders they lie in."""
+    """What a stage reads, with the files that the params name instead of their folders."""
     names: list[str] = []
     for name in stages.STAGES[stage].reads:
         if paths.root / name in (paths.source, paths.feedback):
-            places = [place.relative_to(paths.root).as_posix() for place, _ in needed(paths, params)]
-            names += [place for place in places if place.startswith(f"{name}/")]
+            files = [path.relative_to(paths.root).as_posix() for path, _ in needed(paths, params)]
+            names += [path for path in files if path.startswith(f"{name}/")]
         else:
             names.append(name)
     return names

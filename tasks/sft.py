@@ -38,8 +38,9 @@ def run(files: StageFiles, params: SftSettings, model: ModelSettings) -> dict[st
     general = read_general(files.inputs["train"], needed_by="sft.replay") if params.replay else []
 
     from rlhf.adapters import attach, is_adapted, merge, trainable_parameters
+    from rlhf.demonstrations import encode_demonstrations, evaluate_loss, perplexity
     from rlhf.models import autocast, resolve_device, save_policy
-    from rlhf.sft import encode_demonstrations, evaluate_loss, perplexity, train_sft
+    from rlhf.sft import train_sft
 
     device = resolve_device(model.device)
     policy = _start(files.inputs["champion"], params, model, [*train, *general])
@@ -78,7 +79,8 @@ def run(files: StageFiles, params: SftSettings, model: ModelSettings) -> dict[st
 
 def _start(champion: Path, params: SftSettings, model: ModelSettings, rows: Sequence[Demonstration]) -> Policy:
     """The model to train: the champion where it is asked for and there is one, else the base model, else a new one."""
-    from rlhf.models import build_policy, train_tokenizer
+    from rlhf.models import build_policy
+    from rlhf.tokenizers import train_tokenizer
 
     policy = load_champion(champion, model) if params.start == "champion" else None
     if params.start == "champion":

@@ -1,4 +1,4 @@
-"""What a stage is handed: where its inputs and outputs lie, by the names that the table of stages gives them."""
+"""What a stage is handed: the paths of its inputs and outputs, by the names in the table of stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class StageFiles(NamedTuple):
         root: the workspace; params name sources by their path from it.
         inputs: files and folders that the stage may read.
         outputs: files and folders that it writes, `plots` among them where it has curves.
-        aside: what it leaves that is no output, since it differs from run to run: checkpoints, Data Docs.
+        aside: what it writes that is no output, since it differs from run to run: checkpoints, Data Docs.
     """
 
     root: Path

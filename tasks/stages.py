@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the night; paths are relative to the workspace, names are those that the stage knows them by.
+    """One step of the night; paths are relative to the workspace, names are those that the stage uses.
 
     Attributes:
         inputs: what it may read.
         outputs: what it writes beside its metrics.
-        aside: what it leaves that differs from run to run, so that it is no output.
+        aside: what it writes that differs from run to run, so that it is no output.
         loads_model: whether it gets the section `model` beside its own.
         has_section: whether params.yaml has a section for it.
         curves: whether it writes tables of curves to data/plots, its output `plots`.
@@ -148,7 +148,7 @@ VERSIONED = tuple(name for name, stage in STAGES.items() if stage.versioned)
 
 
 def files(stage: str, paths: Paths) -> StageFiles:
-    """Where the inputs and outputs of a stage lie in a workspace."""
+    """The paths of a stage's inputs and outputs in a workspace."""
     row = check(stage)
     inputs, outputs, aside = (
         {name: paths.root / path for name, path in each.items()} for each in (row.inputs, row.outputs, row.aside)

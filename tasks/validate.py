@@ -3,7 +3,7 @@
 Reads data/raw and every file below data/feedback. Checks them with Great Expectations, sends bad rows to
 data/quarantine with their reasons, and stops the night when an error-level expectation fails or too many
 rows are bad. Writes data/validated/{train,dev,test}/{demonstrations,prompts}.jsonl, split by prompt (and
-general.jsonl where ingest brought demonstrations of other tasks), and the kept rankings to
+general.jsonl where ingest wrote demonstrations of other tasks), and the kept rankings to
 data/validated/feedback under their own names. The Data Docs show every suite.
 
     python -m tasks validate
@@ -25,7 +25,7 @@ from tasks.params.validate import ValidateParams
 from tasks.sources.files import read_file
 from tasks.sources.rows import Problems, as_records
 from tasks.stage_files import StageFiles
-from tasks.validation.expectations import Verdict, check_table
+from tasks.validation.expectations import SuiteVerdict, check_table
 from tasks.validation.frames import demonstration_frame, feedback_frame, prompt_frame
 from tasks.validation.lengths import Lengths, lengths_of
 from tasks.validation.splits import SplitRows, assign_splits, declared_splits, divide
@@ -41,11 +41,11 @@ class Inputs:
     demonstrations: list[Demonstration]
     prompts: list[Prompt]
     general: list[Demonstration]
-    """Demonstrations of other tasks; none where ingest brought none."""
+    """Demonstrations of other tasks; none where ingest wrote none."""
     feedback: list[tuple[str, Ranking]]
-    """(file below data/feedback, as it will be called when validated; ranking)."""
+    """(file below data/feedback, by its name once validated; ranking)."""
     files: list[str]
-    """The feedback files, as they will be called when validated."""
+    """The feedback files, by their names once validated."""
 
 
 def run(files: StageFiles, params: ValidateParams, model: ModelSettings) -> dict[str, float]:
@@ -121,7 +121,7 @@ def _check(
     params: ValidateParams,
     model: ModelSettings,
     docs: Path,
-) -> dict[str, Verdict]:
+) -> dict[str, SuiteVerdict]:
     longest = min(params.max_prompt_tokens, model.max_prompt_tokens)
     demonstrations = demonstration_frame(inputs.demonstrations, declared, lengths)
     prompts = prompt_frame(inputs.prompts, declared, lengths)
@@ -138,7 +138,7 @@ def _check(
     return {verdict.suite: verdict for verdict in verdicts}
 
 
-def _stop_or_warn(verdicts: dict[str, Verdict], max_rejected_share: float, inputs: Inputs, docs: Path) -> None:
+def _stop_or_warn(verdicts: dict[str, SuiteVerdict], max_rejected_share: float, inputs: Inputs, docs: Path) -> None:
     errors = [line for verdict in verdicts.values() for line in verdict.lines("error")]
     for name, verdict in verdicts.items():
         total = len(getattr(inputs, name))
@@ -156,7 +156,7 @@ def _stop_or_warn(verdicts: dict[str, Verdict], max_rejected_share: float, input
             log.warning("%s", line)
 
 
-def _keep(rows: list[Any], verdict: Verdict | None) -> list[Any]:
+def _keep(rows: list[Any], verdict: SuiteVerdict | None) -> list[Any]:
     return [row for number, row in enumerate(rows) if verdict is None or number not in verdict.reasons]
 
 
@@ -165,7 +165,7 @@ def _write(
     inputs: Inputs,
     kept: Inputs,
     parts: dict[str, SplitRows],
-    verdicts: dict[str, Verdict],
+    verdicts: dict[str, SuiteVerdict],
 ) -> None:
     for folder in files.outputs.values():
         shutil.rmtree(folder, ignore_errors=True)
@@ -188,12 +188,12 @@ def _write(
 
 
 def _quarantined(row: Record | tuple[str, Record], reasons: list[str]) -> dict[str, Any]:
-    record, place = (row[1], {"file": row[0]}) if isinstance(row, tuple) else (row, {})
-    return {**record.model_dump(mode="json", exclude_none=True), **place, "reasons": reasons}
+    record, file = (row[1], {"file": row[0]}) if isinstance(row, tuple) else (row, {})
+    return {**record.model_dump(mode="json", exclude_none=True), **file, "reasons": reasons}
 
 
 def _metrics(
-    inputs: Inputs, kept: Inputs, parts: dict[str, SplitRows], verdicts: dict[str, Verdict]
+    inputs: Inputs, kept: Inputs, parts: dict[str, SplitRows], verdicts: dict[str, SuiteVerdict]
 ) -> dict[str, float]:
     def count(rows: Inputs) -> int:
         return len(rows.demonstrations) + len(rows.prompts) + len(rows.general) + len(rows.feedback)

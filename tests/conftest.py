@@ -26,18 +26,29 @@ jaxtyping.install_import_hook(
     [
         f"rlhf.{module}"
         for module in (
-            *("masking", "logprobs", "batches", "generation", "explain", "optim", "sft", "soft_prompt", "evaluation"),
-            *("heads", "packing", "activations", "products"),
+            *(
+                "masking",
+                "logprobs",
+                "batches",
+                "generation",
+                "explain",
+                "optim",
+                "demonstrations",
+                "sft",
+                "soft_prompt",
+                "evaluation",
+            ),
+            *("heads", "fast"),
             *("reward.head", "reward.losses", "reward.metrics", "reward.scalar", "reward.training", "reward.model"),
             "reward.evaluation",
             *(
-                "policy.rewards",
-                "policy.advantages",
-                "policy.losses",
-                "policy.kl",
-                "policy.critic",
-                "policy.experience",
-                "policy.update",
+                "ppo.rewards",
+                "ppo.advantages",
+                "ppo.losses",
+                "ppo.kl",
+                "ppo.critic",
+                "ppo.experience",
+                "ppo.update",
             ),
         )
     ],
@@ -102,6 +113,8 @@ def toy(tmp_path: Path, repository: Path) -> Path:
 @pytest.fixture
 def toy_night(monkeypatch: pytest.MonkeyPatch, toy: Path, toy_module: ModuleType) -> Callable[[], list[str]]:
     """Puts the toy's stages in place of the real ones; called, it says which ran since it was called last."""
+
+    from tasks import runner
 
     def ran() -> list[str]:
         log = toy / "ran.txt"

@@ -24,12 +24,34 @@ ONE_DOOR = {
 }
 ROOMS = (
     *("environment", "files", "digests", "stage_files", "cron", "deadline", "paths", "params", "progress", "sources"),
+    *("roles", "figures"),
     *("validation", "reports", "versioning", "tracking", "evaluation", "training"),
     *("ingest", "validate", "sft", "rollouts", "rank", "pairs", "reward", "policy", "evaluate", "report"),
     *("stages", "graph", "presets", "serving", "registry", "trials", "register"),
     *("comparison", "inspection", "reproducibility", "scheduling", "runner", "__main__"),
 )
 """The rooms of tasks/ from the ground up: each imports from those before it alone."""
+BANNED = {
+    *(
+        "place",
+        "places",
+        "placed",
+        "found",
+        "mend",
+        "bury",
+        "hush",
+        "bring",
+        "brought",
+        "told",
+        "said",
+        "asked",
+        "taken",
+    ),
+    *("ours", "theirs", "whole", "barred", "beside", "AS_THEY_ARE"),
+}
+"""Names that the field has better words for: index, position, path; result, matches; repair; copy; policy, baseline."""
+NOT_YET = ("rlhf/ppo/", "rlhf/policy/", "tasks/trials/", "flows/trials.py")
+"""Where such names are still in use."""
 HEAVY = ("torch", "transformers", "mlflow", "great_expectations", "evaluate", "dvc", "datasets", "pandas")
 
 
@@ -70,7 +92,7 @@ def drawn(repository: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(("layer", "above"), [("rlhf", {"tasks", "flows"}), ("tasks", {"flows"})])
 def test_arrows_run_down_only(repository: Path, layer: str, above: set[str]) -> None:
     """flows may import tasks, tasks may import rlhf, and nobody the other way round."""
-    upward = {str(path): found for path in modules(repository, layer) if (found := imported(path) & above)}
+    upward = {str(path): layers for path in modules(repository, layer) if (layers := imported(path) & above)}
     assert not upward
 
 
@@ -107,6 +129,42 @@ def _packages(name: str) -> set[str]:
     return {".".join(parts[:depth]) for depth in range(1, len(parts))}
 
 
+def test_no_two_classes_share_a_name(repository: Path) -> None:
+    """One word, one idea, in all three layers: private classes and NamedTuples included."""
+    homes: dict[str, list[str]] = {}
+    for path in modules(repository, "flows", "tasks", "rlhf"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(path.relative_to(repository).as_posix())
+    assert homes
+    assert not {name: files for name, files in homes.items() if len(files) > 1}
+
+
+def defined_names(path: Path) -> Iterator[tuple[str, int]]:
+    """Each name that a file gives a function, class, argument, variable or attribute, with its line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr, node.lineno
+
+
+def test_names_are_words_of_the_field(repository: Path) -> None:
+    """A reader meets indices, paths and results: none of the words that the project once had for them."""
+    offenders = [
+        f"{name}:{line} {word}"
+        for path in modules(repository, "flows", "tasks", "rlhf")
+        if not (name := path.relative_to(repository).as_posix()).startswith(NOT_YET)
+        for word, line in defined_names(path)
+        if word.strip("_") in BANNED
+    ]
+    assert not offenders
+
+
 @pytest.mark.parametrize("library", ONE_DOOR)
 def test_a_tool_is_imported_behind_one_door(repository: Path, library: str) -> None:
     """Whoever replaces a tool has one module to change."""
@@ -119,12 +177,45 @@ def test_a_tool_is_imported_behind_one_door(repository: Path, library: str) -> N
     assert [name for name in importers if not name.startswith(ONE_DOOR[library])] == []
 
 
+SEVERAL = {
+    *("flows/browser", "flows/dvc", "flows/whole_night", "rlhf/families", "rlhf/numerics", "rlhf/seq2seq"),
+    *("rlhf/fast/door", "rlhf/ppo/exact", "rlhf/ppo/keeping"),
+    *("rlhf/reward/ensemble", "rlhf/reward/families", "rlhf/reward/pretrained", "tasks/adapters", "tasks/isolation"),
+    *("tasks/learning", "tasks/seq2seq_night", "tasks/serving/serving", "tasks/sources/sources"),
+}
+"""Tests of several modules together; each of the others stands where its module stands."""
+
+
+def test_the_tests_tree_mirrors_the_code(repository: Path) -> None:
+    """tests/<layer>/<room>/test_<module>.py tests <layer>/<room>/<module>."""
+    names = {
+        path.with_name(path.stem.removeprefix("test_")).relative_to(repository / "tests").as_posix()
+        for layer in ("flows", "tasks", "rlhf")
+        for path in (repository / "tests" / layer).rglob("test_*.py")
+    }
+    alone = {name for name in names if not any((repository / f"{name}{end}").exists() for end in ("", ".py"))}
+    assert alone == SEVERAL
+
+
+def test_tests_replace_public_names_alone(repository: Path) -> None:
+    """What a module keeps to itself may be written anew without a test that knows."""
+    private = {
+        f"{path.name}:{node.lineno}"
+        for path in modules(repository, "tests")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr"
+        for given in node.args[:2]
+        if isinstance(given, ast.Constant) and str(given.value).rpartition(".")[2].startswith("_")
+    }
+    assert private == set()
+
+
 def test_importing_a_task_is_cheap(repository: Path) -> None:
     """Heavy libraries are imported where they are used, so that help and params answer at once."""
     heavy = {
-        str(path): found
+        str(path): libraries
         for path in modules(repository, "tasks")
-        if "serving" not in path.parts and (found := imported(path, only_at_top=True) & set(HEAVY))
+        if "serving" not in path.parts and (libraries := imported(path, only_at_top=True) & set(HEAVY))
     }
     assert not heavy
 

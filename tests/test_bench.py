@@ -13,16 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers.pytorch_utils import Conv1D
 
-from rlhf import products
 from rlhf.adapters import attach
-from rlhf.models import save_policy
+from rlhf.fast import activations, forwards, packing
+from rlhf.generation import sampler
+from rlhf.generation.decoding import ForwardDecoder
+from rlhf.models import load_policy, save_policy
 from rlhf.ppo.critic import Critic
 from rlhf.settings.adapters import AdapterSettings
+from rlhf.settings.model import ComputeSettings
 from tests.benchmarks import __main__ as benchmarks
-from tests.benchmarks import floor, growth, memory, onednn, ours, report, shapes, worker
-from tests.benchmarks.cases import CASES, Case, Entry
+from tests.benchmarks import floor, growth, memory, ours, report, shapes, worker
+from tests.benchmarks.cases import CASES, PIECES, Case, Entry
 from tests.benchmarks.floor import Network, Rates
 from tests.benchmarks.harness import Contender, Runs, race
 from tests.benchmarks.models import build
@@ -180,25 +182,9 @@ def test_what_must_be_there_is_summed_up_by_hand() -> None:
     ("rates", "said"), [((1.0, 1.05), "multiply alike"), ((1.0, 2.0), "2.00 times"), ((2.0, 1.0), "0.50 times")]
 )
 def test_it_says_whether_the_library_matters(rates: tuple[float, float], said: str) -> None:
-    """Where one multiplies faster than the other, the reader is told to compare with the same one."""
+    """Where one multiplies faster than the other, the reader is told."""
     summary = {"rates": {"mkl": rates[0], "onednn": rates[1], "bandwidth": 1.0}}
     assert said in report.libraries([summary])
-
-
-def test_on_one_library_every_linear_layer_multiplies_by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's and GPT-2's, whatever is faster here, with the same results as before; float64 stays torch's."""
-    layers = [torch.nn.Linear(3, 5), Conv1D(5, 3)]
-    x, calls = torch.randn(2, 4, 3), []
-    expected = [layer(x) for layer in layers]
-    by_onednn = products.by_onednn
-    monkeypatch.setattr(products, "by_onednn", lambda *args: calls.append(args) or by_onednn(*args))
-    for owner, name in ((torch.nn.functional, "linear"), (Conv1D, "forward"), (products, "prefers_onednn")):
-        monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
-    onednn.install()
-    for layer, before in zip(layers, expected, strict=True):
-        torch.testing.assert_close(layer(x), before)
-        assert layer.double()(x.double()).dtype == torch.float64
-    assert len(calls) == 2
 
 
 def test_the_exponent_is_the_slope_on_logarithmic_axes() -> None:
@@ -271,6 +257,26 @@ def test_our_subjects_run(model: str, subject: Callable[[Job, Turns], None], opt
     assert figures.get("update_steps", 8) == 8
 
 
+@pytest.mark.parametrize("piece", PIECES)
+def test_we_can_be_raced_without_a_piece(model: str, piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a peer of ours with the whole, under a name that says so, on a model that lacks it."""
+    for owner, name in (
+        (activations, "fuse_activations"),
+        (packing, "enable_packing"),
+        (forwards.Forwards, "decoder"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
+    whole = Entry("ours", "ours:sampling")
+    entry = whole.without(piece)
+    assert (whole.ours, entry.ours, entry.name) == (True, False, f"ours, without {piece}")
+    with pytest.raises(Stopped):
+        ours.sampling(Job("", TINY, model, entry.options), Turns(io.StringIO("go\nstop\n"), io.StringIO()))
+    policy = load_policy(model, ComputeSettings(device="cpu"))
+    assert isinstance(sampler.open_decoder(policy, [[3]], 2), ForwardDecoder) == (piece == "decoders")
+    assert any(isinstance(each, activations.Gelu) for each in policy.model.modules()) == (piece != "activations")
+    assert packing.can_pack(policy.model) == (piece != "packing")
+
+
 @pytest.mark.parametrize("subject", [ours.sft, ours.reward, ours.ppo])
 def test_we_train_in_the_precision_of_the_race(model: str, subject: Callable[[Job, Turns], None]) -> None:
     """As the stages do: products in bfloat16 over weights of float32."""
@@ -293,7 +299,7 @@ def test_we_train_in_the_precision_of_the_race(model: str, subject: Callable[[Jo
 def test_what_a_gpu_held_to_warm_up_is_forgotten_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its peak is that of the repetitions, and starts anew after the first."""
     forgotten: list[int] = []
-    monkeypatch.setattr(worker, "_forget_peak", lambda: forgotten.append(len(replies.getvalue().splitlines())))
+    monkeypatch.setattr(worker, "forget_peak", lambda: forgotten.append(len(replies.getvalue().splitlines())))
     replies = io.StringIO()
     turns = Turns(io.StringIO("go\n" * 4), replies)
     for _ in range(4):

@@ -25,7 +25,7 @@ def run(stage: str, root: Path) -> dict[str, float]:
     """Writes a stage's outputs, as dvc.yaml names them, as a function of its inputs and params alone."""
     spec = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    found = hashlib.md5(json.dumps([params.get(section) for section in spec["params"]]).encode())
+    found = hashlib.md5(json.dumps([params.get(section) for section in spec.get("params", [])]).encode())
     for name in spec["deps"]:
         place = root / name
         for file in sorted(place.rglob("*")) if place.is_dir() else [place]:

@@ -29,7 +29,7 @@ def say(lines: Iterable[str]) -> None:
         print(line, flush=True)
 
 
-def whole(least: int) -> Callable[[str], int]:
+def whole_number(least: int) -> Callable[[str], int]:
     """The type of an argument that is a whole number."""
 
     def read(text: str) -> int:
@@ -53,7 +53,7 @@ CONTROLS: dict[str, tuple[Callable[[str], float], str]] = {
 
 def add_controls(parser: argparse.ArgumentParser, *without: str) -> None:
     """Adds the sampler's controls, and the seed of what is sampled."""
-    parser.add_argument("--seed", type=whole(0), default=0, help="of what is sampled (default: 0)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="of what is sampled (default: 0)")
     for name, (kind, text) in CONTROLS.items():
         if name not in without:
             parser.add_argument(f"--{name}", type=kind, metavar="X", default=argparse.SUPPRESS, help=text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flows.commands import Add, whole
+from flows.commands import Add, whole_number
 from tasks.params.whole import read_params
 from tasks.paths import Paths
 
@@ -17,7 +17,7 @@ def add_commands(add: Add) -> None:
     compare = add("compare", _compare, "set two nights side by side: params, figures with intervals, completions")
     compare.add_argument("first", metavar="A", help=NIGHT)
     compare.add_argument("second", metavar="B", help="the same; differences are B's figure less A's")
-    compare.add_argument("--rows", type=whole(0), default=5, metavar="N", help="prompts to show (default: 5)")
+    compare.add_argument("--rows", type=whole_number(0), default=5, metavar="N", help="prompts to show (default: 5)")
     compare.add_argument("--html", type=Path, metavar="FILE", help="also write a page, with all prompts")
 
 
@@ -28,8 +28,8 @@ def _compare(options: argparse.Namespace, root: Path) -> None:
     from tasks import files
     from tasks.comparison import as_page, as_text, compare, results
 
-    found = compare.compare(*(results.find(paths, name, registered) for name in (options.first, options.second)))
-    as_text.show(found, options.rows, Console(highlight=False))
+    comparison = compare.compare(*(results.find(paths, name, registered) for name in (options.first, options.second)))
+    as_text.show(comparison, options.rows, Console(highlight=False))
     if options.html:
-        files.write_text(options.html, as_page.page(found))
+        files.write_text(options.html, as_page.page(comparison))
         print(f"\nwritten: {options.html}")

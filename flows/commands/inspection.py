@@ -1,16 +1,14 @@
-"""The learning itself, looked at aside from a night: several seeds, scores of a file, a text token by token."""
+"""The learning itself, apart from a night: several seeds, scores of a file, a text token by token."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from flows.commands import Add, add_controls, controls_of, whole
+from flows.commands import Add, add_controls, controls_of, whole_number
 from tasks import presets
-from tasks.params.night import UNCHANGED
 from tasks.params.whole import read_params
 from tasks.paths import Paths
-from tasks.trials.candidates import read_variants
 
 
 def add_commands(add: Add) -> None:
@@ -19,7 +17,7 @@ def add_commands(add: Add) -> None:
     score.add_argument("file", type=Path, metavar="FILE", help="JSONL with references, and output or outputs")
     _explain_options(add("explain", _explain, "show how a prompt is continued: what is likely next, and each control"))
     seeds = add("seeds", _seeds, "train the whole night for several seeds, aside, and compare", heavy=True)
-    seeds.add_argument("seeds", type=whole(0), nargs="+", metavar="SEED")
+    seeds.add_argument("seeds", type=whole_number(0), nargs="+", metavar="SEED")
     seeds.add_argument(
         "--variants", metavar="FILE", type=Path, help="YAML: variants by name, with the params they change"
     )
@@ -37,7 +35,7 @@ def _explain_options(explain: argparse.ArgumentParser) -> None:
         "--follow", metavar="NAME", help="the model whose continuation is followed (default: the last)"
     )
     explain.add_argument("--steps", type=int, default=8, metavar="N", help="tokens to write at most (default: 8)")
-    explain.add_argument("--top", type=whole(1), default=8, metavar="N", help="tokens shown a step (default: 8)")
+    explain.add_argument("--top", type=whole_number(1), default=8, metavar="N", help="tokens shown a step (default: 8)")
     add_controls(explain, "max-new-tokens")  # here those are the steps
     explain.add_argument("--html", type=Path, metavar="FILE", help="also write a page")
     explain.add_argument("--png", type=Path, metavar="FILE", help="also draw a picture")
@@ -70,14 +68,13 @@ def _explain(options: argparse.Namespace, root: Path) -> None:
 
 def _seeds(options: argparse.Namespace, root: Path) -> None:
     from tasks import runner
-    from tasks.trials import seeds
+    from tasks.trials import table
+    from tasks.trials.candidates import read_trials
 
-    paths, variants = Paths(root), {UNCHANGED: read_params(root / "params.yaml")}
-    if options.variants:
-        variants = read_variants(options.variants, root / "params.yaml")
-    for params in variants.values():
-        presets.check_needed(paths, params)
-    results = seeds.run_seeds(paths, variants, options.seeds, runner.run_stage)
-    file = paths.nights / "seeds" / "figures.json"
-    seeds.save(file, options.seeds, results)
-    print(f"\n{seeds.render(options.seeds, results)}\n\nall figures: {file.relative_to(root)}")
+    paths, file = Paths(root), Paths(root).nights / "seeds" / "figures.json"
+    candidates = read_trials(root / "params.yaml", options.seeds, options.variants)
+    for candidate in candidates:
+        presets.check_needed(paths, candidate.params)
+    standings = [runner.train_aside(paths, candidate) for candidate in candidates]
+    table.save(file, standings)
+    print(f"\n{table.over_seeds(standings)}\n\nall figures: {file.relative_to(root)}")

@@ -16,7 +16,7 @@ VERSION = "a policy version (3 or v3), champion or challenger"
 
 def add_commands(add: Add) -> None:
     """Adds lineage, rollback and chat."""
-    lineage = add("lineage", _lineage, "tell what a registered policy was made of, from the registry alone")
+    lineage = add("lineage", _lineage, "show what a registered policy was made from, by the registry alone")
     lineage.add_argument(
         "version", nargs="?", default="champion", metavar="VERSION", help=f"{VERSION} (default: champion)"
     )

@@ -35,8 +35,8 @@ def _reproduce(options: argparse.Namespace, root: Path) -> int:
     say([f"{experiment.name}, commit {experiment.commit[:8]}"])
     if others := reproduce.other_versions(libraries):
         say([f"other versions than then, which may change the last digits: {', '.join(others)}"])
-    found = reproduce.reproduce(paths, experiment, options.keep, options.until)
-    say(["", *reproduce.render(found)])
+    reproduction = reproduce.reproduce(paths, experiment, options.keep, options.until)
+    say(["", *reproduce.render(reproduction)])
     if options.keep:
         say([f"kept in {options.keep}"])
-    return 1 if found.differences else 0
+    return 1 if reproduction.differences else 0

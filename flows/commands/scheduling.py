@@ -1,4 +1,4 @@
-"""Nights: run one, schedule them, say how they stand."""
+"""Nights: run one, schedule them, show their state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_commands(add: Add) -> None:
     stage.add_argument("name", choices=list(stages.STAGES), metavar="NAME", help=", ".join(stages.STAGES))
     add("serve", _serve, "run a night at the times of params.yaml, until it is interrupted")
     add("up", _up, "bring up Prefect's UI, MLflow's UI and the schedule on this machine, until it is interrupted")
-    add("status", _status, "tell the last nights, the champion, the next night and what it would do")
+    add("status", _status, "show the last nights, the champion, the next night and what it would do")
 
 
 def _run(options: argparse.Namespace, root: Path) -> None:
@@ -33,7 +33,7 @@ def _run(options: argparse.Namespace, root: Path) -> None:
         say(presets.apply_preset(root, options.preset))
     params = read_checked(root / "params.yaml")
     if options.data:
-        copied = presets.bring(paths, params, options.data)
+        copied = presets.copy_data(paths, params, options.data)
         say([f"copied {name}" for name in copied] or [f"{options.data}: nothing new"])
     presets.check_needed(paths, params)
     stages.check_sections(params)

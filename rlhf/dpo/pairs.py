@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlhf.demonstrations import Example
 from rlhf.models import Policy
 from rlhf.records import Pair, PromptText, prompt_key
-from rlhf.sft import Example
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class PairTable:
     Attributes:
         prompts: each once.
         examples: (prompt ids, response ids) of every completion.
-        pairs: for each prompt its (chosen, rejected), as places among the examples.
+        pairs: for each prompt its (chosen, rejected), by their indices among the examples.
     """
 
     prompts: list[PromptText]
@@ -34,7 +34,7 @@ def encode_pairs(policy: Policy, pairs: Sequence[Pair], max_response_tokens: int
         ValueError: there is none.
     """
     rows: dict[str, int] = {}
-    places: dict[tuple[int, tuple[int, ...]], int] = {}
+    indices: dict[tuple[int, tuple[int, ...]], int] = {}
     table = PairTable([], [], [])
     for pair in pairs:
         responses = [policy.encode_response(text, max_response_tokens) for text in (pair.chosen, pair.rejected)]
@@ -45,10 +45,10 @@ def encode_pairs(policy: Policy, pairs: Sequence[Pair], max_response_tokens: int
             table.prompts.append(pair.prompt)
             table.pairs.append([])
         for response in responses:
-            if (row, tuple(response)) not in places:
-                places[row, tuple(response)] = len(places)
+            if (row, tuple(response)) not in indices:
+                indices[row, tuple(response)] = len(indices)
                 table.examples.append((policy.encode_prompt(pair.prompt), response))
-        chosen, rejected = (places[row, tuple(response)] for response in responses)
+        chosen, rejected = (indices[row, tuple(response)] for response in responses)
         table.pairs[row].append((chosen, rejected))
     if not table.pairs:
         raise ValueError(

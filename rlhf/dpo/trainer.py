@@ -105,9 +105,9 @@ class DpoTrainer(PolicyTrainer):
             chosen, rejected = where.to(ratios.device).unbind(1)
             yield ratios[chosen] - ratios[rejected]
 
-    def sequence_logprobs(self, table: PairTable, places: Sequence[int]) -> Float[Tensor, " M"]:
+    def sequence_logprobs(self, table: PairTable, indices: Sequence[int]) -> Float[Tensor, " M"]:
         """log π of whole completions: the sum over each one's tokens."""
-        prompts, responses = zip(*(table.examples[place] for place in places), strict=True)
+        prompts, responses = zip(*(table.examples[index] for index in indices), strict=True)
         batch = make_batch(prompts, responses, self.policy.device)
         return response_logprobs(self.policy.model, batch, self.settings.temperature).sum(1)
 
@@ -129,7 +129,8 @@ class DpoTrainer(PolicyTrainer):
 
     def look(self) -> dict[str, float]:
         """Measures where that is due, then has the watch check the policy."""
-        due = self.iteration % self.settings.dpo.sample_every == 0 or self.iteration == self.settings.iterations
+        settings = self.settings
+        due = self.iteration % settings.dpo.sample_every == 0 or self.iteration in (1, settings.iterations)
         figures = self.measure() if due else {}
         return figures if self.stopped is not None else figures | super().look()
 

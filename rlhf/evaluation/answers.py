@@ -1,4 +1,4 @@
-"""What a model answers to the test prompts: its likeliest answers, samples, and how far it moved."""
+"""What a model answers to the test prompts: its likeliest answers, samples, and its KL to the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Best-of-n: sample n, keep the one the reward model likes best. The yardstick that PPO has to beat."""
+"""Best-of-n: sample n, keep the one with the highest reward. The yardstick that PPO has to beat."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def choose_best(scores: Scores) -> Int[np.ndarray, " N"]:
     Raises:
         ValueError: scores is no non-empty matrix, or a score is not a number.
     """
-    return score_matrix(scores, "scores").argmax(axis=1)
+    best: np.ndarray = score_matrix(scores, "scores").argmax(axis=1)
+    return best
 
 
 def expected_best(scores: Scores, judged: Scores | None = None) -> Float[np.ndarray, " K"]:
@@ -64,7 +65,8 @@ def expected_best(scores: Scores, judged: Scores | None = None) -> Float[np.ndar
         [math.comb(rank - 1, n - 1) / math.comb(samples, n) for rank in range(1, samples + 1)]
         for n in range(1, samples + 1)
     ]
-    return np.asarray(weights) @ by_rank
+    expected: np.ndarray = np.asarray(weights) @ by_rank
+    return expected
 
 
 def kl_best_of_n(n: int) -> float:

@@ -71,7 +71,7 @@ def bleu_signature(
     smooth: Smooth = "exp",
 ) -> str:
     """sacrebleu's own signature of `bleu` with these arguments, with the number of references in it."""
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     metric = BLEU(lowercase=lowercase, tokenize=tokenize, smooth_method=smooth)
     counts = {len(row) for row in references} if refs == "all" else {1}

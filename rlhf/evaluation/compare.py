@@ -55,8 +55,8 @@ def score_samples(
 def best_of_n(samples: Sequence[Sequence[str]], scores: Mapping[str, Grid]) -> Contestant:
     """What the reward model chooses from each prompt's samples, with that sample's scores."""
     best = choose_best(np.array(scores["reward"]))
-    chosen = [texts[place] for texts, place in zip(samples, best, strict=True)]
-    kept = {name: [row[place] for row, place in zip(grid, best, strict=True)] for name, grid in scores.items()}
+    chosen = [texts[index] for texts, index in zip(samples, best, strict=True)]
+    kept = {name: [row[index] for row, index in zip(grid, best, strict=True)] for name, grid in scores.items()}
     grids = {name: [[score] for score in column] for name, column in kept.items()}
     return Contestant(chosen, [[text] for text in chosen], grids, kept)
 

@@ -17,7 +17,7 @@ from rlhf.records import Demonstration, Message, PromptText, Sampling, prompt_ke
 
 
 class Context(NamedTuple):
-    """What a model is given.
+    """An encoded few-shot prompt.
 
     Attributes:
         tokens: demonstrations and question, up to where the response begins.
@@ -49,14 +49,14 @@ def draw_shots(
         if len(others) < count:
             raise ValueError(
                 f"found demonstrations of {len(others)} other prompts in train, but evaluate.shots asks for {count}; "
-                "lower it, or bring more demonstrations"
+                "lower it, or add more demonstrations"
             )
         drawn.append(others)
     return drawn
 
 
 def encode_shots(policy: Policy, prompt: PromptText, shots: Sequence[Demonstration], max_new_tokens: int) -> Context:
-    """The question after its demonstrations, the first of which go until it fits the context.
+    """The question after its demonstrations, the first of which are dropped until it fits the context.
 
     A chat model gets them as earlier turns, after the question's own system turn. Another model gets token by token
     what SFT shows it: x₁ <sep> y₁ <eos> … x <sep>.
@@ -92,7 +92,7 @@ def greedy_continuations(
 
 
 def _plain(policy: Policy, prompt: PromptText, shots: Sequence[Demonstration]) -> list[int]:
-    # Learnt embeddings stand before the whole, not before each demonstration.
+    # Learnt embeddings come once, before all demonstrations.
     soft = policy.soft_ids
     tokens = list(soft)
     for shot in shots:
@@ -104,13 +104,15 @@ def _chat(policy: Policy, prompt: PromptText, shots: Sequence[Demonstration]) ->
     question = _turns(prompt)
     system = [turn for turn in question if turn.role == "system"]
     turns = [
-        turn for shot in shots for turn in (*_asked(shot.prompt), Message(role="assistant", content=shot.response))
+        turn
+        for shot in shots
+        for turn in (*_without_system(shot.prompt), Message(role="assistant", content=shot.response))
     ]
-    return policy.encode_prompt([*system, *turns, *_asked(prompt)])
+    return policy.encode_prompt([*system, *turns, *_without_system(prompt)])
 
 
-def _asked(prompt: PromptText) -> list[Message]:
-    """The turns without a system's, of which a conversation has one."""
+def _without_system(prompt: PromptText) -> list[Message]:
+    """The turns without the system's, for a conversation has one system turn."""
     return [turn for turn in _turns(prompt) if turn.role != "system"]
 
 

@@ -1,4 +1,4 @@
-"""Signs of reward hacking: readings of a policy while it is trained, and which of them lie past a limit.
+"""Signs of reward hacking: readings of a policy while it is trained, and which of them are past a limit.
 
 A policy trained on a reward model (the proxy) first gets better and then only better at fooling it (Gao et al. 2023).
 Readings are of the same prompts with the same seeds, so that two of them compare completion by completion.
@@ -16,22 +16,22 @@ from rlhf.algorithms import ALGORITHMS
 from rlhf.settings.policy import MonitorSettings
 
 STANDARD_ERRORS = 2.0
-"""A fall counts from where it is this many standard errors past the limit: chance alone rarely gets there."""
+"""A fall counts when it is this many standard errors past the limit: chance alone rarely is."""
 
 PENALTY = " or ".join(dict.fromkeys(f"policy.{row.penalty}" for row in ALGORITHMS.values()))
 """What keeps a policy near its reference, by the algorithm."""
 
 
 class Reading(NamedTuple):
-    """What one look at the policy found on N completions, one per prompt.
+    """Measurements of the policy on N completions, one per prompt.
 
     Attributes:
         iteration: iterations before it.
         proxy: scores of the reward model that is optimised.
-        held_out: scores of somebody whom the training never asks; None where there is nobody.
+        held_out: scores of a judge that training never uses; None where there is none.
         kl: to the reference, nats per sequence.
         length: mean, in tokens.
-        repeated_3: mean share of a completion's trigrams that it has said before.
+        repeated_3: mean share of a completion's trigrams that repeat earlier ones.
         distinct_2: share of all bigrams that differ from each other.
         spread: mean deviation between the reward model's members; 0 for a single one.
     """
@@ -47,12 +47,12 @@ class Reading(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a run's readings come to.
+    """The verdict on a run's readings.
 
     Attributes:
         best: the reading with the highest held-out score of those within all limits; without a held-out score the
             last one within.
-        findings: for each reading what lies past a limit, in words.
+        findings: for each reading what is past a limit, in words.
         in_a_row: how many readings up to the last one have findings, without a break.
     """
 
@@ -69,20 +69,20 @@ class Fall(NamedTuple):
 
 
 def verdict(readings: Sequence[Reading], limits: MonitorSettings) -> Verdict:
-    """Judges a run by its readings; the first one, taken before any update, is what the others are held against."""
+    """Judges a run by its readings; the first one, from before any update, is what the others are compared with."""
     start = best = readings[0]
-    found: list[list[str]] = [[]]
+    all_findings: list[list[str]] = [[]]
     in_a_row = 0
     for now in readings[1:]:
-        found.append(findings(start, best, now, limits))
-        in_a_row = in_a_row + 1 if found[-1] else 0
-        if not found[-1] and _is_better(now, best):
+        all_findings.append(findings(start, best, now, limits))
+        in_a_row = in_a_row + 1 if all_findings[-1] else 0
+        if not all_findings[-1] and _is_better(now, best):
             best = now
-    return Verdict(best, found, in_a_row)
+    return Verdict(best, all_findings, in_a_row)
 
 
 def findings(start: Reading, best: Reading, now: Reading, limits: MonitorSettings) -> list[str]:
-    """What of a reading lies past a limit: what was found, the limit, what it means and what to do.
+    """What in a reading is past a limit: what was found, the limit, what it means and what to do.
 
     Args:
         start: the reading before any update.
@@ -90,37 +90,37 @@ def findings(start: Reading, best: Reading, now: Reading, limits: MonitorSetting
         now: the reading to judge.
         limits: None switches a limit off.
     """
-    found = _held_out_findings(start, best, now, limits)
+    messages = _held_out_findings(start, best, now, limits)
     if limits.max_kl is not None and now.kl > limits.max_kl:
-        found.append(
+        messages.append(
             f"the KL to the reference is {now.kl:.2f} nats per sequence (limit {limits.max_kl:g}): the policy "
             f"writes what the reward model was not trained on; raise {PENALTY}"
         )
     if limits.max_length_ratio is not None and now.length > limits.max_length_ratio * start.length:
-        found.append(
+        messages.append(
             f"completions are {now.length:.1f} tokens long, {start.length:.1f} at the start (limit "
             f"{limits.max_length_ratio:g} times that): the reward model seems to pay for length; set "
             "policy.length_penalty"
         )
     if limits.max_repetition is not None and now.repeated_3 - start.repeated_3 > limits.max_repetition:
-        found.append(
+        messages.append(
             f"{now.repeated_3:.0%} of trigrams repeat earlier ones of their completion, {start.repeated_3:.0%} at the "
-            f"start (limit {100 * limits.max_repetition:g} points more): the policy says things again and again; rank "
+            f"start (limit {100 * limits.max_repetition:g} points more): the policy repeats itself; rank "
             "such completions, so that the reward model learns their worth"
         )
     if limits.min_distinct_ratio is not None and now.distinct_2 < limits.min_distinct_ratio * start.distinct_2:
-        found.append(
+        messages.append(
             f"{now.distinct_2:.0%} of all bigrams are distinct, {start.distinct_2:.0%} at the start (limit "
             f"{limits.min_distinct_ratio:g} times that): different prompts get the same answer; raise {PENALTY} or "
             "policy.entropy_coefficient"
         )
     if limits.max_spread_ratio is not None and now.spread > limits.max_spread_ratio * start.spread > 0.0:
-        found.append(
+        messages.append(
             f"the reward model's members differ by {now.spread:.2f}, {start.spread:.2f} at the start (limit "
             f"{limits.max_spread_ratio:g} times that): they guess at what the policy writes; set "
             "reward.uncertainty_penalty"
         )
-    return found
+    return messages
 
 
 def _is_better(now: Reading, best: Reading) -> bool:

@@ -60,10 +60,10 @@ def difference_interval(
     Raises:
         ValueError: as `mean_interval`.
     """
-    ours, theirs = _checked(values, resamples, confidence), _checked(baseline, resamples, confidence)
+    sample, base = _checked(values, resamples, confidence), _checked(baseline, resamples, confidence)
     generator = np.random.default_rng(seed)
-    means = _means(ours, resamples, generator) - _means(theirs, resamples, generator)
-    return _interval(float(ours.mean() - theirs.mean()), means, confidence)
+    means = _means(sample, resamples, generator) - _means(base, resamples, generator)
+    return _interval(float(sample.mean() - base.mean()), means, confidence)
 
 
 def _checked(values: Values | OtherValues, resamples: int, confidence: float) -> Float[np.ndarray, " N"]:

@@ -76,10 +76,10 @@ def coco_rouge_rows(predictions: Sequence[str], references: Sequence[Sequence[st
 
 
 def rouge_signature(refs: Refs = "max", stemmer: bool = False) -> str:
-    """What stands beside a number of `rouge`: with the same signature two numbers may be compared."""
+    """The signature of `rouge`: numbers with the same signature may be compared."""
     return f"rouge_score:{version('rouge-score')}|score:f1|agg:mean|refs:{refs}|stem:{'yes' if stemmer else 'no'}"
 
 
 def coco_rouge_signature(beta: float = 1.2) -> str:
-    """What stands beside a number of `coco_rouge`."""
+    """The signature of `coco_rouge`."""
     return f"coco_rougeL:nightjar|score:f{beta:g}|agg:mean|refs:max-p-max-r|case:lc|tok:ptb-like|punct:no"

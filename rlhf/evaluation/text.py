@@ -1,6 +1,6 @@
 """Statistics of texts that move when a policy games its reward: variety, repetition, length.
 
-Words are what stands between white space, lower-cased.
+Words are separated by white space and lower-cased.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from statistics import fmean
 def distinct_n(texts: Sequence[str], n: int) -> float:
     """The share of n-grams, over all texts together, that are different from each other; 0 to 1.
 
-    distinct-n = |{n-grams}| / #n-grams. A policy that gives every prompt the same answer brings it down.
+    distinct-n = |{n-grams}| / #n-grams. A policy that gives every prompt the same answer lowers it.
 
     Source: Li et al. 2016, A Diversity-Promoting Objective Function for Neural Conversation Models, section 5.
 
     Returns:
-        The share; 1 when no text is n words long, since nothing is said twice.
+        The share; 1 when no text is n words long, since nothing repeats.
 
     Raises:
         ValueError: there is no text, or n is below 1.
     """
     _check(texts, n)
-    found = [gram for text in texts for gram in _ngrams(text, n)]
-    return len(set(found)) / len(found) if found else 1.0
+    ngrams = [gram for text in texts for gram in _ngrams(text, n)]
+    return len(set(ngrams)) / len(ngrams) if ngrams else 1.0
 
 
 def repeated_ngram_share(texts: Sequence[str], n: int) -> float:
-    """The mean over texts of the share of a text's n-grams that it has said before; 0 to 1.
+    """The mean over texts of the share of a text's n-grams that repeat earlier ones; 0 to 1.
 
     1 - |{n-grams}| / #n-grams within each text; a text shorter than n words repeats nothing.
 

@@ -1,4 +1,4 @@
-"""The win rate of a policy over a baseline, with an interval that knows samples of a prompt belong together."""
+"""The win rate of a policy over a baseline, with an interval that resamples whole prompts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BaselineScores = Float[np.ndarray, "N R"] | Float[Tensor, "N R"]
 def win_shares(policy_scores: Scores, baseline_scores: BaselineScores) -> Float[np.ndarray, " N"]:
     """Each prompt's share of wins: wᵢ = mean over s, r of [aᵢₛ > bᵢᵣ] + ½ [aᵢₛ = bᵢᵣ].
 
-    A prompt's samples are drawn independently, so each of the policy's may meet each of the baseline's:
-    the mean over all S·R meetings has the same expectation as over S fixed ones, and less variance.
+    A prompt's samples are drawn independently, so each of the policy's is compared with each of the baseline's:
+    the mean over all S·R comparisons has the same expectation as over S fixed ones, and less variance.
 
     Source: Mann and Whitney 1947 (the U statistic over S·R, ties counted half).
 
@@ -31,16 +31,17 @@ def win_shares(policy_scores: Scores, baseline_scores: BaselineScores) -> Float[
     Raises:
         ValueError: the prompts differ in number, there are none, or a score is not a number.
     """
-    ours, theirs = (
+    policy, baseline = (
         score_matrix(policy_scores, "policy_scores"),
         score_matrix(baseline_scores, "baseline_scores"),
     )
-    if len(ours) != len(theirs):
+    if len(policy) != len(baseline):
         raise ValueError(
-            f"policy_scores has {len(ours)} prompts, baseline_scores {len(theirs)}; score both on the same prompts"
+            f"policy_scores has {len(policy)} prompts, baseline_scores {len(baseline)}; score both on the same prompts"
         )
-    ours, theirs = ours[:, :, None], theirs[:, None, :]
-    return ((ours > theirs) + 0.5 * (ours == theirs)).mean(axis=(1, 2))  # [N, S, R] -> [N]
+    policy, baseline = policy[:, :, None], baseline[:, None, :]
+    shares: np.ndarray = ((policy > baseline) + 0.5 * (policy == baseline)).mean(axis=(1, 2))  # [N, S, R] -> [N]
+    return shares
 
 
 def win_rate(

@@ -6,19 +6,7 @@ Dimensions: B batch, P prompt tokens, T new tokens, V vocabulary.
 """
 
 from rlhf.generation.beams import beam_search
-from rlhf.generation.controls import Controls, WarpStage, as_controls, warp, warp_stages
+from rlhf.generation.context import check_context
 from rlhf.generation.sampler import generate, sample
-from rlhf.generation.samples import Samples, check_context
 
-__all__ = [
-    "Controls",
-    "Samples",
-    "WarpStage",
-    "as_controls",
-    "beam_search",
-    "check_context",
-    "generate",
-    "sample",
-    "warp",
-    "warp_stages",
-]
+__all__ = ["beam_search", "check_context", "generate", "sample"]

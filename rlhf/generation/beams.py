@@ -11,7 +11,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from rlhf.batches import encoder_inputs, make_batch
-from rlhf.generation.samples import Samples, check_context
+from rlhf.drawing.samples import Samples
+from rlhf.generation.context import check_context
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy
 from rlhf.records import Sampling

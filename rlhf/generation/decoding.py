@@ -6,25 +6,14 @@ Dimensions: B rows at the start, N rows that are still written, P prompt tokens,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlhf.batches import encoder_inputs, make_batch, positions
-
-
-class History(NamedTuple):
-    """What the repetition penalty counts in.
-
-    Attributes:
-        tokens: those that the response goes on from.
-        mask: True at those that are no filler.
-    """
-
-    tokens: Int[Tensor, "B P"]
-    mask: Bool[Tensor, "B P"]
+from rlhf.drawing.history import History
 
 
 def prompt_inputs(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> dict[str, Any]:
@@ -67,7 +56,7 @@ class ForwardDecoder:
     """
 
     def __init__(self, model: Any, inputs: dict[str, Any]) -> None:
-        self.model, self.inputs = model, inputs
+        self.model, self.inputs, self.states = model, inputs, None
         self.cache: Any = None
         self.last_position = (getattr(model.config, "max_position_embeddings", None) or 2**31) - 1
 
@@ -88,12 +77,12 @@ class ForwardDecoder:
         if self.model.config.is_encoder_decoder:
             self.inputs["decoder_input_ids"] = tokens[:, None]
             return self._forward()
-        mask, places = self.inputs["attention_mask"], self.inputs["position_ids"][:, -1:] + 1
+        mask, position_ids = self.inputs["attention_mask"], self.inputs["position_ids"][:, -1:] + 1
         self.inputs |= {
             "input_ids": tokens[:, None],
             "attention_mask": torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1),
             # A row that is done may stay in the batch for longer than its context would last.
-            "position_ids": places.clamp(max=self.last_position),
+            "position_ids": position_ids.clamp(max=self.last_position),
         }
         return self._forward()
 

@@ -6,20 +6,20 @@ Dimensions: B rows at the start, N rows that are still written, T new tokens, V 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf.drawing.choosing import Chooser
+from rlhf.drawing.controls import needs_filters
+from rlhf.drawing.decoders import Decoder, Writer
+from rlhf.drawing.samples import Samples
+from rlhf.drawing.transcript import Transcript
 from rlhf.generation.beams import beam_search
-from rlhf.generation.cached import CachedDecoder
-from rlhf.generation.choosing import Chooser
-from rlhf.generation.controls import needs_filters
+from rlhf.generation.context import check_context
 from rlhf.generation.decoding import ForwardDecoder, prompt_history, prompt_inputs
-from rlhf.generation.networks import read_network
-from rlhf.generation.samples import Samples, check_context
-from rlhf.generation.static import StaticDecoder, write
-from rlhf.generation.transcript import Transcript
 from rlhf.models import Policy
 from rlhf.records import Completion, Message, Sampling
 
@@ -45,8 +45,8 @@ def generate(
     for rows in _batches(encoded, sampling, batch_size):
         chosen = [encoded[row] for row in rows], [sampling[row] for row in rows], [seeds[row] for row in rows]
         samples = beam_search(policy, *chosen[:2]) if chosen[1][0].num_beams > 1 else sample(policy, *chosen)
-        for place, row in enumerate(rows):
-            completions[row] = _completion(policy, samples, place, sampling[row], seeds[row])
+        for index, row in enumerate(rows):
+            completions[row] = _completion(policy, samples, index, sampling[row], seeds[row])
     return [completion for completion in completions if completion is not None]
 
 
@@ -77,13 +77,13 @@ def sample(
     chooser = Chooser(sampling, seeds, history, policy.eos_id, device)
     limits = torch.tensor([settings.max_new_tokens for settings in sampling], device=device)
     transcript = Transcript(limits, policy.eos_id)
-    if isinstance(decoder, StaticDecoder) and history is None:
-        write(decoder, chooser, transcript, steps)
+    if isinstance(decoder, Writer) and history is None:
+        decoder.write(chooser, transcript, steps)
         return transcript.samples()
     logits = decoder.first()
     for step in range(steps):
         tokens, logprobs = chooser.choose(logits, step)
-        values = value(decoder.states) if value is not None and isinstance(decoder, CachedDecoder) else None
+        values = value(decoder.states) if value is not None and decoder.states is not None else None
         transcript.add(tokens, logprobs, values)
         if not transcript.left:
             break
@@ -96,18 +96,11 @@ def sample(
     return transcript.samples()
 
 
-def open_decoder(
-    policy: Policy, prompts: Sequence[Sequence[int]], steps: int
-) -> CachedDecoder | StaticDecoder | ForwardDecoder:
-    """The device's fast one where it knows the model, else the model's own forward."""
-    model, device = policy.model, policy.device
-    mixed = torch.is_autocast_enabled(device.type)
-    dtype = torch.get_autocast_dtype(device.type) if mixed else model.dtype
-    network = read_network(model, len(prompts), max(map(len, prompts)) + steps, dtype)
-    if network is None:
-        return ForwardDecoder(model, prompt_inputs(model, prompts, device))
-    decoder = CachedDecoder(network, model.get_input_embeddings(), prompts, steps, model.config.max_position_embeddings)
-    return StaticDecoder(decoder) if device.type == "cuda" else decoder
+def open_decoder(policy: Policy, prompts: Sequence[Sequence[int]], steps: int) -> Decoder:
+    """What a prepared model has for this, else the model's own forward."""
+    fast: Any = getattr(policy.model, "fast", None)
+    decoder: Decoder | None = None if fast is None else fast.decoder(policy.model, prompts, steps)
+    return decoder or ForwardDecoder(policy.model, prompt_inputs(policy.model, prompts, policy.device))
 
 
 def _batches(encoded: Sequence[Sequence[int]], sampling: Sequence[Sampling], size: int) -> list[list[int]]:

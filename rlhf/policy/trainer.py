@@ -15,11 +15,11 @@ from torch import Tensor
 from rlhf.adapters import trainable_parameters
 from rlhf.algorithms import ALGORITHMS
 from rlhf.batches import Batch
+from rlhf.demonstrations import Example, learn_responses
 from rlhf.models import Policy, computes_in_float32
 from rlhf.optim import shuffled_batches
 from rlhf.policy.rollouts import Networks
 from rlhf.settings.policy import PolicySettings
-from rlhf.sft import Example, learn_responses
 
 LogRatio = Callable[[Batch], Float[Tensor, "B T"]]
 
@@ -210,8 +210,8 @@ class PolicyTrainer(ABC):
 
     def learn_general(self, rows: int, weight: float) -> float:
         """Adds the weighted gradient of the cross-entropy of so many general examples; returns that, nats per token."""
-        places = torch.randint(len(self.general), (rows,), generator=self.generator).tolist()
-        examples = [self.general[place] for place in places]
+        drawn = torch.randint(len(self.general), (rows,), generator=self.generator).tolist()
+        examples = [self.general[index] for index in drawn]
         tokens, size = sum(len(response) for _, response in examples), self.settings.micro_batch_size or rows
         parts = (examples[start : start + size] for start in range(0, rows, size))
         return sum(learn_responses(self.policy, part, weight / tokens) for part in parts) / tokens

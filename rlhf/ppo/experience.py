@@ -41,6 +41,10 @@ class Experience(NamedTuple):
         """Some of the rows."""
         return Experience(Batch(*(tensor[index] for tensor in self.batch)), *(tensor[index] for tensor in self[1:]))
 
+    def tokens(self, index: Tensor) -> Experience:
+        """The figures of some tokens of the flattened batch, one after the other, beside the batch as it is."""
+        return Experience(self.batch, *(tensor.flatten()[index] for tensor in self[1:]))
+
 
 @torch.no_grad()
 def sample_experience(

@@ -2,11 +2,65 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf.logprobs import MAX_LOG_RATIO
+from rlhf.logprobs import MAX_LOG_RATIO, kl_estimate
+from rlhf.ppo.experience import Experience
+from rlhf.settings.policy import PolicySettings
+
+
+class PpoLoss(NamedTuple):
+    """Equation 9 at each token.
+
+    Attributes:
+        losses: L_clip + c₁·L_vf − c₂·S, to be minimised.
+        figures: its parts and what tells how far the policy has moved, without a graph.
+    """
+
+    losses: Float[Tensor, "*shape"]
+    figures: dict[str, Float[Tensor, "*shape"]]
+
+
+def ppo_loss(
+    logprobs: Float[Tensor, "*shape"] | None,
+    entropy: Float[Tensor, "*shape"] | None,
+    values: Float[Tensor, "*shape"] | None,
+    experience: Experience,
+    settings: PolicySettings,
+) -> PpoLoss:
+    """L_clip + c₁·L_vf − c₂·S at each token.
+
+    Source: Schulman et al. (2017), equation 9, with the signs of a loss. Policy and critic share terms in nothing but
+    the sum: where they are networks of their own, each may be asked for by itself.
+
+    Args:
+        logprobs: log π of the tokens; None leaves out the policy's terms.
+        entropy: S, of the distributions that they were drawn from; with the logprobs.
+        values: V, the critic's; None leaves out its term.
+        experience: what was sampled, at the same tokens.
+        settings: ε, ε_v, c₁, c₂ and the dual clip.
+    """
+    losses = torch.zeros_like(experience.logprobs)
+    figures: dict[str, Tensor] = {}
+    if logprobs is not None and entropy is not None:
+        ratio = probability_ratio(logprobs, experience.logprobs)
+        clipped = policy_losses(ratio, experience.advantages, settings.clip, settings.dual_clip)
+        losses = clipped - settings.entropy_coefficient * entropy if settings.entropy_coefficient > 0 else clipped
+        figures |= {
+            "policy_loss": clipped,
+            "entropy": entropy,
+            "ratio": ratio,
+            "clip_fraction": ((ratio - 1.0).abs() > settings.clip).float(),
+            **{f"approx_kl_{name}": kl_estimate(experience.logprobs, logprobs, name) for name in ("k1", "k2", "k3")},
+        }
+    if values is not None:
+        figures["value_loss"] = value_losses(values, experience.values, experience.returns, settings.value_clip)
+        losses = losses + settings.value_coefficient * figures["value_loss"]
+    return PpoLoss(losses, {name: figure.detach() for name, figure in figures.items()})
 
 
 def probability_ratio(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,13 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf.batches import response_states
-from rlhf.heads import learn_tokens
-from rlhf.logprobs import kl_estimate, token_statistics
-from rlhf.masking import masked_mean
+from rlhf.heads import TokenLoss, Tokens, token_loss
+from rlhf.logprobs import token_statistics
 from rlhf.models import computes_in_float32
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.experience import Experience
-from rlhf.ppo.losses import policy_losses, probability_ratio, value_losses
+from rlhf.ppo.losses import ppo_loss
 from rlhf.settings.policy import PolicySettings
 
 LearnGeneral = Callable[[int, float], float]
@@ -88,24 +86,56 @@ def _step(
     sums: dict[str, float] = {}
     for index in torch.arange(len(rows.logprobs)).split(size):
         part = rows.rows(index)
-        mask = part.batch.response_mask
-        share = int(mask.sum()) / tokens
-        for loss, averaged in _losses(actors, part, settings, tokens, move_policy):
-            if loss.requires_grad:  # the policy's does not while the critic warms up
-                loss.backward()
-            for key, values in averaged.items():
-                sums[key] = sums.get(key, 0.0) + share * float(masked_mean(values.detach(), mask))
-            if first and "ratio" in averaged:
-                _check_ratio(float(torch.where(mask, averaged["ratio"] - 1.0, 0.0).abs().max()), actors.policy)
+        figures = _backward(actors, part, settings, tokens, move_policy)
+        for name, values in figures.items():
+            sums[name] = sums.get(name, 0.0) + float(values.sum()) / tokens
+        if first:
+            errors = torch.where(part.batch.response_mask, figures["ratio"] - 1.0, 0.0)
+            check_ratio(float(errors.abs().max()), actors.policy)
     if move_policy and learn_general is not None:
         sums["general_loss"] = learn_general(len(rows.logprobs), settings.ptx_coefficient)
     if actors.critic is not None and actors.critic_optimizer is not None:
-        sums["critic_grad_norm"] = _apply(actors.critic, actors.critic_optimizer, settings.max_grad_norm)
-    sums["grad_norm"] = _apply(actors.policy, actors.policy_optimizer, settings.max_grad_norm) if move_policy else 0.0
+        sums["critic_grad_norm"] = take_step(actors.critic, actors.critic_optimizer, settings.max_grad_norm)
+    sums["grad_norm"] = (
+        take_step(actors.policy, actors.policy_optimizer, settings.max_grad_norm) if move_policy else 0.0
+    )
     return sums
 
 
-def _check_ratio(error: float, policy: nn.Module) -> None:
+def _backward(
+    actors: Actors, rows: Experience, settings: PolicySettings, tokens: int, move_policy: bool
+) -> dict[str, Float[Tensor, "B T"]]:
+    """Adds the gradient of a micro-batch's share of the loss; returns figures of each token, 0 where padded.
+
+    Args:
+        actors: the networks.
+        rows: the micro-batch.
+        settings: of the loss.
+        tokens: of the whole step, over which the loss is a mean.
+        move_policy: False while the critic warms up.
+    """
+    policy, critic, batch = actors.policy, actors.critic, rows.batch
+
+    def of_policy(logits: Tensor, part: Tokens) -> TokenLoss:
+        statistics = token_statistics(logits, part.ids, settings.temperature)
+        losses, figures = ppo_loss(*statistics, None, rows.tokens(part.positions), settings)
+        return TokenLoss(losses.sum() / tokens, figures)
+
+    with torch.set_grad_enabled(move_policy):
+        states = response_states(policy, batch)
+        loss, figures = token_loss(policy, states, batch, of_policy)
+    if critic is not None:
+        if critic.backbone is not None and move_policy:
+            loss.backward()  # first, so that the activations of two networks are never held at once
+            loss = loss.detach()
+        losses, of_critic = ppo_loss(None, None, critic(batch, states), rows, settings)
+        loss = loss + torch.where(batch.response_mask, losses, 0.0).sum() / tokens
+        figures |= {name: torch.where(batch.response_mask, values, 0.0) for name, values in of_critic.items()}
+    loss.backward()
+    return figures
+
+
+def check_ratio(error: float, policy: nn.Module) -> None:
     """Before anything has moved every ratio is 1, but for rounding, which in bfloat16 is coarse."""
     if not error <= (1e-2 if computes_in_float32(policy) else 0.5):  # written so that a NaN is refused too
         raise RuntimeError(
@@ -114,63 +144,7 @@ def _check_ratio(error: float, policy: nn.Module) -> None:
         )
 
 
-def _losses(
-    actors: Actors, rows: Experience, settings: PolicySettings, tokens: int, move_policy: bool
-) -> Iterator[tuple[Float[Tensor, ""], dict[str, Float[Tensor, "B T"]]]]:
-    """Some rows' share of the loss L_clip + c₁·L_vf − c₂·S (Schulman et al. 2017, equation 9), and diagnostics.
-
-    Without a critic c₁ is 0. L_vf of a critic with a network of its own comes by itself, once the rest has been gone
-    back through: the activations of both are never held at once.
-
-    Args:
-        actors: the policy's head gets its gradients here, all else when the losses are gone back through.
-        rows: a micro-batch.
-        settings: of the losses and their weights.
-        tokens: of the whole step, over which the loss is a mean.
-        move_policy: False while the critic warms up.
-    """
-    mask, critic = rows.batch.response_mask, actors.critic
-    states, loss, averaged = _policy_loss(actors.policy, rows, settings, tokens, move_policy)
-    if critic is not None and critic.backbone is not None:
-        yield loss, averaged
-        loss, averaged = torch.zeros_like(loss), {}
-    if critic is not None:
-        losses = value_losses(critic(rows.batch, states), rows.values, rows.returns, settings.value_clip)
-        loss = loss + settings.value_coefficient * torch.where(mask, losses, 0.0).sum() / tokens
-        averaged["value_loss"] = losses
-    yield loss, averaged
-
-
-def _policy_loss(
-    policy: nn.Module, rows: Experience, settings: PolicySettings, tokens: int, move: bool
-) -> tuple[Float[Tensor, "B T H"], Float[Tensor, ""], dict[str, Float[Tensor, "B T"]]]:
-    """The policy's states, L_clip − c₂·S for what lies below its head, and diagnostics."""
-    old_logprobs, advantages = rows.logprobs.flatten(), rows.advantages.flatten()
-    losses = partial(policy_losses, clip=settings.clip, dual_clip=settings.dual_clip)
-
-    def of_tokens(measured: tuple[Tensor, ...], places: Tensor) -> Tensor:
-        logprobs, entropy = measured
-        total = losses(probability_ratio(logprobs, old_logprobs[places]), advantages[places])
-        if settings.entropy_coefficient > 0:
-            total = total - settings.entropy_coefficient * entropy
-        return total.sum() / tokens
-
-    measure = partial(token_statistics, temperature=settings.temperature)
-    with torch.set_grad_enabled(move):
-        states = response_states(policy, rows.batch)
-        loss, (logprobs, entropy) = learn_tokens(policy, states, rows.batch, measure, of_tokens)
-    ratio = probability_ratio(logprobs, rows.logprobs)
-    averaged = {
-        "policy_loss": losses(ratio, rows.advantages),
-        "entropy": entropy,
-        "ratio": ratio,
-        "clip_fraction": ((ratio - 1.0).abs() > settings.clip).float(),
-        **{f"approx_kl_{name}": kl_estimate(rows.logprobs, logprobs, name) for name in ("k1", "k2", "k3")},
-    }
-    return states, loss, averaged
-
-
-def _apply(network: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> float:
+def take_step(network: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> float:
     norm = float(nn.utils.clip_grad_norm_(network.parameters(), max_norm))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.models import load_config, load_network, resolve_device, save_network
+from rlhf.models import load_network, resolve_device, save_network
 from rlhf.records import Message, prompt_key
 from rlhf.reward.head import score_states
 from rlhf.settings.model import ComputeSettings
+from rlhf.tokenizers import load_config
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
@@ -77,7 +78,7 @@ class EncoderReward(nn.Module):
         return {"weight": self.head.weight, "bias": self.head.bias}
 
     def save(self, path: Path) -> None:
-        """Writes the encoder with its tokenizer, which would else tell how the last batch was cut and padded."""
+        """Writes the encoder with its tokenizer, without the truncation and padding of the last batch."""
         if self.tokenizer.is_fast:
             self.tokenizer.backend_tokenizer.no_truncation()
             self.tokenizer.backend_tokenizer.no_padding()
@@ -107,7 +108,7 @@ def load_encoder(
     """An encoder and its tokenizer from a Hub id or a path.
 
     Raises:
-        ValueError: it cannot be had, or its first token does not see the others; opens with the setting's name.
+        ValueError: it cannot be loaded, or its first token does not see the others; opens with the setting's name.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoModel
 

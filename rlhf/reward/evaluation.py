@@ -46,8 +46,8 @@ def evaluate_pairs(reward_model: RewardModel, pairs: Sequence[Pair]) -> PairEval
         "test_pairs": float(len(pairs)),
     }
     figures["spearman"], figures["pearson"] = metrics.correlations(chosen, rejected, margins)
-    for place, (_, _, share) in enumerate(metrics.accuracy_by_margin(chosen, rejected, margins), 1):
-        figures[f"accuracy_margin_{place}"] = share
+    for number, (_, _, share) in enumerate(metrics.accuracy_by_margin(chosen, rejected, margins), 1):
+        figures[f"accuracy_margin_{number}"] = share
     if len(reward_model.members) > 1:
         figures |= _disagreement(raw, chosen > rejected, spread)
     return PairEvaluation(figures, calibration)
@@ -56,8 +56,8 @@ def evaluate_pairs(reward_model: RewardModel, pairs: Sequence[Pair]) -> PairEval
 def _disagreement(
     raw: Float[Tensor, "M B"], correct: Bool[ndarray, " N"], spread: Float[ndarray, "2 N"]
 ) -> dict[str, float]:
-    """How far an ensemble's members differ, whether that tells its errors, and how good each is by itself."""
+    """How far an ensemble's members differ, whether that predicts its errors, and how good each is by itself."""
     figures = {"spread_mean": float(spread.mean()), "spread_auc": metrics.spread_auc(correct, spread.mean(0))}
-    for place, scores in enumerate(raw):
-        figures[f"accuracy_member_{place}"] = metrics.accuracy(*scores.view(2, -1).numpy())
+    for index, scores in enumerate(raw):
+        figures[f"accuracy_member_{index}"] = metrics.accuracy(*scores.view(2, -1).numpy())
     return figures

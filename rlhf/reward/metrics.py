@@ -57,8 +57,8 @@ def calibration(chosen: Scores, rejected: Scores, bins: int = 10) -> list[Calibr
     """
     confidence = 1.0 / (1.0 + np.exp(-np.abs(chosen - rejected)))
     correct = (chosen > rejected) + 0.5 * (chosen == rejected)
-    place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
-    inside = [place == b for b in range(bins) if (place == b).any()]
+    bin_of = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    inside = [bin_of == b for b in range(bins) if (bin_of == b).any()]
     return [CalibrationBin(float(confidence[b].mean()), float(correct[b].mean()), int(b.sum())) for b in inside]
 
 

@@ -76,7 +76,7 @@ class RewardModel:
         """(r − mean) / deviation, and no spread.
 
         Args:
-            raw: what each member's network says, here one.
+            raw: each member's raw scores, here one row.
         """
         return Assessment((raw[0] - self.mean) / self.deviation, torch.zeros_like(raw[0]))
 
@@ -105,7 +105,7 @@ class RewardModel:
 
 
 class Ensemble(RewardModel):
-    """Reward models that were trained from different seeds, as one; where they disagree, none has seen the like.
+    """Reward models that were trained from different seeds, as one; where they disagree, none has seen similar text.
 
     u(x, y) = mean of z_i − λ·deviation of z_i over the members' normalised scores z_i; the score is u, normalised in
     turn. Source: Coste et al. (2024), Reward model ensembles help mitigate overoptimization, the uncertainty-weighted
@@ -142,8 +142,8 @@ class Ensemble(RewardModel):
 
     def save(self, path: Path) -> None:
         """Writes each member to a folder of its own, and reward.json with what makes them one."""
-        for place, member in enumerate(self.members):
-            member.save(path / f"member_{place}")
+        for index, member in enumerate(self.members):
+            member.save(path / f"member_{index}")
         constants = {"mean": self.mean, "deviation": self.deviation, "uncertainty_penalty": self.uncertainty_penalty}
         _write(path, {"members": len(self.members), **constants})
 
@@ -162,7 +162,7 @@ def load_reward_model(path: str | Path, compute: ComputeSettings = ANYWHERE) -> 
     description = json.loads((path / "reward.json").read_text(encoding="utf-8"))
     mean, deviation = description["mean"], description["deviation"]
     if "members" in description:
-        members = [load_reward_model(path / f"member_{place}", compute) for place in range(description["members"])]
+        members = [load_reward_model(path / f"member_{index}", compute) for index in range(description["members"])]
         return Ensemble(members, description["uncertainty_penalty"], mean, deviation)
     network: ScalarReward | EncoderReward = KINDS[description["kind"]].load(path, description, compute)
     weights = load_file(path / "head.safetensors")

@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf.batches import Batch, make_batch, response_places, response_states
+from rlhf.batches import Batch, make_batch, response_positions, response_states
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy, load_policy, save_policy
 from rlhf.records import Message
 from rlhf.reward.head import score_states
 from rlhf.settings.model import ComputeSettings
 
-REMEMBERED = 2**16
-"""So many completions' tokens are kept."""
+CACHED_COMPLETIONS = 2**16
+"""How many completions' tokens are kept."""
 
 
 class ScalarReward(nn.Module):
@@ -39,7 +39,9 @@ class ScalarReward(nn.Module):
         self.policy, self.loglikelihood = policy, loglikelihood
         self.max_completion_tokens = max_completion_tokens
         # Training sees each completion once an epoch, and encoding it takes longer than looking it up.
-        self.encode_response = lru_cache(REMEMBERED)(partial(policy.encode_response, max_tokens=max_completion_tokens))
+        self.encode_response = lru_cache(CACHED_COMPLETIONS)(
+            partial(policy.encode_response, max_tokens=max_completion_tokens)
+        )
         self.backbone = policy.model
         self.head = nn.Linear(policy.hidden, 1)
         nn.init.normal_(self.head.weight, std=1.0 / (policy.hidden + 1))  # Stiennon et al. (2020), appendix B
@@ -55,8 +57,8 @@ class ScalarReward(nn.Module):
     def forward(self, batch: Batch) -> Float[Tensor, " B"]:
         """One raw score per row."""
         lengths = batch.response_mask.sum(1, keepdim=True)
-        places = response_places(batch.response_mask, with_end=True) if self.loglikelihood else lengths
-        states = response_states(self.backbone, batch, places)
+        positions = response_positions(batch.response_mask, with_end=True) if self.loglikelihood else lengths
+        states = response_states(self.backbone, batch, positions)
         score = score_states(self.head, states[:, -1])  # each row's last state has read all of it
         if not self.loglikelihood:
             return score

@@ -26,7 +26,7 @@ class Comparisons(NamedTuple):
     Attributes:
         prompt: the prompt.
         completions: distinct texts.
-        chosen: for each comparison, the place of the preferred completion.
+        chosen: for each comparison, the index of the preferred completion.
         rejected: and of the other one.
         pairs: the pairs that these comparisons are.
     """
@@ -39,7 +39,7 @@ class Comparisons(NamedTuple):
 
 
 def group_pairs(pairs: Sequence[Pair]) -> list[Comparisons]:
-    """Gathers the pairs of each ranking (extra field `ranking`), so that a completion is read once.
+    """Groups the pairs of each ranking (extra field `ranking`), so that a completion is read once.
 
     A pair that names no ranking is a group of its own.
     """
@@ -49,10 +49,10 @@ def group_pairs(pairs: Sequence[Pair]) -> list[Comparisons]:
         key = (ranking, prompt_key(pair.prompt))  # two files may number their rankings alike
         group = groups.setdefault(key, Comparisons(pair.prompt, [], [], [], []))
         group.pairs.append(pair)
-        for text, places in ((pair.chosen, group.chosen), (pair.rejected, group.rejected)):
+        for text, indices in ((pair.chosen, group.chosen), (pair.rejected, group.rejected)):
             if text not in group.completions:
                 group.completions.append(text)
-            places.append(group.completions.index(text))
+            indices.append(group.completions.index(text))
     return list(groups.values())
 
 
@@ -95,11 +95,11 @@ def check_pairs(pairs: Sequence[Pair], settings: RewardSettings) -> None:
     """Raises ValueError where there is no pair to learn from, or one lacks the ratings that the loss asks for."""
     if not pairs:
         raise ValueError("found no pair to train on; are all rankings ties? see data/metrics/pairs.json")
-    bare = sum(not isinstance(rating, int | float) for pair in pairs for rating in ratings_of(pair)) // 2
-    if settings.loss == "regression" and bare:
+    unrated = sum(not isinstance(rating, int | float) for pair in pairs for rating in ratings_of(pair)) // 2
+    if settings.loss == "regression" and unrated:
         raise ValueError(
-            f"reward.loss is regression, but {bare} of {len(pairs)} pairs have no ratings; give every ranking a field "
-            "ratings (one number per completion, higher is better), or set reward.loss to pairwise"
+            f"reward.loss is regression, but {unrated} of {len(pairs)} pairs have no ratings; give every ranking a "
+            "field ratings (one number per completion, higher is better), or set reward.loss to pairwise"
         )
 
 
@@ -108,7 +108,7 @@ def make_loss(
 ) -> Callable[[Tensor, Tensor, Sequence[Comparisons]], Tensor]:
     """The loss that settings ask for, of chosen and rejected scores [N] and the groups that they are of.
 
-    Regression counts a completion once for each pair that it stands in, and takes ratings in units of the train
+    Regression counts a completion once for each pair that it is in, and takes ratings in units of the train
     pairs': less their mean, over their deviation.
 
     Raises:
@@ -151,8 +151,8 @@ def score_pairs(
     scores = network(network.encode(prompts, [text for group in groups for text in group.completions]))
     chosen, rejected, offset = [], [], 0
     for group in groups:
-        chosen += [offset + place for place in group.chosen]
-        rejected += [offset + place for place in group.rejected]
+        chosen += [offset + index for index in group.chosen]
+        rejected += [offset + index for index in group.rejected]
         offset += len(group.completions)
     return scores[chosen], scores[rejected]
 

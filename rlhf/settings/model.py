@@ -22,6 +22,11 @@ class ComputeSettings(Settings):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     trust_remote_code: bool = False
     """Run the Python code that a Hub model brings along."""
+    fast: bool = True
+    """Batches without padding, fused activations and a decoder of our own, where the model's family is known.
+
+    false: transformers' forwards alone, with padding: the same results but for rounding, in more time and memory.
+    """
 
 
 class ModelSettings(ComputeSettings):

@@ -10,18 +10,20 @@ from tasks.comparison.compare import Comparison
 from tasks.reports.page import SideBySide, comparison_page
 
 
-def page(found: Comparison) -> str:
+def page(comparison: Comparison) -> str:
     """The whole page: what differs and the figures above, all prompts whose completions differ below."""
     first, second = as_text.SIDES
-    settings = [[name, *["–" if value is None else value for value in values]] for name, values in found.params.items()]
-    figures = [[figure.name, *as_text.cells(figure)] for figure in found.figures]
-    bold = {place for place, figure in enumerate(found.figures) if as_text.is_clear(figure)}
+    settings = [
+        [name, *["–" if value is None else value for value in values]] for name, values in comparison.params.items()
+    ]
+    figures = [[row.name, *as_text.cells(row)] for row in comparison.figures]
+    bold = {index for index, row in enumerate(comparison.figures) if as_text.is_clear(row)}
     intro = [
-        *(f"<p>{escape(line)}</p>" for line in as_text.describe(found)),
+        *(f"<p>{escape(line)}</p>" for line in as_text.describe(comparison)),
         _table(["param", first, second], settings) if settings else "<p>params: the same</p>",
-        f"<p>data: {escape(', '.join(found.data) + ' differ' if found.data else 'the same')}</p>",
+        f"<p>data: {escape(', '.join(comparison.data) + ' differ' if comparison.data else 'the same')}</p>",
         _table(["figure", first, second, "B − A"], figures, bold),
-        *(f"<p>{escape(line)}</p>" for line in as_text.sentences(found)),
+        *(f"<p>{escape(line)}</p>" for line in as_text.sentences(comparison)),
     ]
     rows = [
         SideBySide(
@@ -30,15 +32,15 @@ def page(found: Comparison) -> str:
             completions={first: texts.first, second: texts.second},
             scores={first: texts.first_score, second: texts.second_score},
         )
-        for texts in found.texts
+        for texts in comparison.texts
     ]
-    return comparison_page(rows, f"{found.first.name} and {found.second.name}", "\n".join(intro))
+    return comparison_page(rows, f"{comparison.first.name} and {comparison.second.name}", "\n".join(intro))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], bold: Iterable[int] = ()) -> str:
     marked = set(bold)
     titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    body = "".join(_row(row, place in marked) for place, row in enumerate(rows))
+    body = "".join(_row(row, index in marked) for index, row in enumerate(rows))
     return f'<table class="figures"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>'
 
 

@@ -2,13 +2,13 @@
 
 Intervals are percentile bootstraps over test prompts, 95 %. Where the nights share prompts a difference is paired: what
 makes a prompt hard for both cancels out. Scores of two reward models are on scales of their own, so a difference of
-scores is told only where both nights were scored by the same one.
+scores is given only where both nights were scored by the same one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -17,29 +17,30 @@ import numpy as np
 from rlhf.evaluation.intervals import Interval, difference_interval, mean_interval
 from tasks.comparison.results import Result
 from tasks.evaluation.curves import ROUGE
+from tasks.figures import FIGURES, Figure, find, label, title
+from tasks.roles import POLICIES, ROLES
 
 PROXY = "reward"
 """The scorer that PPO optimised, so it proves nothing by itself."""
-MODELS = {"sft": "SFT", "policy": "policy"}
-PLAIN = {
-    "evaluate.policy.bleu": "BLEU",
-    "evaluate.policy.kl": "KL (nats)",
-    "sft.eval_loss": "SFT dev loss",
-    "reward.accuracy": "reward accuracy",
-    "reward.ece": "reward ECE",
-    "policy.reward_mean": "PPO reward",
-    "policy.entropy": "PPO entropy",
-}
-"""Figures that are not means over prompts, so they have no interval."""
+OF_TEXTS = ("bleu", "kl")
+"""Figures of the evaluated policy that are not means over prompts, so they have no interval."""
+OF_TRAINING = ("sft.eval_loss", "reward.accuracy", "reward.ece", "policy.reward_mean", "policy.entropy")
+"""Figures of the stages that trained; they have none either."""
 Values = dict[tuple[str, str], float]
 """A value per prompt, by its id and text."""
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One figure of both, and by how much the second's lies above the first's; None where it cannot be told."""
+class Contrast:
+    """One figure of both, and by how much the second's is above the first's; None where they do not compare.
+
+    Attributes:
+        name: what people read.
+        figure: how it is shown.
+    """
 
     name: str
+    figure: Figure
     first: Interval | float | None
     second: Interval | float | None
     difference: Interval | float | None
@@ -59,7 +60,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is told of two results.
+    """Two results, compared.
 
     Attributes:
         first, second: the results.
@@ -69,14 +70,14 @@ class Comparison:
         referee: who decides which completion is better.
         shared: the number of test prompts that both have.
         wins: how often the second policy's samples beat the first's on these prompts; None where nobody can judge both.
-        texts: of the shared prompts whose completions differ, those that the referee tells apart most come first.
+        texts: of the shared prompts whose completions differ, those whose scores differ most come first.
     """
 
     first: Result
     second: Result
     params: Mapping[str, tuple[str | None, str | None]]
     data: Sequence[str]
-    figures: Sequence[Figure]
+    figures: Sequence[Contrast]
     referee: str
     shared: int
     wins: Interval | None
@@ -101,9 +102,9 @@ def compare(first: Result, second: Result) -> Comparison:
 
 
 def _referee(first: Result, second: Result) -> str:
-    """Whom both nights asked what is better: gold, a judge, or, where they share neither, their reward models."""
-    asked = [side.completions[0] if side.completions else {} for side in (first, second)]
-    return next((name for name in ("gold", "judge") if all(f"policy_{name}" in row for row in asked)), PROXY)
+    """Who scored both nights: gold, a judge, or, where they share neither, their reward models."""
+    rows = [side.completions[0] if side.completions else {} for side in (first, second)]
+    return next((name for name in ("gold", "judge") if all(f"policy_{name}" in row for row in rows)), PROXY)
 
 
 def differences(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
@@ -112,7 +113,7 @@ def differences(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str
     return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}
 
 
-def figure(name: str, first: Values, second: Values, comparable: bool = True) -> Figure:
+def contrast(name: str, figure: Figure, first: Values, second: Values, comparable: bool = True) -> Contrast:
     """A mean over prompts of both, with intervals, and their difference, paired where they share prompts."""
     means = [mean_interval(list(values.values())) if values else None for values in (first, second)]
     shared = [key for key in first if key in second]
@@ -121,39 +122,44 @@ def figure(name: str, first: Values, second: Values, comparable: bool = True) ->
         difference = mean_interval([second[key] - first[key] for key in shared])
     elif comparable and first and second:
         difference = difference_interval(list(second.values()), list(first.values()))
-    return Figure(name, means[0], means[1], difference)
+    return Contrast(name, figure, means[0], means[1], difference)
 
 
-def _scores(first: Result, second: Result, referee: str) -> list[Figure]:
+def _scores(first: Result, second: Result, referee: str) -> list[Contrast]:
     """The sampled scores of SFT and policy, and the win rates of one over the other."""
     figures = []
     for scorer in dict.fromkeys((referee, PROXY)):
         same = _same_scorer(first, second, scorer)
-        for model, title in MODELS.items():
-            ours, theirs = _sampled(first, model, scorer), _sampled(second, model, scorer)
-            figures.append(figure(f"{title} {scorer}", ours, theirs, same))
+        for model in POLICIES:
+            left, right = _sampled(first, model, scorer), _sampled(second, model, scorer)
+            figures.append(contrast(title(f"{model}.{scorer}"), FIGURES[scorer], left, right, same))
     comparable = referee != PROXY and _same_scorer(first, second, referee)
-    wins = figure("win rate over SFT", _win_shares(first, referee), _win_shares(second, referee), comparable)
+    rate = FIGURES["win_rate"]
+    name = f"{rate.title} over {ROLES['sft'].title}"
+    wins = contrast(name, rate, _win_shares(first, referee), _win_shares(second, referee), comparable)
     # The recorded ones have the interval that the gates saw.
-    return [*figures, Figure(wins.name, _recorded_win_rate(first), _recorded_win_rate(second), wins.difference)]
+    return [*figures, replace(wins, first=_recorded_win_rate(first), second=_recorded_win_rate(second))]
 
 
-def _texts_of(first: Result, second: Result) -> list[Figure]:
+def _texts_of(first: Result, second: Result) -> list[Contrast]:
     """ROUGE and length of the likeliest completions."""
-    ours, theirs = _rouge(first), _rouge(second)
-    figures = [figure(title, ours.get(name, {}), theirs.get(name, {})) for name, title in ROUGE.items()]
-    return [*figures, figure("length (words)", _words(first), _words(second))]
+    left, right = _rouge(first), _rouge(second)
+    left["length"], right["length"] = _words(first), _words(second)
+    rows = [FIGURES[key] for key in (*ROUGE, "length")]
+    return [contrast(row.label, row, left.get(row.key, {}), right.get(row.key, {})) for row in rows]
 
 
 def _words(side: Result) -> Values:
     return {key: float(len(row["policy"].split())) for key, row in _by_prompt(side.completions).items()}
 
 
-def _plain(first: Result, second: Result) -> list[Figure]:
+def _plain(first: Result, second: Result) -> list[Contrast]:
     figures = []
-    for name, title in PLAIN.items():
-        ours, theirs = first.metrics.get(name), second.metrics.get(name)
-        figures.append(Figure(title, ours, theirs, None if ours is None or theirs is None else theirs - ours))
+    names = {f"evaluate.policy.{key}": FIGURES[key].label for key in OF_TEXTS}
+    for key, name in (names | {key: label(key) for key in OF_TRAINING}).items():
+        left, right = first.metrics.get(key), second.metrics.get(key)
+        difference = None if left is None or right is None else right - left
+        figures.append(Contrast(name, find(key), left, right, difference))
     return figures
 
 
@@ -173,8 +179,8 @@ def _wins(first: Result, second: Result, referee: str, shared: Sequence[tuple[st
         return None
     from rlhf.evaluation.winrate import win_rate
 
-    ours, theirs = _by_prompt(second.samples), _by_prompt(first.samples)
-    grids = [_grid([rows[key] for key in shared], "policy", referee) for rows in (ours, theirs)]
+    challenger, opponent = _by_prompt(second.samples), _by_prompt(first.samples)
+    grids = [_grid([rows[key] for key in shared], "policy", referee) for rows in (challenger, opponent)]
     return win_rate(grids[0], grids[1])
 
 
@@ -213,7 +219,7 @@ def _rouge(side: Result) -> dict[str, Values]:
 
 
 def _same_scorer(first: Result, second: Result, scorer: str) -> bool:
-    """Whether both nights asked the very same scorer."""
+    """Whether both nights used the very same scorer."""
     known = first.scorers.get(scorer)
     return scorer == "gold" or (known is not None and known == second.scorers.get(scorer))
 

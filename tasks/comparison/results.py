@@ -10,6 +10,7 @@ from typing import Any
 from tasks.files import read_rows
 from tasks.paths import Paths
 from tasks.registry import versions
+from tasks.roles import ROLES, SCORERS
 from tasks.tracking import mlflow_store
 from tasks.tracking.samples import SAMPLES
 from tasks.tracking.tracker import NIGHT_PREFIX
@@ -19,8 +20,6 @@ LISTED = 8
 """Nights that an error names."""
 GIVEN = re.compile(r"data/(source|feedback|raw|validated|champion)\b")
 """The data that a night is given, in the names of data sets."""
-SCORERS = {"reward": "data/models/reward", "judge": "data/models/judge"}
-"""Scorers that are models, which may differ from night to night; gold is one function."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class Result:
     """One night, or one registered policy, as it is compared.
 
     Attributes:
-        name: what stands above its column.
-        outcome: how the night ended, as far as it says so.
+        name: the title of its column.
+        outcome: how the night ended, where it is recorded.
         commit: the code, with a plus where it was changed; empty where there was no git.
         params: every param, by its dotted name.
         metrics: final figures, by `<stage>.<figure>`.
@@ -51,7 +50,7 @@ class Result:
 
 
 def find(paths: Paths, name: str, registered: str) -> Result:
-    """The result that is meant.
+    """The result of this name.
 
     Args:
         paths: the workspace.
@@ -59,7 +58,7 @@ def find(paths: Paths, name: str, registered: str) -> Result:
         registered: the name that params give to the registry (register.name).
 
     Raises:
-        ValueError: there is none such, more than one, or it never came as far as evaluate; the message lists nights.
+        ValueError: there is none such, more than one, or it never reached evaluate; the message lists nights.
     """
     client = mlflow_store.open_client(paths)
     if name in (versions.CHAMPION, versions.CHALLENGER) or re.fullmatch(r"v\d+", name):
@@ -78,8 +77,8 @@ def find(paths: Paths, name: str, registered: str) -> Result:
         if above is None:
             return _result(client, f"{stage} {run.info.run_id[:8]}", None, {stage: run.info.run_id})
         run = above
-    found = ((key.split("."), run_id) for key, run_id in run.data.tags.items())
-    stages = {parts[1]: run_id for parts, run_id in found if parts[0] == "stage" and parts[2:] == ["run"]}
+    keys = ((key.split("."), run_id) for key, run_id in run.data.tags.items())
+    stages = {parts[1]: run_id for parts, run_id in keys if parts[0] == "stage" and parts[2:] == ["run"]}
     return _result(client, run.info.run_name, run, stages)
 
 
@@ -113,21 +112,21 @@ def _result(client: Any, name: str, night: Any, stages: Mapping[str, str]) -> Re
     if "evaluate" not in runs:
         raise ValueError(f"{name}: its policy was never evaluated, so there is nothing to compare; give another")
     evaluate = runs["evaluate"]
-    read = _data_sets(evaluate)
-    # The night knows also what it did not run itself: those figures were read from the files that were there.
+    inputs = _data_sets(evaluate)
+    # The night's run also has figures of stages that it skipped: they were read from those stages' files.
     metrics = {} if night is None else {key: value for key, value in night.data.metrics.items() if "/" not in key}
     params = {} if night is None else dict(night.data.params)
     data: dict[str, str] = {}
     for stage, run in runs.items():
         metrics |= {f"{stage}.{key}": value for key, value in run.data.metrics.items() if "/" not in key}
         params |= run.data.params
-        data |= {path: found for path, found in _data_sets(run).items() if GIVEN.match(path)}
+        data |= {path: digest for path, digest in _data_sets(run).items() if GIVEN.match(path)}
     tags = (night or evaluate).data.tags
     commit = tags.get("mlflow.source.git.commit", "")[:9]
 
     def rows(file: str) -> list[dict[str, Any]]:
-        kept = mlflow_store.find_artifact(client, evaluate.info.run_id, f"evaluation/{file}")
-        return [row for _, row in read_rows(kept)] if kept else []
+        artifact = mlflow_store.find_artifact(client, evaluate.info.run_id, f"evaluation/{file}")
+        return [row for _, row in read_rows(artifact)] if artifact else []
 
     return Result(
         name=name,
@@ -136,7 +135,7 @@ def _result(client: Any, name: str, night: Any, stages: Mapping[str, str]) -> Re
         params=params,
         metrics=metrics,
         data=data,
-        scorers={name: read[path] for name, path in SCORERS.items() if path in read},
+        scorers={role: inputs[path] for role in SCORERS if (path := ROLES[role].path) and path in inputs},
         samples=rows(SAMPLES),
         completions=rows(COMPLETIONS),
     )

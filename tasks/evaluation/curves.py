@@ -8,11 +8,11 @@ from pathlib import Path
 
 from tasks.files import write_curve, write_text
 
-ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def write_lengths(path: Path, completions: Mapping[str, Sequence[Sequence[str]]]) -> None:
-    """Writes, for every number of words from none to the most found, the share of each model's completions.
+    """Writes, for every number of words from none to the longest, the share of each model's completions.
 
     Args:
         path: the CSV, with the columns `words` and one per model.
@@ -21,17 +21,18 @@ def write_lengths(path: Path, completions: Mapping[str, Sequence[Sequence[str]]]
     counts = {
         model: Counter(len(text.split()) for texts in rows for text in texts) for model, rows in completions.items()
     }
-    longest = max(max(found) for found in counts.values())
+    longest = max(max(count) for count in counts.values())
     write_curve(
         path,
         [
-            {"words": words, **{model: found[words] / found.total() for model, found in counts.items()}}
+            {"words": words, **{model: count[words] / count.total() for model, count in counts.items()}}
             for words in range(longest + 1)
         ],
     )
 
 
 def write_rouge(path: Path, metrics: Mapping[str, float], models: Sequence[str]) -> None:
-    """Writes a row per ROUGE and model, the form that bars are drawn from."""
-    rows = [f"{title} {model},{metrics[f'{model}.{name}']:.6g}\n" for name, title in ROUGE.items() for model in models]
+    """Writes a row per ROUGE and model, by the key of the metric: the form that bars are drawn from."""
+    keys = [f"{model}.{name}" for name in ROUGE for model in models]
+    rows = [f"{key},{metrics[key]:.6g}\n" for key in keys]
     write_text(path, "".join(["score,F1\n", *rows]))

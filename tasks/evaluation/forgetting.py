@@ -19,8 +19,8 @@ def measure(
     policies: Mapping[str, Policy], general: Sequence[Demonstration], params: EvaluateParams, max_prompt_tokens: int
 ) -> dict[str, float]:
     """Each model's `general_loss`, nats per response token, and by how much it rose from one to the next."""
+    from rlhf.demonstrations import encode_demonstrations, evaluate_loss
     from rlhf.evaluation.forgetting import forgetting
-    from rlhf.sft import encode_demonstrations, evaluate_loss
 
     losses = {}
     for name, policy in policies.items():

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from rlhf.evaluation import bleu, rouge
+from tasks.figures import FIGURES
 from tasks.files import read_rows
 
 SINGLE = ("output", "completion")
@@ -76,16 +77,16 @@ def read_outputs(path: Path, references: Path | None = None) -> Outputs:
     rows: list[list[str]] = []
     texts: dict[str, list[str]] = {}
     for number, row in read_rows(path):
-        place = f"{path}:{number}"
-        found = _texts(row, place)
-        if rows and found.keys() != texts.keys():
+        location = f"{path}:{number}"
+        outputs = _texts(row, location)
+        if rows and outputs.keys() != texts.keys():
             raise ValueError(
-                f"{place}: found the systems {sorted(found)}, the rows above have {sorted(texts)}; "
+                f"{location}: found the systems {sorted(outputs)}, the rows above have {sorted(texts)}; "
                 "give every row the same systems"
             )
-        for system, text in found.items():
+        for system, text in outputs.items():
             texts.setdefault(system, []).append(text)
-        rows.append(_references(row, place) if by_id is None else _joined(row, by_id, place, references))
+        rows.append(_references(row, location) if by_id is None else _joined(row, by_id, location, references))
     return Outputs(rows, texts)
 
 
@@ -122,8 +123,8 @@ def _table(title: str, names: list[str], values: dict[str, dict[str, float]]) ->
 
 
 def _figure(name: str, value: float) -> str:
-    """Four decimals of a share, two of a percentage: as many as tell systems apart."""
-    return f"{value:.2f}" if name.startswith("sacrebleu") else f"{value:.4f}"
+    """As BLEU is told where it is a percentage, as ROUGE is where it is a share: digits that tell systems apart."""
+    return FIGURES["bleu" if name.startswith("sacrebleu") else "rougeL"].show(value)
 
 
 def _families(names: Iterable[str]) -> dict[str, list[str]]:
@@ -137,7 +138,8 @@ def _families(names: Iterable[str]) -> dict[str, list[str]]:
         }.items()
     }
     rest = [name for name in names if not any(name in family for family in families.values())]
-    return families | {"BLEU (sacrebleu 0 to 100, mteval 0 to 1) and ROUGE-L of the COCO scripts": rest}
+    bleu_title, rouge_title = FIGURES["bleu"].title, FIGURES["rougeL"].title
+    return families | {f"{bleu_title} (sacrebleu 0 to 100, mteval 0 to 1) and {rouge_title} of the COCO scripts": rest}
 
 
 def _variants(outputs: Outputs) -> Iterator[tuple[str, list[float]]]:
@@ -162,44 +164,44 @@ def _variants(outputs: Outputs) -> Iterator[tuple[str, list[float]]]:
 
 def _signatures(references: list[list[str]]) -> dict[str, str]:
     """The signature of every variant, in the order of `_variants`."""
-    found = {
+    signatures = {
         f"{kind}_{suffix}": rouge.rouge_signature(refs, stemmer)
         for suffix, (refs, stemmer) in ROUGE_VARIANTS.items()
         for kind in ROUGE_TYPES
     }
-    found["coco_rougeL"] = rouge.coco_rouge_signature()
+    signatures["coco_rougeL"] = rouge.coco_rouge_signature()
     for name, options in BLEU_VARIANTS.items():
-        found[name] = bleu.bleu_signature(references, **options)
-    found["mteval_bleu"] += "|scale:0-1"
-    return found
+        signatures[name] = bleu.bleu_signature(references, **options)
+    signatures["mteval_bleu"] += "|scale:0-1"
+    return signatures
 
 
-def _texts(row: dict[str, Any], place: str) -> dict[str, str]:
+def _texts(row: dict[str, Any], location: str) -> dict[str, str]:
     """The texts of a row by system; a single system is called by its field's name."""
     outputs = row.get("outputs")
-    found = outputs if "outputs" in row else {name: row[name] for name in SINGLE if name in row}
-    if not isinstance(found, dict) or not found:
-        raise ValueError(f"{place}: found no text to score; give output, or outputs as {{system: text}}")
-    for system, text in found.items():
+    texts = outputs if "outputs" in row else {name: row[name] for name in SINGLE if name in row}
+    if not isinstance(texts, dict) or not texts:
+        raise ValueError(f"{location}: found no text to score; give output, or outputs as {{system: text}}")
+    for system, text in texts.items():
         if not isinstance(text, str):
-            raise ValueError(f"{place}: {system} is {type(text).__name__}; give a text (it may be empty)")
-    return found
+            raise ValueError(f"{location}: {system} is {type(text).__name__}; give a text (it may be empty)")
+    return texts
 
 
-def _references(row: dict[str, Any], place: str) -> list[str]:
+def _references(row: dict[str, Any], location: str) -> list[str]:
     """The references of a row: one or more texts."""
-    found = row.get("references")
-    if not isinstance(found, list) or not found or not all(isinstance(text, str) for text in found):
-        raise ValueError(f"{place}: references is {found!r:.60}; give a list of one or more texts")
-    return found
+    references = row.get("references")
+    if not isinstance(references, list) or not references or not all(isinstance(text, str) for text in references):
+        raise ValueError(f"{location}: references is {references!r:.60}; give a list of one or more texts")
+    return references
 
 
 def _references_by_id(path: Path) -> dict[str, list[str]]:
     return {str(row.get("id")): _references(row, f"{path}:{number}") for number, row in read_rows(path)}
 
 
-def _joined(row: dict[str, Any], by_id: dict[str, list[str]], place: str, source: Path | None) -> list[str]:
+def _joined(row: dict[str, Any], by_id: dict[str, list[str]], location: str, source: Path | None) -> list[str]:
     key = str(row.get("id"))
     if key not in by_id:
-        raise ValueError(f"{place}: id {key} has no references in {source}; give it a row there")
+        raise ValueError(f"{location}: id {key} has no references in {source}; give it a row there")
     return by_id[key]

@@ -1,1 +1,1 @@
-"""A model asked by a person: talked to, and its generation explained token by token, as text and as a page."""
+"""A model inspected by a person: chat with it, and its generation explained token by token, as text and as a page."""

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Chat:
-    """A conversation. A policy with a chat template hears what was said before; for others each line is a prompt.
+    """A conversation. A policy with a chat template reads the earlier turns; for others each line is a prompt.
 
     Attributes:
         seed: the n-th answer (from 0) is drawn with seed + n.
-        turns: what was said and is still remembered.
+        turns: the turns that still fit the context.
     """
 
     policy: Policy
@@ -27,19 +27,19 @@ class Chat:
     answers: int = 0
 
     def answer(self, line: str) -> str:
-        """What the policy says to a line; raises ValueError when the line is too long for its context."""
+        """The policy's answer to a line; raises ValueError when the line is too long for its context."""
         from rlhf.generation import generate
 
         prompt: PromptText = line
         if self.policy.tokenizer.chat_template:
-            prompt = self._remembered([*self.turns, Message(role="user", content=line)])
+            prompt = self._fit([*self.turns, Message(role="user", content=line)])
         [completion] = generate(self.policy, [prompt], [self.sampling], [self.seed + self.answers])
         self.answers += 1
         if not isinstance(prompt, str):
             self.turns = [*prompt, Message(role="assistant", content=completion.text)]
         return completion.text
 
-    def _remembered(self, turns: list[Message]) -> list[Message]:
+    def _fit(self, turns: list[Message]) -> list[Message]:
         """The turns, without the first questions and answers where the context is too short for all."""
         from rlhf.generation import check_context
 

@@ -1,7 +1,7 @@
 """Generation explained: for a prompt, what each model would write next, before and after each control, token by token.
 
-One model's continuation is followed and forced on the others, so that all are asked about the same text so far.
-Reads the models below data/models, or others by path or Hub id; writes a page and a picture where asked to.
+One model's continuation is followed and forced on the others, so that all predict from the same text.
+Reads the models below data/models, or others by path or Hub id; writes a page and a picture on request.
 
     nightjar explain "PROMPT"
 """
@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from rlhf.records import Sampling
 from rlhf.settings.model import ModelSettings
 from tasks.paths import Paths
+from tasks.roles import POLICIES, ROLES
 
 if TYPE_CHECKING:
-    from rlhf.explain import Stage
+    from rlhf.explain import SamplerStage
     from rlhf.models import Policy
 
-MADE_BY = {"sft": "sft", "policy": "policy"}
-"""The models of a night, and the stage that makes each."""
 TITLES = {
     "repetition_penalty": "repetition penalty",
     "min_new_tokens": "min. length",
@@ -34,7 +33,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked.
+    """What is to be explained.
 
     Attributes:
         prompt: the prompt as text.
@@ -61,7 +60,7 @@ class Bar(NamedTuple):
     chosen: bool
 
 
-class Reading(NamedTuple):
+class Prediction(NamedTuple):
     """What one model would write next.
 
     Attributes:
@@ -79,12 +78,12 @@ class Reading(NamedTuple):
     cuts: list[float]
 
 
-class Step(NamedTuple):
-    """One token: the text before it, the token that was written, and what each model made of it."""
+class ExplainedToken(NamedTuple):
+    """One token: the text before it, the token that was written, and what each model predicted."""
 
     before: str
     chosen: str
-    readings: list[Reading]
+    predictions: list[Prediction]
 
 
 class Explanation(NamedTuple):
@@ -92,7 +91,7 @@ class Explanation(NamedTuple):
 
     prompt: str
     how: str
-    steps: list[Step]
+    steps: list[ExplainedToken]
 
 
 def explain(paths: Paths, question: Question, model: ModelSettings) -> Explanation:
@@ -125,11 +124,11 @@ def explain(paths: Paths, question: Question, model: ModelSettings) -> Explanati
     traces = {name: trace(policy, prompts[name], tokens, settings) for name, policy in policies.items()}
     shown = [readable_token(writer, token) for token in tokens]
     steps = [
-        Step(
+        ExplainedToken(
             before="".join(shown[:index]),
             chosen=shown[index],
-            readings=[
-                _reading(policy, name, traces[name][index], token, question) for name, policy in policies.items()
+            predictions=[
+                _prediction(policy, name, traces[name][index], token, question) for name, policy in policies.items()
             ],
         )
         for index, token in enumerate(tokens)
@@ -139,14 +138,15 @@ def explain(paths: Paths, question: Question, model: ModelSettings) -> Explanati
 
 def _folder(paths: Paths, name: str) -> str | Path:
     """The folder of a night's model, which must be there, or what was given."""
-    if name not in MADE_BY:
+    if name not in POLICIES:
         return name
-    if not (paths.models / name).is_dir():
+    folder = paths.root / str(ROLES[name].path)
+    if not folder.is_dir():
         raise FileNotFoundError(
-            f"{paths.models / name}: no such model yet; make it with: nightjar stage {MADE_BY[name]} "
+            f"{folder}: no such model yet; make it with: nightjar stage {ROLES[name].stage} "
             "(or the whole night: nightjar run), or choose others with --model"
         )
-    return paths.models / name
+    return folder
 
 
 def _check_vocabularies(policies: dict[str, Policy]) -> None:
@@ -159,7 +159,9 @@ def _check_vocabularies(policies: dict[str, Policy]) -> None:
             )
 
 
-def _reading(writer: Policy, name: str, stages: Sequence[Stage], token: int, question: Question) -> Reading:
+def _prediction(
+    writer: Policy, name: str, stages: Sequence[SamplerStage], token: int, question: Question
+) -> Prediction:
     """The likeliest tokens at any stage, and the chosen one, in the order of the raw distribution."""
     import torch
 
@@ -168,7 +170,7 @@ def _reading(writer: Policy, name: str, stages: Sequence[Stage], token: int, que
     table = torch.stack([stage.probabilities for stage in stages])
     likeliest = table.amax(0).topk(min(question.top, table.shape[1])).indices.tolist()
     shown = sorted({*likeliest, token}, key=lambda index: (-float(table[0, index]), index))
-    return Reading(
+    return Prediction(
         model=name,
         stages=[_titled(stage.control, question.sampling) for stage in stages],
         bars=[Bar(readable_token(writer, index), table[:, index].tolist(), index == token) for index in shown],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from tasks.inspection.explain import Bar, Explanation, Reading, Step
+from tasks.inspection.explain import Bar, ExplainedToken, Explanation, Prediction
 from tasks.inspection.explain_text import percent
 from tasks.reports.page import THEME
 
@@ -12,8 +12,8 @@ from tasks.reports.page import THEME
 def explanation_page(explanation: Explanation) -> str:
     """The whole page as HTML; every text is escaped."""
     steps = explanation.steps
-    chips = "".join(f'<a href="#step-{place}">{escape(step.chosen)}</a>' for place, step in enumerate(steps, 1))
-    sections = "\n".join(_section(place, step) for place, step in enumerate(steps, 1))
+    chips = "".join(f'<a href="#step-{number}">{escape(step.chosen)}</a>' for number, step in enumerate(steps, 1))
+    sections = "\n".join(_section(number, step) for number, step in enumerate(steps, 1))
     return PAGE.format(
         theme=THEME,
         prompt=escape(explanation.prompt),
@@ -23,21 +23,21 @@ def explanation_page(explanation: Explanation) -> str:
     )
 
 
-def _section(number: int, step: Step) -> str:
-    readings = "".join(_reading(reading) for reading in step.readings)
+def _section(number: int, step: ExplainedToken) -> str:
+    predictions = "".join(_prediction(prediction) for prediction in step.predictions)
     return (
         f'<section id="step-{number}"><h2><small>{number}</small> <span>{escape(step.before)}</span>'
-        f"<mark>{escape(step.chosen)}</mark></h2><div>{readings}</div></section>"
+        f"<mark>{escape(step.chosen)}</mark></h2><div>{predictions}</div></section>"
     )
 
 
-def _reading(reading: Reading) -> str:
-    head = "".join(f"<th>{escape(stage)}</th>" for stage in reading.stages)
-    rows = "".join(_row(bar) for bar in reading.bars)
-    entropies = "".join(f"<td>{entropy:.2f}</td>" for entropy in reading.entropies)
-    cuts = "".join(f"<td>{escape(percent(cut))}</td>" for cut in reading.cuts)
+def _prediction(prediction: Prediction) -> str:
+    head = "".join(f"<th>{escape(stage)}</th>" for stage in prediction.stages)
+    rows = "".join(_row(bar) for bar in prediction.bars)
+    entropies = "".join(f"<td>{entropy:.2f}</td>" for entropy in prediction.entropies)
+    cuts = "".join(f"<td>{escape(percent(cut))}</td>" for cut in prediction.cuts)
     return (
-        f"<table><caption>{escape(reading.model)}</caption><thead><tr><th>token</th>{head}</tr></thead>"
+        f"<table><caption>{escape(prediction.model)}</caption><thead><tr><th>token</th>{head}</tr></thead>"
         f"<tbody>{rows}</tbody><tfoot><tr><th>entropy, nats</th>{entropies}</tr>"
         f"<tr><th>mass cut</th>{cuts}</tr></tfoot></table>"
     )

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tasks.inspection.explain import Bar, Explanation, Reading, Step
+from tasks.inspection.explain import Bar, ExplainedToken, Explanation, Prediction
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
 WIDTH = 8
@@ -24,12 +24,12 @@ def show(explanation: Explanation, console: Console) -> None:
     for number, step in enumerate(explanation.steps, 1):
         console.print()
         console.print(Text.assemble((f"step {number}  ", "bold"), step.before, (f"▸{step.chosen}", "bold")))
-        console.print(Columns([_table(reading) for reading in step.readings], padding=(0, 3)))
+        console.print(Columns([_table(prediction) for prediction in step.predictions], padding=(0, 3)))
     console.print()
     console.print(Text.assemble(("written  ", "bold"), written(explanation.steps)))
 
 
-def written(steps: Sequence[Step]) -> str:
+def written(steps: Sequence[ExplainedToken]) -> str:
     """The whole continuation in readable tokens."""
     return "".join(step.chosen for step in steps)
 
@@ -41,16 +41,16 @@ def percent(probability: float) -> str:
     return "<.1 %" if probability < 0.0005 else f"{100 * probability:.1f} %"
 
 
-def _table(reading: Reading) -> Table:
-    table = Table(title=reading.model, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(prediction: Prediction) -> Table:
+    table = Table(title=prediction.model, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("token", no_wrap=True, max_width=20)
-    for stage in reading.stages:
+    for stage in prediction.stages:
         table.add_column(stage, width=WIDTH + 8)
-    for bar in reading.bars:
+    for bar in prediction.bars:
         table.add_row(*_row(bar), style="bold" if bar.chosen else "")
     table.add_section()
-    table.add_row("entropy, nats", *[f"{'':{WIDTH}} {entropy:>7.2f}" for entropy in reading.entropies])
-    table.add_row("mass cut", *[f"{'':{WIDTH}} {percent(cut):>7}" for cut in reading.cuts])
+    table.add_row("entropy, nats", *[f"{'':{WIDTH}} {entropy:>7.2f}" for entropy in prediction.entropies])
+    table.add_row("mass cut", *[f"{'':{WIDTH}} {percent(cut):>7}" for cut in prediction.cuts])
     return table
 
 

@@ -19,6 +19,6 @@ class IngestParams(Settings):
     general: str | None = None
     """Demonstrations of other tasks, which the policy must not forget: a source as above; null is none.
 
-    evaluate then tells how much was forgotten; sft.replay and policy.ptx_coefficient work against it.
+    evaluate then measures how much was forgotten; sft.replay and policy.ptx_coefficient work against it.
     """
     seed: NonNegative = 0

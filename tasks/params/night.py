@@ -26,12 +26,12 @@ class NightParams(Settings):
     missed: Literal["catch_up", "skip"] = "catch_up"
     """What becomes of a night whose time passed while nothing was running: it starts late, once, or not at all."""
     deadline_minutes: Annotated[float, Field(gt=0.0)] | None = None
-    """A night that still works after so long saves what it has and ends; the next one goes on from there."""
+    """A night that still runs after so long saves its state and ends; the next one resumes there."""
     notify: str | None = None
     """A shell command run after a night with NIGHTJAR_OUTCOME set and the night as JSON on standard input."""
     notify_on: list[NightOutcome] = ["failed"]
     seeds: list[NonNegative] = []
-    """More seeds to train each night, beside the params' own; the best by a held-out score goes on."""
+    """More seeds to train each night, beside the params' own; the best by a held-out score is registered."""
     variants: dict[str, dict[str, Any]] = {}
     """Settings to try each night with every seed, by name, each with the sections and params that it changes."""
     parallel: Positive = 1

@@ -78,9 +78,10 @@ class Params(Settings):
 
     def section(self, name: str) -> Settings:
         """The section called `name` in params.yaml."""
-        return next(
+        section: Settings = next(
             getattr(self, field) for field, info in type(self).model_fields.items() if name in (field, info.alias)
         )
+        return section
 
 
 def read_params(path: Path) -> Params:
@@ -94,7 +95,7 @@ def read_params(path: Path) -> Params:
 
 
 def read_sections(path: Path) -> dict[str, Any]:
-    """The sections of a params file as they stand there.
+    """The sections of a params file, unchecked.
 
     Raises:
         FileNotFoundError: there is no such file.

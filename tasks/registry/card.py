@@ -1,6 +1,6 @@
 """The model card of a registered version: what it is, its data, params and figures, the gates, and its limits.
 
-Figures that the evaluation gives are as it gave them; what made the version is told by its lineage.
+Figures that the evaluation gives are as it gave them; what made the version comes from its lineage.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlhf.algorithms import ALGORITHMS
+from tasks.figures import FIGURES, find, show
 from tasks.registry.gates import Finding
 from tasks.registry.lineage import Lineage, describe_start
 from tasks.reports import summary
+from tasks.roles import ROLES
 
 MAX_DESCRIPTION = 5000
 """Characters that MLflow's database keeps of a version's description."""
@@ -28,14 +30,14 @@ PARAMS = (
     ),
     *("policy.adapter", "policy.adapter.kind", "policy.seed"),
 )
-"""The params that tell most of a model; all of them are in its runs."""
+"""The params that matter most; all of them are in its runs."""
 COUNTS = {
     "validate": ("rows_in", "rows_kept", "rows_rejected"),
     "rollouts": ("completions",),
     "pairs": ("pairs",),
 }
 OVER = "95 % over prompts"
-REWARD_FIGURES = ("accuracy", "auc", "spearman", "pearson", "ece", "accuracy_by_length")
+ON_PAIRS = ("accuracy", "auc", "spearman", "pearson", "ece", "accuracy_by_length")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def render(kind: str, facts: Facts) -> str:
 
     Args:
         kind: `policy` or `reward`.
-        facts: what there is to tell.
+        facts: what the card reports.
     """
     lineage = facts.lineage
     version = lineage.version if kind == "policy" else lineage.tags.get("reward_version", "")
@@ -79,11 +81,11 @@ def render(kind: str, facts: Facts) -> str:
     return "\n\n".join([*parts, *(f"## {title}\n{text}" for title, text in sections.items() if text)]) + "\n"
 
 
-def describe(card: str, place: str) -> str:
-    """The card as a version's description: whole where it fits, else its first sections and where to find the rest."""
+def describe(card: str, source: str) -> str:
+    """The card as a version's description: complete where it fits, else its first sections and where the rest is."""
     if len(card) <= MAX_DESCRIPTION:
         return card
-    rest = f"\n\nThe rest stands in {place}.\n"
+    rest = f"\n\nThe rest is in {source}.\n"
     kept = card[: MAX_DESCRIPTION - len(rest)]
     return (kept[: kept.rfind("\n\n## ")] if "\n\n## " in kept else kept) + rest
 
@@ -91,46 +93,46 @@ def describe(card: str, place: str) -> str:
 def limits(facts: Facts) -> list[str]:
     """What nobody measured, and what the figures do not say."""
     params, figures = facts.lineage.params, facts.evaluation
-    found = [
+    lines = [
         "Measured on held-out prompts of the same kind as those it learnt from; of other prompts the figures say "
         "nothing. Nobody looked at safety, bias or facts about the world.",
     ]
     if facts.referee == "gold":
-        found.append("Gold is the rule of a generated corpus: it ranks these sentences, and no text that people wrote.")
+        lines.append("Gold is the rule of a generated corpus: it ranks these sentences, and no text that people wrote.")
     else:
-        found.append("The win rate is judged by a model of people's rankings held out from PPO, not by people.")
+        lines.append("The win rate is judged by a model of people's rankings held out from PPO, not by people.")
     if params.get("rank.annotator") == "simulated":
-        found.append("No person ranked anything: the rankings are a simulated annotator's.")
+        lines.append("No person ranked anything: the rankings are a simulated annotator's.")
     if "policy_forgetting" not in figures:
-        found.append("Whether it forgot other tasks was not measured (ingest.general names none).")
+        lines.append("Whether it forgot other tasks was not measured (ingest.general names none).")
     if params.get("policy.monitor") == "null":
-        found.append("Nothing watched for reward hacking while the policy was trained (policy.monitor).")
+        lines.append("Nothing watched for reward hacking while the policy was trained (policy.monitor).")
     if any(finding.name == "steady" and finding.text.startswith("one seed") for finding in facts.findings):
-        found.append("One run of one seed: the intervals are over prompts, not over trainings (nightjar seeds).")
+        lines.append("One run of one seed: the intervals are over prompts, not over trainings (nightjar seeds).")
     if not any(name.startswith("champion.") for name in figures):
-        found.append("It was compared with no other champion, only with the SFT model that it started from.")
+        lines.append("It was compared with no other champion, only with the SFT model that it started from.")
     if "git.commit" not in facts.lineage.tags:
-        found.append("It was made outside a git checkout: no commit tells its code.")
+        lines.append("It was made outside a git checkout: no commit records its code.")
     elif facts.lineage.tags["git.dirty"] == "yes":
-        found.append(
+        lines.append(
             "Code or params differed from the git commit; the night's experiment holds them, where there is one."
         )
-    return found
+    return lines
 
 
 def _what(kind: str, lineage: Lineage) -> str:
     algorithm = lineage.steps["policy"].params.get("policy.algorithm", "ppo")
     on_pairs = ALGORITHMS[algorithm].learns_from == "pairs"
     if kind == "reward":
-        kept = lineage.steps["reward"].params.get("reward.kind", "")
+        form = lineage.steps["reward"].params.get("reward.kind", "")
         return (
-            f"A reward model ({kept or 'kind unknown'}), trained on pairs out of rankings. It scores a completion of a "
+            f"A reward model ({form or 'kind unknown'}), trained on pairs out of rankings. It scores a completion of a "
             f"prompt; a higher score is a better one, in deviations of the SFT model's completions. "
             f"{lineage.name}-policy version {lineage.version} {'was measured by' if on_pairs else 'learnt from'} it."
         )
     source = f"{lineage.name}-reward version {lineage.tags.get('reward_version', 'unknown')}"
     return (
-        f"A language model that goes on from a prompt. It started from {describe_start(lineage)}, learnt from "
+        f"A language model that continues a prompt. It started from {describe_start(lineage)}, learnt from "
         f"demonstrations (SFT), then by {algorithm} from {'pairs' if on_pairs else source}."
     )
 
@@ -138,37 +140,41 @@ def _what(kind: str, lineage: Lineage) -> str:
 def _metrics(facts: Facts) -> str:
     figures = facts.evaluation
     header, *rows = summary.table(dict(figures))
-    lines = [f"Win rate over SFT, judged by {facts.referee}: {summary.interval(figures, 'win_rate')}, {OVER}"]
+    rate, baseline = FIGURES["win_rate"].heading, ROLES["sft"].title
+    lines = [f"{rate} over {baseline}, judged by {facts.referee}: {summary.interval(figures, 'win_rate')}, {OVER}"]
     if "champion.win_rate" in figures:
-        lines.append(f"Win rate over the champion before it: {summary.interval(figures, 'champion.win_rate')}, {OVER}")
+        lines.append(f"{rate} over the champion before it: {summary.interval(figures, 'champion.win_rate')}, {OVER}")
     if "policy_forgetting" in figures:
-        lines.append(f"Loss on other tasks: {figures['policy_forgetting']:+.3f} nats per token to SFT's")
+        loss = FIGURES["general_loss"]
+        rise = loss.show(figures["policy_forgetting"], sign="+")
+        lines.append(f"{loss.heading}: {rise} {loss.unit} to {baseline}'s")
     return "\n\n".join([_table(header, rows), *lines])
 
 
 def _reward_metrics(facts: Facts) -> str:
     measured = facts.lineage.steps["reward"].metrics
-    figures = {f"{name}, on test pairs": measured[name] for name in REWARD_FIGURES if name in measured}
-    figures |= {name: value for name, value in facts.evaluation.items() if name.startswith("reward.")}
-    return _table(["figure", "value"], [(name, f"{value:.4f}") for name, value in figures.items()])
+    rows = [(f"{FIGURES[key].title}, on test pairs", show(key, measured[key])) for key in ON_PAIRS if key in measured]
+    evaluated = {key: value for key, value in facts.evaluation.items() if key.startswith("reward.")}
+    return _table(["figure", "value"], rows + [(find(key).title, show(key, value)) for key, value in evaluated.items()])
 
 
 def _gates(findings: Sequence[Finding]) -> str:
     rows = [(finding.name, "passed" if finding.passed else "failed", finding.text) for finding in findings]
-    return _table(["gate", "", "found"], rows)
+    return _table(["gate", "", "result"], rows)
 
 
 def _data(facts: Facts) -> str:
     lineage = facts.lineage
     counts = [
-        (f"{stage}: {name.replace('_', ' ')}", f"{lineage.steps[stage].metrics[name]:.0f}")
-        for stage, names in COUNTS.items()
-        for name in names
-        if name in lineage.steps[stage].metrics
+        (f"{stage}: {FIGURES[key].title}", show(key, lineage.steps[stage].metrics[key]))
+        for stage, keys in COUNTS.items()
+        for key in keys
+        if key in lineage.steps[stage].metrics
     ]
     counts += [(f"rankings by {who}", str(count)) for who, count in lineage.annotators.items()]
     if "prompts" in facts.evaluation:
-        counts.append(("test prompts of the evaluation", f"{facts.evaluation['prompts']:.0f}"))
+        prompts = FIGURES["evaluate.prompts"]
+        counts.append((prompts.title, prompts.show(facts.evaluation["prompts"])))
     digests = [(path, f"`{digest}`") for path, digest in lineage.data.items()]
     return _table(["data", "rows or digest"], counts + digests)
 

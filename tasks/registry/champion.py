@@ -1,4 +1,4 @@
-"""The champion, brought from the registry to data/champion, where `sft` starts from it with sft.start: champion."""
+"""The champion, copied from the registry to data/champion, where `sft` starts from it with sft.start: champion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.tracking import mlflow_store
 
 
 def check_out(paths: Paths, params: Params) -> int | None:
-    """Makes data/champion hold the champion's checkpoint where sft.start asks for it, and nothing where it does not.
+    """Makes data/champion hold the champion's checkpoint where sft.start is champion, else nothing.
 
     Called before the stages of a night that has something to do, and only then: a promotion alone reruns nothing.
 
@@ -45,15 +45,15 @@ def check_out(paths: Paths, params: Params) -> int | None:
         for file in fresh.iterdir():
             file.rename(paths.champion / file.name)
         fresh.rmdir()
-    say(f"sft goes on from the champion: {name}")
+    say(f"sft starts from the champion: {name}")
     return int(version.version)
 
 
 def _empty(paths: Paths) -> None:
-    """Takes everything out of data/champion but the note for people."""
+    """Removes everything from data/champion but the note for people."""
     paths.champion.mkdir(parents=True, exist_ok=True)
-    for place in paths.champion.iterdir():
-        if place.is_dir():
-            shutil.rmtree(place)
-        elif place.name != digests.NOTE:
-            place.unlink()
+    for path in paths.champion.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != digests.NOTE:
+            path.unlink()

@@ -10,11 +10,25 @@ from collections.abc import Mapping, Sequence
 from statistics import median_low
 from typing import Any, NamedTuple
 
+from tasks.figures import FIGURES, find
 from tasks.params.register import RegisterParams
+from tasks.roles import ROLES
+
+RATE = FIGURES["win_rate"]
+READ = {
+    "win_rate": ("win_rate", "win_rate_low", "win_rate_high"),
+    "rouge": ("policy.rougeL", "sft.rougeL"),
+    "bleu": ("policy.bleu", "sft.bleu"),
+    "kl": ("policy.kl",),
+    "forgetting": ("policy_forgetting",),
+}
+"""By gate, the figures of an evaluation that it reads, its own first."""
+LIMITS = {"rouge": "max_rouge_drop", "bleu": "max_bleu_drop", "kl": "max_kl", "forgetting": "max_forgetting"}
+"""By gate, the param that bounds it; null switches it off."""
 
 
 class Finding(NamedTuple):
-    """What one gate found: its name, whether the policy passed, and why, with the numbers."""
+    """The result of one gate: its name, whether the policy passed, and why, with the numbers."""
 
     name: str
     passed: bool
@@ -38,8 +52,8 @@ def is_promoted(findings: Sequence[Finding]) -> bool:
 def reason(findings: Sequence[Finding]) -> str:
     """The decision in a sentence: every finding of a promotion, else those that failed."""
     promoted = is_promoted(findings)
-    told = [finding.text for finding in findings if promoted or not finding.passed]
-    return f"{'promoted' if promoted else 'not promoted'}: {'; '.join(told)}"
+    texts = [finding.text for finding in findings if promoted or not finding.passed]
+    return f"{'promoted' if promoted else 'not promoted'}: {'; '.join(texts)}"
 
 
 def judge_evaluation(metrics: Mapping[str, float], params: RegisterParams) -> list[Finding]:
@@ -48,29 +62,17 @@ def judge_evaluation(metrics: Mapping[str, float], params: RegisterParams) -> li
     Raises:
         ValueError: a figure that a gate needs is missing.
     """
-    needed = [
-        *("win_rate", "win_rate_low", "win_rate_high"),
-        *(("policy.rougeL", "sft.rougeL") if params.max_rouge_drop is not None else ()),
-        *(("policy.bleu", "sft.bleu") if params.max_bleu_drop is not None else ()),
-        *(("policy.kl",) if params.max_kl is not None else ()),
-        *(("policy_forgetting",) if params.max_forgetting is not None else ()),
-    ]
-    if missing := [name for name in needed if name not in metrics]:
+    limits = {gate: getattr(params, LIMITS[gate]) for gate in LIMITS if getattr(params, LIMITS[gate]) is not None}
+    needed = [key for gate, keys in READ.items() if gate == "win_rate" or gate in limits for key in keys]
+    if missing := [key for key in needed if key not in metrics]:
         raise ValueError(f"the evaluation lacks {', '.join(missing)}; run again: nightjar stage evaluate")
-    rate, low, high = (metrics[name] for name in needed[:3])
-    found = [_win_rate("win_rate", "win rate over SFT", (rate, low, high), params.min_win_rate_low)]
-    if params.max_rouge_drop is not None:
-        scores = metrics["policy.rougeL"], metrics["sft.rougeL"]
-        found.append(_drop("rouge", "ROUGE-L", *scores, params.max_rouge_drop, digits=4))
-    if params.max_bleu_drop is not None:
-        scores = metrics["policy.bleu"], metrics["sft.bleu"]
-        found.append(_drop("bleu", "BLEU", *scores, params.max_bleu_drop, digits=2))
-    if params.max_kl is not None:
-        found.append(_rise("kl", f"KL {metrics['policy.kl']:.2f}", metrics["policy.kl"], params.max_kl, "nats"))
-    if params.max_forgetting is not None:
-        rise = metrics["policy_forgetting"]
-        found.append(_rise("forgetting", f"forgetting {rise:.3f}", rise, params.max_forgetting, "nats per token"))
-    return found
+    rate, low, high = (metrics[key] for key in READ["win_rate"])
+    over = f"{RATE.title} over {ROLES['sft'].title}"
+    findings = [_win_rate("win_rate", over, (rate, low, high), params.min_win_rate_low)]
+    for gate, limit in limits.items():
+        judge = _drop if find(READ[gate][0]).higher_is_better else _rise
+        findings.append(judge(gate, limit, *(metrics[key] for key in READ[gate])))
+    return findings
 
 
 def judge_rematch(rematch: Rematch | None, params: RegisterParams) -> Finding:
@@ -78,11 +80,11 @@ def judge_rematch(rematch: Rematch | None, params: RegisterParams) -> Finding:
     if rematch is None:
         return Finding("champion", True, "no other champion to beat")
     interval = rematch.rate, rematch.low, rematch.high
-    return _win_rate("champion", f"win rate over champion {rematch.version}", interval, params.min_win_rate_low)
+    return _win_rate("champion", f"{RATE.title} over champion {rematch.version}", interval, params.min_win_rate_low)
 
 
 def judge_monitor(readings: Mapping[str, Any] | None, params: RegisterParams) -> list[Finding]:
-    """The gate of the hacking monitor: the policy that was kept is one that it warned of nothing.
+    """The gate of the hacking monitor: it gave no warning of the policy that was kept.
 
     Args:
         readings: `kept_iteration` and `readings` with the `warnings` of each; None where nothing watched.
@@ -93,7 +95,7 @@ def judge_monitor(readings: Mapping[str, Any] | None, params: RegisterParams) ->
     if readings is None:
         return [Finding("monitor", True, "hacking not watched")]
     kept = readings["kept_iteration"]
-    # A run that its KL stopped ends between two readings: the one before tells.
+    # A run that its KL stopped ends between two readings: the earlier one counts.
     last = max((row for row in readings["readings"] if row["iteration"] <= kept), key=lambda row: row["iteration"])
     if last["warnings"]:
         return [Finding("monitor", False, f"the monitor warned of iteration {kept}: {'; '.join(last['warnings'])}")]
@@ -114,12 +116,12 @@ def judge_seeds(wanted: int, lows: Sequence[float], params: RegisterParams) -> F
         text = f"one seed of the {wanted} that night.seeds asks for; train and compare the others: nightjar run"
         return Finding("steady", False, text)
     low, floor = median_low(lows), params.min_win_rate_low
-    text = f"lower bound over SFT {low:.3f} at the middle of {len(lows)} seeds"
+    text = f"lower bound over {ROLES['sft'].title} {RATE.show(low)} at the middle of {len(lows)} seeds"
     return Finding("steady", low > floor, f"{text} {'above' if low > floor else 'not above'} {floor:g}")
 
 
 def judge_rollback(why: str | None) -> list[Finding]:
-    """A policy that a person took back is promoted by a person alone; `why` is None where nobody did."""
+    """A policy that a person rolled back is promoted by a person alone; `why` is None where nobody did."""
     text = f"rolled back before ({why}); to have it all the same: nightjar rollback --to its version"
     return [] if why is None else [Finding("rollback", False, text)]
 
@@ -127,16 +129,21 @@ def judge_rollback(why: str | None) -> list[Finding]:
 def _win_rate(name: str, title: str, interval: tuple[float, float, float], floor: float) -> Finding:
     rate, low, high = interval
     passed = low > floor
-    text = f"{title} {rate:.3f} [{low:.3f}, {high:.3f}] {'above' if passed else 'not above'} {floor:g}"
+    text = f"{title} {RATE.interval(rate, low, high)} {'above' if passed else 'not above'} {floor:g}"
     return Finding(name, passed, text)
 
 
-def _drop(name: str, title: str, ours: float, theirs: float, drop: float, digits: int) -> Finding:
-    passed, floor = ours >= theirs - drop, f"{theirs - drop:.{digits}f}"
-    bound = f"{'not below' if passed else 'below'} {floor} (SFT's {theirs:.{digits}f} less {drop:g})"
-    return Finding(name, passed, f"{title} {ours:.{digits}f} {bound}")
+def _drop(gate: str, drop: float, policy: float, sft: float) -> Finding:
+    """Of what is better when higher: the policy's may lie so far below SFT's."""
+    figure = find(READ[gate][0])
+    passed, floor = policy >= sft - drop, figure.show(sft - drop)
+    less = f"{ROLES['sft'].title}'s {figure.show(sft)} less {drop:g}"
+    bound = f"{'not below' if passed else 'below'} {floor} ({less})"
+    return Finding(gate, passed, f"{figure.title} {figure.show(policy)} {bound}")
 
 
-def _rise(name: str, told: str, value: float, ceiling: float, unit: str) -> Finding:
-    passed = value <= ceiling
-    return Finding(name, passed, f"{told} {'within' if passed else 'above'} {ceiling:g} {unit}")
+def _rise(gate: str, ceiling: float, value: float) -> Finding:
+    """Of what is better when lower: it may be so high."""
+    figure, passed = find(READ[gate][0]), value <= ceiling
+    bound = f"{'within' if passed else 'above'} {ceiling:g} {figure.unit}"
+    return Finding(gate, passed, f"{figure.title} {figure.show(value)} {bound}")

@@ -1,6 +1,6 @@
 """Where a registered policy came from: reward model, pairs, rankings, rollouts, SFT, data, commit and params.
 
-Told by the registry's tags and MLflow's runs alone, so that it still stands when data/ is gone. `nightjar lineage`
+Read from the registry's tags and MLflow's runs alone, so that it works when data/ is gone. `nightjar lineage`
 prints it.
 """
 
@@ -13,7 +13,9 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from tasks import digests
+from tasks.figures import find
 from tasks.registry import versions
+from tasks.roles import ROLES
 from tasks.stages import STAGES
 from tasks.tracking import mlflow_store
 
@@ -22,8 +24,7 @@ if TYPE_CHECKING:
 
 CHAIN = ("policy", "reward", "pairs", "rank", "rollouts", "sft")
 """The stages between a policy and its data, the last one first."""
-TITLES = {"policy": "policy", "reward": "reward model", "rank": "rankings", "sft": "SFT"}
-FIGURES = {
+SHOWN = {
     "policy": ("iterations", "reward_mean", "kl"),
     "reward": ("accuracy", "auc", "ece"),
     "pairs": ("pairs",),
@@ -32,12 +33,12 @@ FIGURES = {
     "sft": ("eval_loss", "perplexity"),
     "validate": ("rows_in", "rows_kept", "rows_rejected"),
 }
-"""What is told of a stage's result."""
+"""The figures that are shown of a stage."""
 DATA = (
     *("data/validated/train", "data/validated/dev", "data/validated/test", "data/validated/feedback"),
     *("data/raw", "data/source", "data/feedback"),
 )
-"""Where data lie, the latest first."""
+"""The folders of data, the latest first."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,14 @@ class Lineage:
     @property
     def data(self) -> dict[str, str]:
         """The digest of each folder of data, by path, the latest first; empty folders are left out."""
-        found = {path: self.tags.get(f"data.{path}", digests.EMPTY) for path in DATA}
-        return {path: digest for path, digest in found.items() if digest != digests.EMPTY}
+        digest_of = {path: self.tags.get(f"data.{path}", digests.EMPTY) for path in DATA}
+        return {path: digest for path, digest in digest_of.items() if digest != digests.EMPTY}
 
     @property
     def annotators(self) -> dict[str, int]:
         """Who made the rankings, and how many each."""
-        found: dict[str, int] = json.loads(self.tags.get("annotators", "{}"))
-        return found
+        counts: dict[str, int] = json.loads(self.tags.get("annotators", "{}"))
+        return counts
 
 
 def trace(client: Any, version: Any) -> Lineage:
@@ -112,7 +113,7 @@ def _find_step(client: Any, tags: Mapping[str, str], stage: str) -> Step:
 
 
 def render(lineage: Lineage) -> str:
-    """The lineage as a tree of text: the policy at the root, and below each thing what it was made of.
+    """The lineage as a tree of text: the policy at the root, and below each node what it was made from.
 
     Digests and run ids are there to be copied, so no line is folded, whatever the terminal.
     """
@@ -131,14 +132,14 @@ def _tree(lineage: Lineage) -> Tree:
     aliases = f" ({', '.join(lineage.aliases)})" if lineage.aliases else ""
     root = Tree(f"{lineage.name}-policy version {lineage.version}{aliases}")
     root.add(tags.get("reason", "not judged yet"))
-    place = root
+    node = root
     # People rank what they were shown, wherever it came from; the annotator ranks this night's rollouts.
     by_people = lineage.params.get("rank.annotator") == "people"
     for name in (name for name in CHAIN if not (by_people and name == "rollouts")):
-        place = place.add(_title(lineage, name))
+        node = node.add(_title(lineage, name))
         for path, digest in lineage.steps[name].digests.items():
-            place.add(f"{path} {digest}")
-    data = place.add(_data_title(lineage))
+            node.add(f"{path} {digest}")
+    data = node.add(_data_title(lineage))
     for path, digest in lineage.data.items():
         data.add(f"{path} {digest}")
     root.add(_commit(tags))
@@ -149,10 +150,11 @@ def _tree(lineage: Lineage) -> Tree:
 
 
 def _title(lineage: Lineage, stage: str) -> str:
-    """A step's name, what it came to, and its run."""
-    step, title = lineage.steps[stage], TITLES.get(stage, stage)
+    """A step's name, its figures, and its run."""
+    step = lineage.steps[stage]
+    title = ROLES[stage].title if stage in ROLES else "rankings" if stage == "rank" else stage
     if stage == "reward":
-        title = f"reward model: {lineage.name}-reward version {lineage.tags.get('reward_version', 'unknown')}"
+        title += f": {lineage.name}-reward version {lineage.tags.get('reward_version', 'unknown')}"
     if stage == "rank" and lineage.annotators:
         title += " by " + ", ".join(f"{who} ({count})" for who, count in lineage.annotators.items())
     if stage == "sft":
@@ -166,7 +168,8 @@ def _data_title(lineage: Lineage) -> str:
 
 
 def _figures(step: Step, stage: str) -> list[str]:
-    return [f"{name} {step.metrics[name]:.4g}" for name in FIGURES[stage] if name in step.metrics]
+    rows = {name: find(f"{stage}.{name}") for name in SHOWN[stage] if name in step.metrics}
+    return [f"{row.title} {row.show(step.metrics[name])}" for name, row in rows.items()]
 
 
 def describe_start(lineage: Lineage) -> str:

@@ -1,6 +1,6 @@
-"""Back to an earlier champion, policy and reward model together, with the reason written down.
+"""Back to an earlier champion, policy and reward model together, with the reason recorded.
 
-The version that was taken back is marked, so that no night promotes it again by itself. The command is
+The version that was rolled back is marked, so that no night promotes it again by itself. The command is
 `nightjar rollback`.
 """
 
@@ -20,7 +20,7 @@ def roll_back(paths: Paths, name: str, to: str | None, why: str) -> Decision:
     Args:
         paths: the workspace.
         name: what registered models' names begin with.
-        to: a policy version; None is the one that the champion took over from.
+        to: a policy version; None is the champion before this one.
         why: the reason, in a person's words.
 
     Raises:
@@ -48,7 +48,7 @@ def roll_back(paths: Paths, name: str, to: str | None, why: str) -> Decision:
     versions.tag(client, champion.name, champion.version, {ROLLED_BACK: f"{decision.when}: {why}"})
     versions.untag(client, champion.name, target.version, [ROLLED_BACK])
     if CHAMPION_BEFORE not in target.tags and int(target.version) > int(champion.version):
-        # A step forward, to a version that no gate made champion: the way back leads here.
+        # A step forward, to a version that no gate made champion: a rollback leads here.
         versions.tag(client, champion.name, target.version, {CHAMPION_BEFORE: str(champion.version)})
     decisions.append(paths, decision)
     return decision

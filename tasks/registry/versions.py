@@ -1,4 +1,4 @@
-"""The model registry: versions that are told apart by their content, and the aliases on them.
+"""The model registry: versions that are identified by their content, and the aliases on them.
 
 Works on the client that tasks.tracking.mlflow_store opens. A version carries the digest of the checkpoint it serves as
 the tag `content`, so that the same weights are never registered twice; a policy version names the reward model that it
@@ -19,15 +19,15 @@ KINDS = ("policy", "reward")
 CHAMPION_BEFORE = "champion_before"
 """A tag on a policy version: who was champion when it became so."""
 ROLLED_BACK = "rolled_back"
-"""A tag on a policy version: when a person took it back, and why."""
+"""A tag on a policy version: when a person rolled it back, and why."""
 MOVING = "aliases.moving"
-"""A tag on the registered policy: where aliases are going, written before the first of them moves."""
+"""A tag on the registered policy: the aliases' targets, recorded before the first of them moves."""
 Aliases = dict[str, dict[str, int | None]]
 """By alias, the version of each kind that has it."""
 
 
 def open_existing(paths: Paths) -> Any:
-    """The client of a registry that is there; raises ValueError where no night ever wrote to one."""
+    """The client of an existing registry; raises ValueError where no night ever wrote to one."""
     if not (paths.mlruns / "mlflow.db").is_file():
         raise ValueError(f"{paths.mlruns}: nothing is registered here yet; a night registers its policy: nightjar run")
     return mlflow_store.open_client(paths)
@@ -35,8 +35,8 @@ def open_existing(paths: Paths) -> Any:
 
 def find_version(client: Any, model: str, content: str) -> Any:
     """The latest version of `model` that serves this content, or None."""
-    found = client.search_model_versions(f"name = '{model}' and tags.content = '{content}'")
-    return max(found, key=lambda version: int(version.version), default=None)
+    matches = client.search_model_versions(f"name = '{model}' and tags.content = '{content}'")
+    return max(matches, key=lambda version: int(version.version), default=None)
 
 
 def create_version(client: Any, model: str, model_id: str, model_uri: str, run_id: str, content: str) -> Any:
@@ -53,7 +53,7 @@ def tag(client: Any, model: str, version: int | str, tags: Mapping[str, str]) ->
 
 
 def untag(client: Any, model: str, version: int | str, keys: Iterable[str]) -> None:
-    """Takes tags off a version, where it has them."""
+    """Removes tags from a version, where it has them."""
     for key in keys:
         client.delete_model_version_tag(model, str(version), key)
 
@@ -70,35 +70,35 @@ def get_policy(client: Any, name: str, which: str) -> Any:
         which: a number (3 or v3), `champion` or `challenger`.
 
     Raises:
-        ValueError: there is none such; the message lists those that there are.
+        ValueError: there is none such; the message lists the existing ones.
     """
-    mend(client, name)
-    found = {int(version.version): version for version in client.search_model_versions(f"name = '{name}-policy'")}
+    repair_aliases(client, name)
+    versions = {int(version.version): version for version in client.search_model_versions(f"name = '{name}-policy'")}
     number = which.removeprefix("v")
     version = int(number) if number.isdecimal() else _state(client, name).get(which, {}).get("policy")
-    if version in found:
+    if version in versions:
         # By itself: a search leaves the aliases out.
         return client.get_model_version(f"{name}-policy", str(version))
-    if not found:
+    if not versions:
         raise ValueError(f"no version of {name}-policy is registered yet; a night registers one: nightjar run")
-    there = ", ".join(str(number) for number in sorted(found))
+    numbers = ", ".join(str(number) for number in sorted(versions))
     raise ValueError(
-        f"{which}: no such version of {name}-policy; give one of {there}, or an alias that one has "
+        f"{which}: no such version of {name}-policy; give one of {numbers}, or an alias that one has "
         f"({', '.join(_state(client, name)) or 'none has any'})"
     )
 
 
 def champion_of(client: Any, name: str) -> Any:
     """The policy version that is champion, or None."""
-    mend(client, name)
+    repair_aliases(client, name)
     return get_policy(client, name, CHAMPION) if CHAMPION in _state(client, name) else None
 
 
 def move(client: Any, name: str, targets: Mapping[str, int]) -> None:
-    """Gives aliases to policy versions and to the reward models that those learnt from: all of them move, or none.
+    """Sets aliases on policy versions and on the reward models that those learnt from: all of them move, or none.
 
-    What is to be is written down first, in one tag. When a move fails, all go back where they were; when the process
-    dies in between, the next `mend` ends what was begun.
+    The targets are recorded first, in one tag. When a move fails, all aliases are set back; when the process dies in
+    between, the next `repair_aliases` completes the move.
 
     Args:
         targets: by alias, the policy version that gets it.
@@ -109,22 +109,22 @@ def move(client: Any, name: str, targets: Mapping[str, int]) -> None:
     for alias, version in targets.items():
         reward = _reward_version(client, name, version)
         after[alias] = {"policy": version, "reward": reward or before.get(alias, none)["reward"]}
-    _write_down(client, name, after)
+    _record_move(client, name, after)
     try:
-        _put(client, name, after)
+        _set_aliases(client, name, after)
     except Exception:
-        _write_down(client, name, {alias: before.get(alias, none) for alias in targets})
-        mend(client, name)
+        _record_move(client, name, {alias: before.get(alias, none) for alias in targets})
+        repair_aliases(client, name)
         raise
     client.delete_registered_model_tag(f"{name}-policy", MOVING)
 
 
-def mend(client: Any, name: str) -> None:
-    """Ends a move that was cut off, and gives each alias's reward model back to the policy that has it."""
-    if not (found := client.search_registered_models(f"name = '{name}-policy'")):
+def repair_aliases(client: Any, name: str) -> None:
+    """Completes a move that was interrupted, and sets each alias's reward model to that of the policy which has it."""
+    if not (registered := client.search_registered_models(f"name = '{name}-policy'")):
         return
-    if MOVING in found[0].tags:
-        _put(client, name, json.loads(found[0].tags[MOVING]))
+    if MOVING in registered[0].tags:
+        _set_aliases(client, name, json.loads(registered[0].tags[MOVING]))
         client.delete_registered_model_tag(f"{name}-policy", MOVING)
     for alias, versions in _state(client, name).items():
         reward = _reward_version(client, name, versions["policy"])
@@ -133,14 +133,14 @@ def mend(client: Any, name: str) -> None:
 
 
 def _state(client: Any, name: str) -> Aliases:
-    """The aliases that a policy has, and who has them."""
+    """The aliases that some policy version has, with their versions."""
     policies, rewards = (_holders(client, f"{name}-{kind}") for kind in KINDS)
     return {alias: {"policy": version, "reward": rewards.get(alias)} for alias, version in policies.items()}
 
 
 def _holders(client: Any, model: str) -> dict[str, int]:
-    found = client.search_registered_models(f"name = '{model}'")
-    return {alias: int(version) for each in found for alias, version in each.aliases.items()}
+    registered = client.search_registered_models(f"name = '{model}'")
+    return {alias: int(version) for each in registered for alias, version in each.aliases.items()}
 
 
 def _reward_version(client: Any, name: str, policy: int | None) -> int | None:
@@ -148,11 +148,11 @@ def _reward_version(client: Any, name: str, policy: int | None) -> int | None:
     return int(tags["reward_version"]) if "reward_version" in tags else None
 
 
-def _write_down(client: Any, name: str, aliases: Aliases) -> None:
+def _record_move(client: Any, name: str, aliases: Aliases) -> None:
     client.set_registered_model_tag(f"{name}-policy", MOVING, json.dumps(aliases))
 
 
-def _put(client: Any, name: str, aliases: Aliases) -> None:
+def _set_aliases(client: Any, name: str, aliases: Aliases) -> None:
     for alias, versions in aliases.items():
         for kind, version in versions.items():
             if version is not None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import NamedTuple
+
+from tasks.figures import FIGURES
+from tasks.files import write_text
+
+SCORE = FIGURES["score"]
 
 
 class SideBySide(NamedTuple):
@@ -22,6 +28,13 @@ class SideBySide(NamedTuple):
     references: Sequence[str]
     completions: Mapping[str, str]
     scores: Mapping[str, float]
+
+
+def side_by_side(path: Path, rows: Sequence[SideBySide], referee: str) -> None:
+    """Writes the page of what `referee` scored; raises ValueError when there is no row."""
+    if not rows:
+        raise ValueError(f"{path}: found no row to show; give one SideBySide per prompt")
+    write_text(path, comparison_page(rows, intro=f"<p>Scored by {escape(referee)}.</p>"))
 
 
 def comparison_page(rows: Sequence[SideBySide], title: str = "Completions side by side", intro: str = "") -> str:
@@ -42,11 +55,11 @@ def _legend(models: Sequence[str]) -> str:
 def _row(index: int, row: SideBySide, models: Sequence[str]) -> str:
     gain = _gain(row, models)
     references = "".join(f"<li>{escape(text)}</li>" for text in row.references)
-    chip = "" if gain is None else f'<span class="{_tone(gain)}">gain {gain:+.3f}</span>'
+    chip = "" if gain is None else f'<span class="{_tone(gain)}">gain {SCORE.show(gain, "+")}</span>'
     cells = "".join(_cell(row, model) for model in models)
     # A row without a gain sorts between winners and losers.
     return (
-        f'<tr data-place="{index}" data-gain="{gain or 0.0:.6f}"><td class="prompt"><p>{escape(row.prompt)}</p>'
+        f'<tr data-index="{index}" data-gain="{gain or 0.0:.6f}"><td class="prompt"><p>{escape(row.prompt)}</p>'
         f"{chip}<ul>{references}</ul></td>{cells}</tr>"
     )
 
@@ -57,7 +70,7 @@ def _cell(row: SideBySide, model: str) -> str:
         return '<td class="none">not sampled</td>'
     shown = escape(text) if text.strip() else '<i class="none">empty</i>'
     best = score is not None and score == max(row.scores.values())
-    label = "" if score is None else f'<b class="{"best" if best else "score"}">{score:.3f}</b>'
+    label = "" if score is None else f'<b class="{"best" if best else "score"}">{SCORE.show(score)}</b>'
     return f"<td>{label}<p>{shown}</p></td>"
 
 
@@ -114,7 +127,7 @@ b.best {{ color: var(--good); font-weight: 700; }}
 <h1>{title}</h1>
 {intro}
 <p>{legend}</p>
-<button data-by="place" data-sign="1" aria-pressed="true">as given</button>
+<button data-by="index" data-sign="1" aria-pressed="true">as given</button>
 <button data-by="gain" data-sign="-1" aria-pressed="false">largest gain first</button>
 <button data-by="gain" data-sign="1" aria-pressed="false">largest loss first</button>
 </header>

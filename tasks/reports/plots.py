@@ -10,10 +10,15 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
+from tasks.figures import find
+
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot; `y` names the columns of each file below data/plots, `x` the column they are drawn over."""
+    """One plot; `y` names the columns of each file below data/plots, `x` the column they are drawn over.
+
+    An axis is labelled by the figure that its column holds, where it holds one.
+    """
 
     name: str
     x: str
@@ -23,20 +28,22 @@ class Plot:
     template: Literal["linear", "simple", "scatter", "bar_horizontal"] = "simple"
 
 
+KL = find("kl").label
 PLOTS = (
     Plot("SFT: loss", "step", {"sft/loss.csv": ["loss"], "sft/eval_loss.csv": ["eval_loss"]}, "step",
-         "loss (nats per token)"),
-    Plot("Reward model: loss", "step", {"reward/reward_loss.csv": ["loss"]}, "step", "loss", "linear"),
+         find("sft.loss").label),
+    Plot("Reward model: loss", "step", {"reward/reward_loss.csv": ["loss"]}, "step", find("reward.loss").label,
+         "linear"),
     Plot("Reward model: calibration", "confidence", {"reward/calibration.csv": ["accuracy", "calibrated"]},
          "confidence in a test pair", "share of pairs that are right"),
-    Plot("Policy: reward against KL", "kl", {"policy/reward_over_kl.csv": ["reward_mean"]},
-         "KL to SFT (nats per sequence)", "mean score by the reward model", "scatter"),
-    Plot("Policy: KL", "step", {"policy/kl.csv": ["kl"]}, "iteration", "KL to SFT (nats per sequence)"),
+    Plot("Policy: reward against KL", "kl", {"policy/reward_over_kl.csv": ["reward_mean"]}, KL,
+         find("policy.reward_mean").label, "scatter"),
+    Plot("Policy: KL", "step", {"policy/kl.csv": ["kl"]}, "iteration", KL),
     Plot("Policy: length", "step", {"policy/response_tokens.csv": ["response_tokens"]}, "iteration",
-         "tokens per completion"),
-    Plot("Evaluation: length", "words", {"evaluate/lengths.csv": ["sft", "policy"]}, "words per completion",
+         find("policy.response_tokens").label),
+    Plot("Evaluation: length", "words", {"evaluate/lengths.csv": ["sft", "policy"]}, find("length").label,
          "share of completions"),
-    Plot("Evaluation: ROUGE", "F1", {"evaluate/rouge.csv": ["score"]}, "F1", "score", "bar_horizontal"),
+    Plot("Evaluation: ROUGE", "F1", {"evaluate/rouge.csv": ["score"]}, "F1", find("score").label, "bar_horizontal"),
 )  # fmt: skip
 
 

@@ -14,19 +14,12 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from tasks.figures import FIGURES, find
 from tasks.paths import Paths
+from tasks.roles import CONTESTANTS, ROLES
 
-MODELS = {"sft": "SFT", "policy": "policy", "best_of_n": "best of n"}
-FIGURES = {
-    "rouge1": ("ROUGE-1", ".4f"),
-    "rouge2": ("ROUGE-2", ".4f"),
-    "rougeL": ("ROUGE-L", ".4f"),
-    "bleu": ("BLEU", ".2f"),
-    "reward": ("reward", ".3f"),
-    "gold": ("gold", ".3f"),
-    "kl": ("KL (nats)", ".2f"),
-    "length": ("length", ".1f"),
-}
+SHOWN = ("rouge1", "rouge2", "rougeL", "bleu", "reward", "gold", "kl", "length")
+"""The figures of the table, in its order."""
 Table = list[list[str]]
 
 
@@ -43,8 +36,8 @@ def summary(paths: Paths) -> str:
     metrics = _metrics(paths)
     header, *rows = table(metrics)
     drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, column in enumerate(header):
-        drawn.add_column(column, justify="right" if place else "left")
+    for index, column in enumerate(header):
+        drawn.add_column(column, justify="right" if index else "left")
     for row in rows:
         drawn.add_row(*row)
     screen = Console(file=StringIO(), width=100, color_system=None, highlight=False, markup=False)
@@ -65,38 +58,37 @@ def markdown(paths: Paths) -> str:
 
 def table(metrics: dict[str, float]) -> Table:
     """A header and one row per model; a figure that no model has gets no column, a missing one a dash."""
-    figures = [name for name in FIGURES if any(f"{model}.{name}" in metrics for model in MODELS)]
-    header = ["", *[FIGURES[name][0] for name in figures]]
-    models = [model for model in MODELS if any(key.startswith(f"{model}.") for key in metrics)]
+    figures = [key for key in SHOWN if any(f"{model}.{key}" in metrics for model in CONTESTANTS)]
+    models = [model for model in CONTESTANTS if any(key.startswith(f"{model}.") for key in metrics)]
     return [
-        header,
-        *[[MODELS[model], *[_cell(metrics, model, name) for name in figures]] for model in models],
+        ["", *[FIGURES[key].label for key in figures]],
+        *[[ROLES[model].title, *[_cell(metrics, model, key) for key in figures]] for model in models],
     ]
 
 
-def _cell(metrics: dict[str, float], model: str, figure: str) -> str:
-    value = metrics.get(f"{model}.{figure}")
-    if value is None:
-        return "0.00" if (model, figure) == ("sft", "kl") else "–"  # SFT is the reference itself
-    return format(value, FIGURES[figure][1])
+def _cell(metrics: dict[str, float], model: str, key: str) -> str:
+    value = metrics.get(f"{model}.{key}")
+    if value is None and (model, key) == ("sft", "kl"):
+        value = 0.0  # SFT is the reference itself
+    return "–" if value is None else FIGURES[key].show(value)
 
 
-def interval(metrics: Mapping[str, float], name: str) -> str:
+def interval(metrics: Mapping[str, float], key: str) -> str:
     """A figure with the ends of its interval: `0.833 [0.811, 0.855]`."""
-    return f"{metrics[name]:.3f} [{metrics[f'{name}_low']:.3f}, {metrics[f'{name}_high']:.3f}]"
+    return find(key).interval(metrics[key], metrics[f"{key}_low"], metrics[f"{key}_high"])
 
 
 def _sentences(paths: Paths, metrics: dict[str, float]) -> list[str]:
     """The win rates with their intervals, and what was registered."""
-    lines = []
+    lines, rate = [], FIGURES["win_rate"]
     if "win_rate" in metrics:
-        lines.append(f"win rate over SFT {interval(metrics, 'win_rate')}")
+        lines.append(f"{rate.title} over {ROLES['sft'].title} {interval(metrics, 'win_rate')}")
     if not paths.registered.is_file():
         return [*lines, "nothing registered yet: python -m tasks register"]
     report = json.loads(paths.registered.read_text(encoding="utf-8"))
     if played := report.get("champion"):
-        figures = {"rate": played["rate"], "rate_low": played["low"], "rate_high": played["high"]}
-        lines.append(f"win rate over the champion, version {played['version']}, {interval(figures, 'rate')}")
+        shown = rate.interval(played["rate"], played["low"], played["high"])
+        lines.append(f"{rate.title} over the champion, version {played['version']}, {shown}")
     return [*lines, *[_registered(report[kind]) for kind in ("policy", "reward")], report["reason"]]
 
 

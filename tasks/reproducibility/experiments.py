@@ -1,9 +1,9 @@
-"""Experiments: what made a night, kept in git beside the branch, so that it can be named, shown and brought back.
+"""Experiments: what made a night, kept in git beside the branch, so that it can be named, shown and restored.
 
 A night's experiment is one commit: the code, the params, dvc.lock and the figures as the night left them, a child of
-the commit that the night started from. It stands where `dvc exp save` would put it, so `dvc exp show`, `apply`,
-`branch`, `push` and `remove` know it. DVC's own `save` is not asked, because it empties the working tree and puts it
-back while people may be editing in it, and writes dvc.lock anew from whatever lies there by then.
+the commit that the night started from. It is stored where `dvc exp save` would store it, so `dvc exp show`, `apply`,
+`branch`, `push` and `remove` know it. DVC's own `save` is not used, because it empties the working tree and puts it
+back while people may be editing in it, and writes dvc.lock anew from whatever is there by then.
 """
 
 from __future__ import annotations
@@ -36,37 +36,37 @@ def record(paths: Paths, params: Params, night_run_id: str, candidate: str | Non
     Args:
         paths: the workspace that the night worked in; the experiment goes to the repository of its home.
         night_run_id: the night's MLflow run, which gives the name.
-        candidate: one that did not go on: it is named so, and no version is its own.
+        candidate: one that was not chosen: its name is added, and it has no version.
 
     Returns:
-        The experiment, or None (said once) where git keeps nothing: no checkout, no commit yet, or it refuses.
+        The experiment, or None (reported once) where git keeps nothing: no checkout, no commit yet, or it refuses.
     """
     client = mlflow_store.open_client(paths)
     night, policy = str(client.get_run(night_run_id).info.run_name), f"{params.register_.name}-policy"
     version = None if candidate else _version(client, policy, night_run_id)
     try:
-        found = save(paths, "-".join(part for part in (night, candidate, version and f"v{version}") if part))
+        experiment = save(paths, "-".join(part for part in (night, candidate, version and f"v{version}") if part))
     except ValueError as error:
         say(f"no experiment is kept of {night}: {error}")
         return None
     if candidate is None:
-        tags = {"experiment": found.name, "experiment.commit": found.commit}
+        tags = {"experiment": experiment.name, "experiment.commit": experiment.commit}
         mlflow_store.log(client, night_run_id, tags=tags)
         if version:
             versions.tag(client, policy, version, tags)
-    return found
+    return experiment
 
 
 def save(paths: Paths, name: str) -> Experiment:
-    """Keeps the workspace as it is now under this name, or under the name with a number where it is taken.
+    """Keeps the workspace as it is now under this name, or under the name with a number where that is used.
 
     Raises:
         ValueError: there is no git checkout, nothing is committed yet, or git refuses.
     """
     home = _checkout(paths)
-    parent, taken = git.head(home), {experiment.name for experiment in known(paths)}
+    parent, used = git.head(home), {experiment.name for experiment in known(paths)}
     numbered = (f"{name}-{number}" for number in count(2))
-    free = next(each for each in chain([name], numbered) if each not in taken)
+    free = next(each for each in chain([name], numbered) if each not in used)
     if changed := dvc_repo.stale(paths.root):
         say(f"{free}: its files have changed since {', '.join(changed)} ran, and are kept as they are now")
     commit = git.commit_aside(home, paths.root, parent, _additions(paths), free)
@@ -111,14 +111,14 @@ def find(paths: Paths, params: Params, which: str) -> tuple[Experiment, dict[str
     return experiment, _libraries(client.get_run(run_id).data.tags if run_id else {})
 
 
-def _named(there: list[Experiment], which: str) -> Experiment:
+def _named(experiments: list[Experiment], which: str) -> Experiment:
     """The experiment of this name; for a night's name, that of the policy which it registered, not of a candidate."""
-    exact = [each for each in there if re.fullmatch(rf"{re.escape(which)}(-v\d+)?", each.name)]
-    found = exact or [each for each in there if each.name.startswith(which)]
-    if len(found) == 1:
-        return found[0]
-    problem = "several experiments begin so" if found else "no such experiment"
-    listed = ", ".join(each.name for each in found or there[-10:]) or "none was kept yet"
+    exact = [each for each in experiments if re.fullmatch(rf"{re.escape(which)}(-v\d+)?", each.name)]
+    matches = exact or [each for each in experiments if each.name.startswith(which)]
+    if len(matches) == 1:
+        return matches[0]
+    problem = "several experiments begin so" if matches else "no such experiment"
+    listed = ", ".join(each.name for each in matches or experiments[-10:]) or "none was kept yet"
     raise ValueError(f"{which}: {problem}; give one of these, or a policy version: {listed}")
 
 
@@ -128,8 +128,8 @@ def _libraries(tags: dict[str, str]) -> dict[str, str]:
 
 def _version(client: Any, policy: str, night_run_id: str) -> int | None:
     """The policy version that this night registered."""
-    found = client.search_model_versions(f"name = '{policy}' and tags.night = '{night_run_id}'")
-    return int(found[0].version) if found else None
+    registered = client.search_model_versions(f"name = '{policy}' and tags.night = '{night_run_id}'")
+    return int(registered[0].version) if registered else None
 
 
 def _checkout(paths: Paths) -> Path:
@@ -142,16 +142,16 @@ def _checkout(paths: Paths) -> Path:
 def _additions(paths: Paths) -> list[list[str]]:
     """What made the night, and the figures that it left, which DVC compares between experiments.
 
-    Edits of what git tracks; new code, and new pointers to what people brought (`dvc add`); dvc.lock and the figures,
-    whatever is ignored. Other new files are no part of a night.
+    Edits of what git tracks; new code, and new pointers to data that people added (`dvc add`); dvc.lock and the
+    figures, though git ignores them. Other new files are no part of a night.
     """
-    figures = [place for name in VERSIONED for place in (paths.metrics(name), paths.plots(name))]
+    figures = [path for name in VERSIONED for path in (paths.metrics(name), paths.plots(name))]
     made = [paths.root / name for name in ("dvc.yaml", "dvc.lock", "params.yaml")] + figures
-    found = [place.relative_to(paths.root).as_posix() for place in made if place.exists()]
+    existing = [path.relative_to(paths.root).as_posix() for path in made if path.exists()]
     folders = [name for name in (*graph.LAYERS, "data/source", "data/feedback") if (paths.root / name).is_dir()]
     # A candidate's workspace has not every folder's note; that is no removal.
     return [
         ["--update", "--", ".", ":(exclude,glob)data/*/README.md"],
         ["--ignore-removal", "--", *folders],
-        ["--force", "--", *found],
+        ["--force", "--", *existing],
     ]

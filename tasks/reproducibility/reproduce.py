@@ -1,9 +1,9 @@
-"""Reproduces a night: its code, params and data in a folder of their own, from scratch, held to what it recorded.
+"""Reproduces a night: its code, params and data in a folder of their own, from scratch, compared with what it recorded.
 
-What is reproduced is an experiment (experiments.py). Its commit is checked out beside the workspace; what people
-brought that night comes from data/raw/received in DVC's cache; each stage then runs on the commit's own code
+What is reproduced is an experiment (experiments.py). Its commit is checked out beside the workspace; the files that
+people gave that night come from data/raw/received in DVC's cache; each stage then runs on the commit's own code
 with an empty cache, and the digest of each of its outputs is compared with the night's dvc.lock. The first stage that
-differs ends it, for all later ones stand on it. The workspace is only read. The command is `nightjar reproduce`.
+differs ends it, for all later ones depend on it. The workspace is only read. The command is `nightjar reproduce`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ OWN_SETTINGS = "[core]\n    site_cache_dir = {cache}\n[cache]\n    dir = {cache}
 
 
 class Difference(NamedTuple):
-    """An output that came out otherwise; `files` are those that differ in a folder, where they are known."""
+    """An output that differs; `files` are those that differ in a folder, where they are known."""
 
     path: str
     files: list[str]
 
 
 class Reproduction(NamedTuple):
-    """The stages that came out as recorded, with how many outputs each; and the first that did not, if one did not."""
+    """The stages whose outputs are as recorded, with how many outputs each; and the first that differs, if one does."""
 
     identical: dict[str, int]
     stage: str | None = None
@@ -69,7 +69,7 @@ def reproduce(paths: Paths, experiment: Experiment, keep: Path | None = None, un
     with _folder(keep) as folder:
         _check_out(paths, experiment, folder)
         recorded = _up_to(until, dvc_repo.recorded(folder), experiment)
-        _bring_sources(paths, experiment, folder, recorded)
+        _copy_sources(paths, experiment, folder, recorded)
         if changed := _changed(folder, recorded):
             say(f"{', '.join(changed)} changed during the night; the experiment holds the later text")
         identical: dict[str, int] = {}
@@ -80,21 +80,21 @@ def reproduce(paths: Paths, experiment: Experiment, keep: Path | None = None, un
         return Reproduction(identical)
 
 
-def render(found: Reproduction) -> list[str]:
+def render(reproduction: Reproduction) -> list[str]:
     """The verdict, as lines for people."""
-    outputs = sum(found.identical.values())
-    same = f"identical: {', '.join(found.identical)} ({outputs} outputs, digest for digest)"
-    if found.stage is None:
+    outputs = sum(reproduction.identical.values())
+    same = f"identical: {', '.join(reproduction.identical)} ({outputs} outputs, digest for digest)"
+    if reproduction.stage is None:
         return [same]
-    lines = [f"differs: {found.stage}"]
-    for path, files in found.differences:
+    lines = [f"differs: {reproduction.stage}"]
+    for path, files in reproduction.differences:
         more = f" and {len(files) - 1} more of its files" if len(files) > 1 else ""
         lines.append(f"  {path}{f': {files[0]}{more}' if files else ''}")
-    return [*([same] if found.identical else []), *lines]
+    return [*([same] if reproduction.identical else []), *lines]
 
 
 def _run_again(name: str, folder: Path, wanted: Digests, home: Path) -> list[Difference]:
-    """Runs a stage and says how it came out; returns the outputs that are not as wanted."""
+    """Runs a stage and reports whether it is identical; returns the outputs that differ."""
     started = time.monotonic()
     outcome = dvc_repo.reproduce(name, folder, lambda: _run(name, folder))
     assert outcome.status == "ran"  # what comes out of a cache proves nothing
@@ -130,7 +130,7 @@ def _check_out(paths: Paths, experiment: Experiment, folder: Path) -> None:
     except ValueError:
         raise ValueError(
             f"{experiment.name}: its commit {experiment.commit[:8]} is not in this checkout; where it was pushed, "
-            f"bring it back with: dvc exp pull origin {experiment.name}"
+            f"fetch it with: dvc exp pull origin {experiment.name}"
         ) from None
     git.run(home, "clone", "--quiet", "--shared", "--no-checkout", str(home), str(folder))
     git.run(folder, "checkout", "--quiet", "--detach", experiment.commit)
@@ -144,48 +144,46 @@ def _up_to(until: str | None, recorded: dict[str, Outcome], experiment: Experime
         raise ValueError(f"{until}: {experiment.name} has no such stage; its stages are {', '.join(names)}")
     chosen = {name: recorded[name] for name in (names[: names.index(until) + 1] if until else names)}
     if missing := [name for name, then in chosen.items() if not then.outputs]:
-        raise ValueError(
-            f"{experiment.name}: its dvc.lock knows nothing of {', '.join(missing)}; it was no whole night"
-        )
+        raise ValueError(f"{experiment.name}: its dvc.lock has no {', '.join(missing)}; it was no complete night")
     return chosen
 
 
-def _bring_sources(paths: Paths, experiment: Experiment, folder: Path, recorded: dict[str, Outcome]) -> None:
-    """Puts what no stage writes where the night had it: what people brought, and the champion it started from."""
-    there = Paths(folder)
-    for place in there.brought:
-        place.mkdir(parents=True, exist_ok=True)
+def _copy_sources(paths: Paths, experiment: Experiment, folder: Path, recorded: dict[str, Outcome]) -> None:
+    """Copies in what no stage writes: the files that people gave, and the champion that the night started from."""
+    target = Paths(folder)
+    for path in target.external:
+        path.mkdir(parents=True, exist_ok=True)
     raw = recorded["ingest"].outputs["data/raw"]
     cached = dvc_repo.cached_folder(paths.root, raw)
     if cached is None and dvc_repo.fetch(paths.root, "data/raw", experiment.commit):
         cached = dvc_repo.cached_folder(paths.root, raw)
     if cached is None:
         raise FileNotFoundError(
-            f"{experiment.name}: what it was made from (data/raw, {raw}) lies neither in DVC's cache nor in a remote; "
-            "bring the cache back, or name the remote that it was pushed to: dvc remote add --default"
+            f"{experiment.name}: what it was made from (data/raw, {raw}) is neither in DVC's cache nor in a remote; "
+            "restore the cache, or name the remote that it was pushed to: dvc remote add --default"
         )
     for name, file in cached.items():
         if name.startswith("received/"):
-            _copy(file, there.data / name.removeprefix("received/"))
+            _copy(file, target.data / name.removeprefix("received/"))
     champion = recorded["sft"].inputs.get("data/champion", digests.EMPTY) if "sft" in recorded else digests.EMPTY
     if champion != digests.EMPTY:
-        _bring_champion(paths, champion, there)
+        _copy_champion(paths, champion, target)
 
 
-def _bring_champion(paths: Paths, content: str, there: Paths) -> None:
+def _copy_champion(paths: Paths, content: str, target: Paths) -> None:
     if cached := dvc_repo.cached_folder(paths.root, content):
         for name, file in cached.items():
-            _copy(file, there.champion / name)
+            _copy(file, target.champion / name)
         return
     client = mlflow_store.open_client(paths)
-    model = f"{read_params(there.root / 'params.yaml').register_.name}-policy"
+    model = f"{read_params(target.root / 'params.yaml').register_.name}-policy"
     version = versions.find_version(client, model, content)
     if version is None:
         raise FileNotFoundError(
             f"the champion that this night started from ({content}) is not in DVC's cache and no version of {model}; "
-            "bring the cache back, or stop before it with: --until validate"
+            "restore the cache, or stop before it with: --until validate"
         )
-    shutil.copytree(mlflow_store.checkpoint_of(paths, version), there.champion, dirs_exist_ok=True)
+    shutil.copytree(mlflow_store.checkpoint_of(paths, version), target.champion, dirs_exist_ok=True)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -195,21 +193,21 @@ def _copy(source: Path, target: Path) -> None:
 
 def _run(name: str, folder: Path) -> None:
     """A stage on the code of the folder, in a process of its own that knows neither this night nor DVC's."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "NIGHTJAR_"))}
-    done = subprocess.run([sys.executable, "-m", "tasks", name], cwd=folder, env=kept, check=False)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "NIGHTJAR_"))}
+    done = subprocess.run([sys.executable, "-m", "tasks", name], cwd=folder, env=environment, check=False)
     if done.returncode:
-        raise ValueError(f"{name}: failed; what it said stands above")
+        raise ValueError(f"{name}: failed; see its output above")
 
 
 def _files_differing(home: Path, wanted: str | None, folder: Path, made: str | None) -> list[str]:
     """The files of a folder that differ, by name; empty for a file, or where the cache no longer knows what was."""
-    found = [
+    listings = [
         dvc_repo.cached_folder(root, digest)
         for root, digest in ((home, wanted), (folder, made))
         if digest and digest.endswith(".dir")
     ]
-    if len(found) < 2 or None in found:
+    if len(listings) < 2 or None in listings:
         return []
     # A cache names a file by its content: its last two parts are the digest.
-    then, now = ({name: file.parts[-2:] for name, file in (listing or {}).items()} for listing in found)
+    then, now = ({name: file.parts[-2:] for name, file in (listing or {}).items()} for listing in listings)
     return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))

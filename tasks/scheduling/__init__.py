@@ -1,1 +1,1 @@
-"""What surrounds a night: when it is due, the lock and the deadline that it keeps, how it ended and who is told."""
+"""What surrounds a night: when it is due, the lock and the deadline that it keeps, how it ended and who is notified."""

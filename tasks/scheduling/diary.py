@@ -1,4 +1,4 @@
-"""The open night: whatever ends it, it is written to the history and people are told."""
+"""The open night: however it ends, it is written to the history and people are notified."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tasks.trials import standings
 
 @dataclass
 class Entry:
-    """What will be written of a night; it is filled in as the night goes on.
+    """What will be recorded of a night; it is filled in while the night runs.
 
     Attributes:
-        stage: the one at work.
+        stage: the one that runs now.
         stages: how each one came up to date, so far: ran, cached or restored.
     """
 
@@ -42,26 +42,26 @@ class Entry:
     run_id: str | None = None
 
     def end(self, outcome: NightOutcome, why: str) -> None:
-        """Says how the night ended."""
+        """Records how the night ended."""
         self.outcome, self.why = outcome, why
 
     def break_off(self, outcome: NightOutcome, why: str) -> None:
-        """Says what ended the night before its time; a decision that was made by then stands."""
+        """Records what ended the night early; a decision made by then is kept."""
         if self.policy_version is None:
             self.end(outcome, f"{self.stage or 'before the stages'}: {why}")
         else:
             self.why += f"; {outcome} after the decision: {why}"
 
     @contextmanager
-    def beside(self, what: str) -> Iterator[None]:
-        """Around what follows the decision: an error is written down with what it cost, and ends nothing."""
+    def tolerating(self, what: str) -> Iterator[None]:
+        """For work after the decision: an error is recorded with its consequence, and does not end the night."""
         try:
             yield
         except Exception as error:
             self.why += f"; {what}: {type(error).__name__}: {error}"
 
     def decided(self, paths: Paths) -> None:
-        """Takes over what register said of the night's policy."""
+        """Records what register decided on the night's policy."""
         report = json.loads(paths.registered.read_text(encoding="utf-8"))
         self.policy_version = report["policy"]["version"]
         if self.stages["register"] == "cached":
@@ -70,7 +70,7 @@ class Entry:
             self.end("promoted" if report["promoted"] else "not promoted", report["reason"])
 
     def night(self) -> Night:
-        """The night as it is written down."""
+        """The night as the history records it."""
         return Night(
             name=self.name,
             started=self.started,
@@ -85,13 +85,13 @@ class Entry:
 
 @contextmanager
 def opened(paths: Paths, params: Params, planned: datetime, say: Callable[[str], None]) -> Iterator[Entry]:
-    """Opens a night's entry; its end is written down and told whether the night ends well, fails or is interrupted.
+    """Opens a night's entry; its end is recorded and notified whether the night ends well, fails or is interrupted.
 
-    A deadline that was reached is an orderly end; other errors go on to the caller.
+    A deadline that was reached is an orderly end; other errors are raised to the caller.
 
     Args:
         planned: the time that the night is named after.
-        say: hears what becomes of the night, and of telling people.
+        say: prints how the night ended, and whether people were notified.
     """
     entry = Entry(cron.name(planned, params.night.timezone), datetime.now().astimezone())
     try:
@@ -109,22 +109,22 @@ def opened(paths: Paths, params: Params, planned: datetime, say: Callable[[str],
 
 
 def close(paths: Paths, params: Params, entry: Entry, say: Callable[[str], None]) -> None:
-    """Writes a night down and tells people."""
+    """Records a night and notifies people."""
     night = entry.night()
     history.append(paths, night)
     if night.run_id is not None:
         try:
             conclude(paths, params, night)
         except Exception as error:
-            say(f"MLflow was not told how the night ended: {type(error).__name__}: {error}")
-    said = night.why if night.why.startswith(night.outcome) else f"{night.outcome}: {night.why}"
-    say(f"{night.name}: {said}")
+            say(f"MLflow does not know how the night ended: {type(error).__name__}: {error}")
+    text = night.why if night.why.startswith(night.outcome) else f"{night.outcome}: {night.why}"
+    say(f"{night.name}: {text}")
     if trouble := notify(night, params.night, paths.root):
         say(trouble)
 
 
 def conclude(paths: Paths, params: Params, night: Night) -> None:
-    """Tells MLflow how a night ended, which policy came of it, and who is champion."""
+    """Records in MLflow how a night ended, which policy it made, and who is champion."""
     assert night.run_id is not None
     champion = versions.champion_of(mlflow_store.open_client(paths), params.register_.name)
     tags = {"outcome": night.outcome, "why": night.why, "champion": f"v{champion.version}" if champion else "none yet"}
@@ -136,6 +136,6 @@ def conclude(paths: Paths, params: Params, night: Night) -> None:
 
 
 def nothing_new(paths: Paths) -> str:
-    """What a night says in which nothing is due."""
+    """The message of a night in which nothing is due."""
     last = next((night for night in reversed(history.read(paths)) if night.policy_version is not None), None)
     return f"nothing new since {last.name}: nothing to do" if last else "nothing new: everything is up to date"

@@ -16,8 +16,8 @@ class Night(BaseModel):
 
     Attributes:
         name: `night-2026-11-21-0200`, in the schedule's time zone.
-        policy_version: the registered policy that came of it.
-        experiment: the DVC experiment that brings it back.
+        policy_version: the registered policy that it made.
+        experiment: the DVC experiment that restores it.
         run_id: its MLflow run.
     """
 

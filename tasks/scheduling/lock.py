@@ -1,4 +1,4 @@
-"""One night at a time: a lock on the workspace that its process holds to the end, however it ends."""
+"""One night at a time: a lock on the workspace that its process holds until it ends, however it ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class AnotherNightError(BusyError):
 
 @contextmanager
 def held(paths: Paths) -> Iterator[None]:
-    """Holds the workspace's nights; whoever holds it already may ask again.
+    """Holds the workspace's lock; the process that holds it already may enter again.
 
     The system lets go of the lock when the process ends, so that a killed night leaves none behind.
 
@@ -57,7 +57,7 @@ def holder(paths: Paths) -> str | None:
 
 
 def _note(paths: Paths) -> Path:
-    """Who holds the lock; a file of its own, for asking for a lock empties the lock's."""
+    """Who holds the lock; a file of its own, for trying to lock empties the lock's."""
     return paths.nights / "night.lock.json"
 
 

@@ -10,13 +10,13 @@ from tasks.paths import Paths
 from tasks.scheduling import history
 
 LATE = timedelta(minutes=30)
-"""A night that starts later than this after its time was held up: its machine or its scheduler was down."""
+"""A night that starts later than this after its time was delayed: its machine or its scheduler was down."""
 
 
 def first_missed(paths: Paths, params: NightParams, now: datetime) -> datetime | None:
     """The first time since the last night at which one was due and none ran; None before the first night.
 
-    To catch up, a night that was interrupted is not yet done, nor is one that was only noted as missed.
+    With catch_up, nights that were interrupted or only noted as missed count as not run.
     """
     undone = ("missed", "interrupted") if params.missed == "catch_up" else ()
     ends = [night.ended for night in history.read(paths) if night.outcome not in undone]
@@ -38,7 +38,7 @@ def too_late(paths: Paths, params: NightParams, planned: datetime, now: datetime
 
 
 def note(paths: Paths, params: NightParams, due: datetime, now: datetime) -> history.Night | None:
-    """Writes into the history that nights were missed, once; None where that stands there already."""
+    """Records in the history that nights were missed, once; None where that is recorded already."""
     name = cron.name(due, params.timezone)
     if any((night.name, night.outcome) == (name, "missed") for night in history.read(paths)):
         return None

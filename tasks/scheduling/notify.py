@@ -1,4 +1,4 @@
-"""Tells people how a night ended: a shell command of theirs, with the night as JSON on its standard input."""
+"""Notifies people how a night ended: by their shell command, with the night as JSON on its standard input."""
 
 from __future__ import annotations
 

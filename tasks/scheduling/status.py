@@ -1,4 +1,4 @@
-"""How the nights stand, from their files alone: the last ones, the champion, the next one; imports nothing heavy."""
+"""The state of the nights, from their files alone: the last ones, the champion, the next one; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ SHOWN = 7
 
 def nights(paths: Paths, timezone: str) -> Table | None:
     """The last nights, the latest at the bottom; None before the first."""
-    read = history.read(paths)[-SHOWN:]
-    if not read:
+    rows = history.read(paths)[-SHOWN:]
+    if not rows:
         return None
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("night", "took", "outcome", "policy"):
-        drawn.add_column(column, no_wrap=True)
-    drawn.add_column("why", overflow="fold")
-    for night in read:
+        table.add_column(column, no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for night in rows:
         started = night.started.astimezone(ZoneInfo(timezone))
         version = "" if night.policy_version is None else f"v{night.policy_version}"
         took, why = duration(night.ended - night.started), night.why.removeprefix(night.outcome).lstrip(": ")
-        drawn.add_row(f"{started:%Y-%m-%d %H:%M}", took, night.outcome, version, why)
-    return drawn
+        table.add_row(f"{started:%Y-%m-%d %H:%M}", took, night.outcome, version, why)
+    return table
 
 
 def champion(paths: Paths) -> str:
     """Who is champion, by the last decision."""
-    taken = decisions.read(paths)
-    if not taken or taken[-1].champion_after is None:
+    past = decisions.read(paths)
+    if not past or past[-1].champion_after is None:
         return "none yet"
-    version = taken[-1].champion_after
+    version = past[-1].champion_after
     # The latest run of decisions that left this version in place began with the one that put it there.
-    since = taken[-1]
-    for decision in reversed(taken):
+    since = past[-1]
+    for decision in reversed(past):
         if decision.champion_after != version:
             break
         since = decision
@@ -50,7 +50,7 @@ def champion(paths: Paths) -> str:
 
 
 def next_night(params: NightParams, now: datetime) -> str:
-    """When the next night is due, while a schedule is up."""
+    """When the next night is due, while a schedule runs."""
     due = cron.next_time(params.cron, params.timezone, now)
     return f"{due:%Y-%m-%d %H:%M} {params.timezone}, in {duration(due - now)}"
 

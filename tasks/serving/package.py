@@ -34,7 +34,7 @@ SAMPLING = (
 
 
 def package(kind: str, paths: Paths) -> dict[str, Any]:
-    """The arguments for tracker.log_pyfunc that make a model of a checkpoint.
+    """The arguments for mlflow_store.log_pyfunc that make a model of a checkpoint.
 
     Args:
         kind: `policy` or `reward`.

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from tasks.sources.local import SPLITS, SourceRows, sort_row
-from tasks.sources.rows import Problems, Row
+from tasks.sources.rows import Problems, RawRow
 
 
 def read_hub(name: str, problems: Problems) -> SourceRows:
@@ -17,12 +17,12 @@ def read_hub(name: str, problems: Problems) -> SourceRows:
         problems: collects rows that do not fit.
 
     Raises:
-        ValueError: the data set cannot be reached or read, or a split's name says nothing to us.
+        ValueError: the data set cannot be reached or read, or a split has none of the expected names.
     """
     dataset, _, only = name.partition(":")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", dataset):
         raise ValueError(f"hub:{name}: expected hub:ORG/NAME or hub:ORG/NAME:split")
-    found = SourceRows()
+    result = SourceRows()
     for part, rows in load_splits(dataset, only or None).items():
         if not only and part not in SPLITS:
             raise ValueError(
@@ -30,11 +30,11 @@ def read_hub(name: str, problems: Problems) -> SourceRows:
                 f"name the one to take, such as hub:{dataset}:{part}"
             )
         for number, values in enumerate(rows, 1):
-            row = Row(f"hub:{dataset}:{part}:{number}", part, number, _plain(values))
-            sort_row(row, None if only else SPLITS[part], found, problems)
-    if not found.demonstrations and not found.prompts:
+            row = RawRow(f"hub:{dataset}:{part}:{number}", part, number, _plain(values))
+            sort_row(row, None if only else SPLITS[part], result, problems)
+    if not result.demonstrations and not result.prompts:
         problems.add(f"hub:{name}: the data set is empty; give at least one row")
-    return found
+    return result
 
 
 def load_splits(dataset: str, split: str | None) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def load_splits(dataset: str, split: str | None) -> dict[str, Any]:
 
     try:
         loaded = load_dataset(dataset, split=split)
-    # `datasets` lets errors of the network, the Hub and each file format through; all end the same way.
+    # `datasets` raises the errors of the network, the Hub and each file format; all get the same message.
     except Exception as error:
         reason = str(error.__cause__ or error).strip().split("\n")[0]
         raise ValueError(

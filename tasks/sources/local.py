@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.sources.files import SUFFIXES, read_file, suffix_of
-from tasks.sources.rows import Problems, Row
+from tasks.sources.rows import Problems, RawRow
 
 SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "test": "test"}
 """Names of files and of Hub splits, and the split that their rows get."""
@@ -18,8 +18,8 @@ SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "
 class SourceRows:
     """What a source holds, in its own order."""
 
-    demonstrations: list[Row] = field(default_factory=list)
-    prompts: list[Row] = field(default_factory=list)
+    demonstrations: list[RawRow] = field(default_factory=list)
+    prompts: list[RawRow] = field(default_factory=list)
 
 
 def read_local(root: Path, source: str, problems: Problems) -> SourceRows:
@@ -46,30 +46,30 @@ def read_local(root: Path, source: str, problems: Problems) -> SourceRows:
             f"{source}: no such file or folder; a source is builtin, a path below data/source or hub:ORG/NAME"
         )
     files = _files_of(path, source) if path.is_dir() else [path]
-    found = SourceRows()
+    rows = SourceRows()
     for file in files:
         shown = f"{source.rstrip('/')}/{file.name}" if path.is_dir() else source
         split = SPLITS.get(file.name.removesuffix(suffix_of(file) or ""))
         for row in read_file(file, shown, problems):
-            sort_row(row, split, found, problems)
-    return found
+            sort_row(row, split, rows, problems)
+    return rows
 
 
-def sort_row(row: Row, split: str | None, found: SourceRows, problems: Problems) -> None:
+def sort_row(row: RawRow, split: str | None, rows: SourceRows, problems: Problems) -> None:
     """Adds a row to the demonstrations or prompts; its id and split are made where it has none."""
     values: dict[str, Any] = {"id": f"{row.name}-{row.line}", **row.values}
     if split is not None:
         values.setdefault("split", split)
     if values.get("split", "train") not in ("train", "dev", "test"):
-        problems.add(f"{row.place}: split is {values['split']!r}; expected train, dev or test")
+        problems.add(f"{row.location}: split is {values['split']!r}; expected train, dev or test")
     elif "prompt" not in values:
         problems.add(
-            f"{row.place}: fields are {', '.join(row.values) or 'none'}; expected prompt and response, or "
+            f"{row.location}: fields are {', '.join(row.values) or 'none'}; expected prompt and response, or "
             "prompt and references"
         )
     else:
-        kind = found.demonstrations if "response" in values else found.prompts
-        kind.append(Row(row.place, row.name, row.line, values))
+        kind = rows.demonstrations if "response" in values else rows.prompts
+        kind.append(RawRow(row.location, row.name, row.line, values))
 
 
 def _files_of(folder: Path, source: str) -> list[Path]:

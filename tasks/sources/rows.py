@@ -1,4 +1,4 @@
-"""Rows with the place where each was read, and the problems found while reading them."""
+"""Rows with the location of each, and the problems found while reading them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row as it was read, with its place (`file:line`) for messages."""
+class RawRow:
+    """One row as it was read, with its location (`file:line`) for messages."""
 
-    place: str
+    location: str
     name: str
     """The file's name without suffixes: the stem of made ids."""
     line: int
@@ -26,35 +26,35 @@ class Row:
 
 @dataclass
 class Problems:
-    """Malformed rows found so far, each a line that opens with its place."""
+    """Malformed rows so far, a message each that opens with the row's location."""
 
-    found: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def add(self, problem: str) -> None:
-        self.found.append(problem)
+        self.messages.append(problem)
 
     def stop(self, shown: int = 10) -> None:
         """Raises ValueError with the first problems and the number of the others, if there are any."""
-        if not self.found:
+        if not self.messages:
             return
-        more = len(self.found) - shown
-        lines = self.found[:shown] + ([f"… and {more} more"] if more > 0 else [])
-        count = f"{len(self.found)} malformed rows; mend them and run again; nothing was written\n"
-        raise ValueError("\n".join(lines) if len(self.found) == 1 else count + "\n".join(lines))
+        more = len(self.messages) - shown
+        lines = self.messages[:shown] + ([f"… and {more} more"] if more > 0 else [])
+        count = f"{len(self.messages)} malformed rows; fix them and run again; nothing was written\n"
+        raise ValueError("\n".join(lines) if len(self.messages) == 1 else count + "\n".join(lines))
 
 
-def as_records(rows: Iterable[Row], record: type[RecordT], problems: Problems) -> list[RecordT]:
+def as_records(rows: Iterable[RawRow], record: type[RecordT], problems: Problems) -> list[RecordT]:
     """Rows as records with ids that occur once; what does not fit is added to `problems`."""
-    records, places = [], dict[str, str]()
+    records, locations = [], dict[str, str]()
     for row in rows:
         try:
-            made = as_record(row.values, record, row.place)
+            made = as_record(row.values, record, row.location)
         except ValueError as error:
             problems.add(str(error))
             continue
         identifier = getattr(made, "id", None)
-        first = places.setdefault(identifier, row.place) if isinstance(identifier, str) else row.place
-        if first != row.place:
-            problems.add(f"{row.place}: id {identifier!r} stands at {first} already; give every row its own id")
+        first = locations.setdefault(identifier, row.location) if isinstance(identifier, str) else row.location
+        if first != row.location:
+            problems.add(f"{row.location}: id {identifier!r} is at {first} already; give every row its own id")
         records.append(made)
     return records

@@ -1,4 +1,4 @@
-"""CSV as the JSON rows that it stands for.
+"""CSV as the equivalent JSON rows.
 
 Columns: id, prompt, and response, or references (a JSON list) or reference_1, reference_2, …; any other
 column travels along as text. A prompt cell may hold chat messages as JSON.
@@ -51,9 +51,9 @@ def _header(cells: list[str], shown: str, problems: Problems) -> list[str] | Non
 
 
 def _json_row(
-    cells: dict[str, str], place: str, start: int, problems: Problems
+    cells: dict[str, str], location: str, start: int, problems: Problems
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A CSV row as the JSON row that it stands for; an empty `id` or `split` cell counts as absent."""
+    """A CSV row as the equivalent JSON row; an empty `id` or `split` cell counts as absent."""
     row: dict[str, Any] = {
         name: cell
         for name, cell in cells.items()
@@ -65,12 +65,12 @@ def _json_row(
         try:
             row["references"] = (json.loads(listed) if listed else []) + numbered
         except (ValueError, TypeError):
-            problems.add(f'{place}: references is {listed!r:.60}; write a JSON list such as ["one", "two"]')
+            problems.add(f'{location}: references is {listed!r:.60}; write a JSON list such as ["one", "two"]')
             return
     if row["prompt"].lstrip().startswith('[{"role"'):
         try:
             row["prompt"] = json.loads(row["prompt"])
         except ValueError as error:
-            problems.add(f"{place}: prompt opens as chat messages but is not JSON ({error})")
+            problems.add(f"{location}: prompt opens as chat messages but is not JSON ({error})")
             return
     yield start, row

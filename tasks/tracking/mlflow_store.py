@@ -56,11 +56,11 @@ def _link_database(paths: Paths) -> None:
 
 def experiment_id(client: Any, paths: Paths) -> str:
     """The id of the one experiment, which is created when it is new."""
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
-    place = (paths.mlruns / "artifacts").resolve().as_uri()
-    return str(client.create_experiment(EXPERIMENT, artifact_location=place))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    location = (paths.mlruns / "artifacts").resolve().as_uri()
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
 
 
 def create_run(client: Any, paths: Paths, run_name: str, tags: Mapping[str, str]) -> str:
@@ -71,15 +71,15 @@ def create_run(client: Any, paths: Paths, run_name: str, tags: Mapping[str, str]
 
 def find_run(client: Any, paths: Paths, query: str) -> str | None:
     """The id of the latest run that MLflow's query finds, or None."""
-    place = [experiment_id(client, paths)]
-    runs = client.search_runs(place, query, max_results=1, order_by=["start_time DESC"])
+    experiments = [experiment_id(client, paths)]
+    runs = client.search_runs(experiments, query, max_results=1, order_by=["start_time DESC"])
     return str(runs[0].info.run_id) if runs else None
 
 
 def find_nights(client: Any, paths: Paths, prefix: str, limit: int = 200) -> list[Any]:
-    """The runs whose names begin so and that stand below no other run, latest first."""
-    place, query = [experiment_id(client, paths)], f"attributes.run_name LIKE '{prefix}%'"
-    runs = client.search_runs(place, query, max_results=limit, order_by=["start_time DESC"])
+    """The runs whose names begin so and that have no parent run, latest first."""
+    experiments, query = [experiment_id(client, paths)], f"attributes.run_name LIKE '{prefix}%'"
+    runs = client.search_runs(experiments, query, max_results=limit, order_by=["start_time DESC"])
     return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
@@ -93,7 +93,7 @@ def find_artifact(client: Any, run_id: str, name: str) -> Path | None:
 
 @contextmanager
 def watching_system(paths: Paths, run_id: str) -> Iterator[None]:
-    """Meanwhile writes to a run what the processor, the memory, the disk, the network and the GPU do.
+    """While open, logs to a run how the processor, the memory, the disk, the network and the GPU are used.
 
     With MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false it writes nothing.
     """
@@ -138,7 +138,7 @@ def log_data_sets(client: Any, run_id: str, digests: Mapping[str, str], context:
 
     use = [InputTag("mlflow.data.context", context)]
     sets = [
-        DatasetInput(Dataset(path, found, "local", json.dumps({"uri": path})), use) for path, found in digests.items()
+        DatasetInput(Dataset(path, digest, "local", json.dumps({"uri": path})), use) for path, digest in digests.items()
     ]
     if sets:
         client.log_inputs(run_id, sets)
@@ -164,8 +164,8 @@ def checkpoint_of(paths: Paths, version: Any) -> Path:
 
     try:
         # Asked to download a model by its id, MLflow would look it up in the database that the environment names.
-        place = open_client(paths).get_logged_model(version.source.removeprefix("models:/")).artifact_location
-        folder = Path(mlflow.artifacts.download_artifacts(place))
+        location = open_client(paths).get_logged_model(version.source.removeprefix("models:/")).artifact_location
+        folder = Path(mlflow.artifacts.download_artifacts(location))
         flavor = mlflow.models.Model.load(str(folder)).flavors["python_function"]
     except (OSError, mlflow.MlflowException) as error:
         raise FileNotFoundError(f"{version.name} version {version.version}: its files are gone: {error}") from error

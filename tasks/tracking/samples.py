@@ -11,11 +11,11 @@ from typing import Any
 
 from tasks.files import read_rows
 from tasks.paths import Paths
+from tasks.roles import POLICIES
 
 MAX_ROWS = 200
 SAMPLES = "samples.jsonl"
 """Below data/evaluation: the sampled completions of each test prompt with their scores, which win rates are made of."""
-MODELS = ("sft", "policy")
 PROMPTS_OF_ROLLOUTS = 10
 PICTURES = {".png", ".svg", ".csv", ".html"}
 
@@ -26,12 +26,12 @@ def tables(stage: str, paths: Paths) -> dict[str, dict[str, list[Any]]]:
         rows = [row for _, rollout in islice(read_rows(paths.rollouts), PROMPTS_OF_ROLLOUTS) for row in _each(rollout)]
         return {"rollouts": _columns(rows)}
     if stage == "evaluate" and paths.evaluation.is_dir():
-        return {file.stem: _columns(list(islice(_shown(file), MAX_ROWS))) for file in whole(stage, paths)}
+        return {file.stem: _columns(list(islice(_shown(file), MAX_ROWS))) for file in complete_files(stage, paths)}
     return {}
 
 
-def whole(stage: str, paths: Paths) -> list[Path]:
-    """The files that are kept with every row, for whoever compares: those of the evaluation."""
+def complete_files(stage: str, paths: Paths) -> list[Path]:
+    """The files that are logged with every row, for comparisons: those of the evaluation."""
     files = sorted(paths.evaluation.glob("*.jsonl")) if stage == "evaluate" else []
     return [file for file in files if file.stat().st_size]
 
@@ -45,18 +45,18 @@ def intervals(stage: str, paths: Paths) -> dict[str, float]:
 
     rows = [row for _, row in read_rows(file)]
     ends: dict[str, float] = {}
-    for model in MODELS:
+    for model in POLICIES:
         for scorer in rows[0][model]["scores"]:
-            found = mean_interval([fmean(row[model]["scores"][scorer]) for row in rows])
-            ends |= {f"{model}.{scorer}_low": found.low, f"{model}.{scorer}_high": found.high}
+            interval = mean_interval([fmean(row[model]["scores"][scorer]) for row in rows])
+            ends |= {f"{model}.{scorer}_low": interval.low, f"{model}.{scorer}_high": interval.high}
     return ends
 
 
 def plots(stage: str, paths: Paths) -> list[Path]:
     """The curves of a stage, or the pictures and pages of the whole night, in a fixed order."""
     folder = paths.reports if stage == "report" else paths.plots(stage)
-    found = sorted(folder.rglob("*")) if folder.is_dir() else []
-    return [file for file in found if file.is_file() and file.suffix in PICTURES]
+    files = sorted(folder.rglob("*")) if folder.is_dir() else []
+    return [file for file in files if file.is_file() and file.suffix in PICTURES]
 
 
 def _each(rollout: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -71,9 +71,9 @@ def _shown(file: Path) -> Iterator[dict[str, Any]]:
         if file.name != SAMPLES:
             yield row
             continue
-        for model in MODELS:
-            for place, text in enumerate(row[model]["texts"]):
-                scores = {scorer: values[place] for scorer, values in row[model]["scores"].items()}
+        for model in POLICIES:
+            for index, text in enumerate(row[model]["texts"]):
+                scores = {scorer: values[index] for scorer, values in row[model]["scores"].items()}
                 yield {"id": row["id"], "prompt": row["prompt"], "model": model, "text": text, **scores}
 
 

@@ -122,19 +122,19 @@ def stage(
     if night_id:
         above = client.get_run(night_id)
         tags |= {"mlflow.parentRunId": night_id, "door": above.data.tags["door"]}
-        # The date tells two nights' curves apart where only the runs' names stand beside them.
+        # The date tells two nights' curves apart where only the runs' names label them.
         run_name = f"{name} {above.info.run_name.removeprefix(NIGHT_PREFIX)}"
     run = StageRun(name, mlflow_store.create_run(client, paths, run_name, tags), night_id, client)
     buffer = MetricBuffer(lambda points: mlflow_store.log(client, run.run_id, metrics=points))
     token, started = _stage.set(run), time.monotonic()
     try:
         with _ending(client, run.run_id, night_id, name):
-            mlflow_store.log(client, run.run_id, params=_sections(params, sections or [name]))
+            mlflow_store.log(client, run.run_id, params=_sections(params, [name] if sections is None else sections))
             mlflow_store.log_data_sets(client, run.run_id, inputs or {}, context=name)
             try:
                 with listening(buffer), mlflow_store.watching_system(paths, run.run_id):
                     yield run
-                _log_what_people_look_at(client, paths, name, run.run_id, night_id)
+                _log_results(client, paths, name, run.run_id, night_id)
             finally:
                 buffer.flush()
                 run.log({"wall_time_s": time.monotonic() - started})
@@ -157,7 +157,7 @@ def current_stage() -> StageRun:
 def record_outputs(paths: Paths, run_id: str, outputs: Mapping[str, str]) -> None:
     """Writes the digests of a stage's outputs to its run, so that the data lead back to it."""
     client = mlflow_store.open_client(paths)
-    mlflow_store.log(client, run_id, tags={f"output.{path}": found for path, found in outputs.items()})
+    mlflow_store.log(client, run_id, tags={f"output.{path}": digest for path, digest in outputs.items()})
     if (run := _stage.get()) and run.night_id:
         mlflow_store.log_data_sets(client, run.night_id, _learnt_from(outputs), "night")
 
@@ -171,21 +171,21 @@ def record_skipped(paths: Paths, name: str, how: str, outputs: Mapping[str, str]
     Returns:
         The id of that run, or None where this database does not know it.
     """
-    runs = (find_run_by_output(paths, path, found) for path, found in outputs.items())
+    runs = (find_run_by_output(paths, path, digest) for path, digest in outputs.items())
     source = next((run_id for run_id in runs if run_id), None)
     if night_id := os.environ.get(NIGHT_VARIABLE):
-        kept = paths.metrics(name)
-        metrics = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+        file = paths.metrics(name)
+        metrics = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         tags = {f"stage.{name}": how, f"stage.{name}.run": source or "not in this database"}
         client = mlflow_store.open_client(paths)
         mlflow_store.log(client, night_id, metrics=_of_stage(name, metrics), tags=tags)
-        _log_what_people_look_at(client, paths, name, None, night_id)
+        _log_results(client, paths, name, None, night_id)
         mlflow_store.log_data_sets(client, night_id, _learnt_from(outputs), "night")
     return source
 
 
 def annotate_night(paths: Paths, run_id: str, tags: Mapping[str, str], text: str) -> None:
-    """Writes how a night ended where people look first: the tags of its run, and in words the text on its page."""
+    """Records how a night ended: as tags of its run, and in words as the text on its page."""
     mlflow_store.log(mlflow_store.open_client(paths), run_id, tags={**tags, "mlflow.note.content": text})
 
 
@@ -203,7 +203,7 @@ def find_candidate(paths: Paths, night_id: str, name: str) -> str | None:
 
 @contextmanager
 def _ending(client: Any, run_id: str, night_id: str | None = None, name: str = "") -> Iterator[None]:
-    """Ends a run as FINISHED, FAILED or KILLED, and tells the night's run how its stage ended."""
+    """Ends a run as FINISHED, FAILED or KILLED, and records in the night's run how its stage ended."""
     status, how = "FAILED", "failed"
     try:
         yield
@@ -224,7 +224,7 @@ def _ending(client: Any, run_id: str, night_id: str | None = None, name: str = "
 
 
 def _learnt_from(outputs: Mapping[str, str]) -> dict[str, str]:
-    return {path: found for path, found in outputs.items() if path.startswith(LEARNT_FROM)}
+    return {path: digest for path, digest in outputs.items() if path.startswith(LEARNT_FROM)}
 
 
 def _of_stage(name: str, metrics: Mapping[str, float]) -> list[Point]:
@@ -235,7 +235,7 @@ def _origin(paths: Paths, door: str) -> dict[str, str]:
     """The tags that say from what code a run came."""
     checkout = git.state(paths.root)
     tags = {"door": door, "mlflow.source.name": "nightjar"}
-    tags |= {f"version.{name}": found for name, found in provenance.versions().items()}
+    tags |= {f"version.{name}": number for name, number in provenance.versions().items()}
     if experiment := os.environ.get("DVC_EXP_NAME"):
         tags["experiment"] = experiment
     if checkout:
@@ -247,7 +247,7 @@ def _sections(params: Params, names: Sequence[str]) -> dict[str, str]:
     return {key: text for name in names for key, text in provenance.flatten(params.section(name), name).items()}
 
 
-def _log_what_people_look_at(client: Any, paths: Paths, name: str, run_id: str | None, night_id: str | None) -> None:
+def _log_results(client: Any, paths: Paths, name: str, run_id: str | None, night_id: str | None) -> None:
     """Tables, plots and intervals to the stage's run and the night's, every row to the stage's; None: no such run."""
     intervals, plots = samples.intervals(name, paths), samples.plots(name, paths)
     for title, table in samples.tables(name, paths).items():
@@ -256,7 +256,7 @@ def _log_what_people_look_at(client: Any, paths: Paths, name: str, run_id: str |
     if run_id:
         for file in plots:
             client.log_artifact(run_id, str(file), f"plots/{file.parent.name}" if name == "report" else "plots")
-        for file in samples.whole(name, paths):
+        for file in samples.complete_files(name, paths):
             client.log_artifact(run_id, str(file), "evaluation")
         mlflow_store.log(client, run_id, metrics=[(figure, value, 0) for figure, value in intervals.items()])
     if night_id:

@@ -1,7 +1,7 @@
-"""Checkpoints of long training: what a run that was cut off goes on from.
+"""Checkpoints of long training: what an interrupted run resumes from.
 
-They lie below nights/, for a stage's outputs are gone while it runs, and are valid for the very inputs and params
-that made them.
+They are kept below nights/, for a stage's outputs are gone while it runs, and are valid for the very inputs and
+params that made them.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ class Checkpoint:
 
     @classmethod
     def of(cls, path: Path, inputs: Sequence[Path], params: Sequence[BaseModel]) -> Checkpoint:
-        """The checkpoint at this path of a run on these inputs (files or folders; missing ones are passed over)."""
+        """The checkpoint at this path of a run on these inputs (files or folders; missing ones are skipped)."""
         parts = [digest(each) for each in inputs if each.exists()]
         parts += [section.model_dump_json() for section in params]
         return cls(path, hashlib.sha256("\n".join(parts).encode()).hexdigest())
 
     def load(self) -> dict[str, Any] | None:
-        """The state to go on from; None where there is none, or one of other inputs or params."""
+        """The state to resume from; None where there is none, or one of other inputs or params."""
         import torch
 
         if not self.path.is_file():
             return None
-        found: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-        return found["state"] if found["key"] == self.key else None
+        saved: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        return saved["state"] if saved["key"] == self.key else None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Writes the state whole: to a file beside, then renamed into place."""
+        """Writes the state atomically: to a temporary file, which is then renamed."""
         import torch
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(self.path.name + ".partial")
-        torch.save({"key": self.key, "state": state}, beside)
-        os.replace(beside, self.path)
+        partial = self.path.with_name(self.path.name + ".partial")
+        torch.save({"key": self.key, "state": state}, partial)
+        os.replace(partial, self.path)
 
     def delete(self) -> None:
-        """Takes the file away, once the run has ended well."""
+        """Removes the file, once the run has ended well."""
         self.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The reward-hacking monitor of the policy stage: which prompts it reads, whom it asks, what it leaves behind."""
+"""The reward-hacking monitor of the policy stage: its prompts, its scorers and the files that it leaves."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def build_monitor(
 
 
 def find_held_out(judge: Path, model: ModelSettings, prompts: Sequence[PromptText], seed: int) -> Scorer | None:
-    """Whom training never asks: the judge where rankings were held out for one, else the builtin corpus's annotator.
+    """A scorer that training never uses: the judge where rankings were held out for it, else the builtin annotator.
 
-    The annotator stands where people stand, who would look at some completions of a run now and then.
+    The annotator takes the place of people, who would look at some completions of a run now and then.
     """
     from rlhf.annotator import Annotator
     from rlhf.evaluation.gold import has_gold
@@ -60,7 +60,7 @@ def find_held_out(judge: Path, model: ModelSettings, prompts: Sequence[PromptTex
 
 
 def write_monitor(plots: Path, policy: Path, monitor: Monitor, kept: int) -> dict[str, float]:
-    """Writes the readings, and beside the policy what was found in them; returns its metrics.
+    """Writes the readings, and beside the policy the warnings in them; returns its metrics.
 
     Args:
         plots: the folder of curves.
@@ -71,15 +71,15 @@ def write_monitor(plots: Path, policy: Path, monitor: Monitor, kept: int) -> dic
     from rlhf.evaluation.hacking import verdict
 
     rows = [{"step": float(reading.iteration), **monitor.figures(reading)} for reading in monitor.readings]
-    found, stop = verdict(monitor.readings, monitor.limits).findings, monitor.stop_reason()
+    findings, stop = verdict(monitor.readings, monitor.limits).findings, monitor.stop_reason()
     write_curve(plots / "monitor.csv", rows)
     readings = [
         {"iteration": reading.iteration, "warnings": texts}
-        for reading, texts in zip(monitor.readings, found, strict=True)
+        for reading, texts in zip(monitor.readings, findings, strict=True)
     ]
     write_json(policy / "monitor.json", {"kept_iteration": kept, "stopped": stop, "readings": readings})
     return {
         "monitor_stopped": float(stop is not None),
         "monitor_kept_iteration": float(kept),
-        "monitor_warnings": float(sum(map(bool, found))),
+        "monitor_warnings": float(sum(map(bool, findings))),
     }

@@ -1,26 +1,35 @@
-"""The candidates of a night or of a comparison of seeds: params.yaml with other settings and other seeds."""
+"""Candidates, enumerated: params.yaml with each variant and each seed, of a night or of a comparison aside."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlhf.settings.base import Settings
 from tasks.params.night import UNCHANGED
 from tasks.params.whole import Params, check, dump, read_sections
 
-SEEDED = ("sft", "rollouts", "reward", "policy")
+LEARNING = ("sft", "rollouts", "reward", "policy")
 """The sections that a further seed of a night goes to: what learns and what samples, but not the data."""
+SEEDED = tuple(
+    info.alias or name
+    for name, info in Params.model_fields.items()
+    if isinstance(section := info.annotation, type) and issubclass(section, Settings) and "seed" in section.model_fields
+)
+"""Every section that has a seed."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to train a night: params.yaml with some params changed.
+    """One way to train: params.yaml with some params changed.
 
     Attributes:
-        name: tells it from the others of its night; a folder and a run are called so.
+        name: tells it from the others; a folder and a run are called so.
         variant: the name of its settings; candidates of one variant differ by seed alone.
-        seed: a further seed; None is the settings' own.
+        seed: the seed that it was given; None is the settings' own.
         params: as checked.
         text: the params.yaml that it is trained by.
     """
@@ -40,36 +49,13 @@ def read_candidates(path: Path) -> list[Candidate]:
         ValueError: as read_params, also for what a variant makes of the params; or two candidates are the same.
     """
     content = read_sections(path)
-    text = path.read_text(encoding="utf-8")
     unchanged = check(content, str(path))
-    night, found = unchanged.night, [Candidate(UNCHANGED, UNCHANGED, None, unchanged, text)]
-    for variant, changes in {UNCHANGED: {}, **night.variants}.items():
-        for seed in (None, *night.seeds):
-            if (variant, seed) == (UNCHANGED, None):
-                continue
-            parts = [variant] * (variant != UNCHANGED) + [f"seed-{seed}"] * (seed is not None)
-            found.append(_candidate("-".join(parts), variant, seed, _merge(content, changes), path))
-    for index, candidate in enumerate(found):
-        for other in found[:index]:
-            if candidate.name == other.name or _settings(candidate) == _settings(other):
-                raise ValueError(
-                    f"{path}: night.seeds and night.variants: {candidate.name} would train the same as {other.name}, "
-                    "or is called the same; leave one of them out"
-                )
-    return found
-
-
-def _candidate(name: str, variant: str, seed: int | None, content: dict[str, Any], path: Path) -> Candidate:
-    """A candidate by its params; what surrounds its night is params.yaml's, but it has no candidates of its own."""
-    seeded = _merge(content, {section: {"seed": seed} for section in SEEDED} if seed is not None else {})
-    night = {key: value for key, value in (seeded.get("night") or {}).items() if key not in ("seeds", "variants")}
-    seeded = {key: value for key, value in seeded.items() if key != "night"} | ({"night": night} if night else {})
-    params = check(seeded, f"{path}: night.variants: {name}")
-    return Candidate(name, variant, seed, params, dump(seeded))
-
-
-def _settings(candidate: Candidate) -> dict[str, Any]:
-    return candidate.params.model_dump(exclude={"night"})
+    night = unchanged.night
+    variants = {UNCHANGED: {}, **night.variants}
+    first, *others = enumerate_candidates(
+        content, (None, *night.seeds), variants, LEARNING, f"{path}: night.seeds and night.variants"
+    )
+    return [replace(first, params=unchanged, text=path.read_text(encoding="utf-8")), *others]
 
 
 def read_checked(path: Path) -> Params:
@@ -77,27 +63,84 @@ def read_checked(path: Path) -> Params:
     return read_candidates(path)[0].params
 
 
-def read_variants(path: Path, base: Path) -> dict[str, Params]:
-    """Params by name, each params.yaml with some params changed.
+def read_trials(path: Path, seeds: Sequence[int], file: Path | None = None) -> list[Candidate]:
+    """The candidates of a comparison aside from nights: each seed reaches every section that has one, the data's too.
 
     Args:
-        path: YAML, from name to the sections and params that differ: `short: {sft: {steps: 100}}`.
-        base: the params.yaml that they differ from.
+        path: params.yaml.
+        seeds: at least one.
+        file: YAML, from a variant's name to the sections and params that differ: `short: {sft: {steps: 100}}`; without
+            one, params.yaml is the only variant.
 
     Raises:
         FileNotFoundError: one of the files is missing.
-        ValueError: it is not YAML, or a variant's params are misspelt, of a wrong type or out of range.
+        ValueError: as `read_candidates`.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give YAML that names variants, each with the params it changes")
-    content = read_sections(base)
-    return {
-        str(name): check(_merge(content, changes or {}), f"{path}: {name}")
-        for name, changes in read_sections(path).items()
-    }
+    content = read_sections(path)
+    check(content, str(path))
+    if file is None:
+        return enumerate_candidates(content, seeds, {UNCHANGED: {}}, SEEDED, str(path))
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; give YAML that names variants, each with the params it changes")
+    variants = {str(name): changes or {} for name, changes in read_sections(file).items()}
+    return enumerate_candidates(content, seeds, variants, SEEDED, str(file))
 
 
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def enumerate_candidates(
+    content: Mapping[str, Any],
+    seeds: Iterable[int | None],
+    variants: Mapping[str, Mapping[str, Any]],
+    sections: Iterable[str],
+    source: str,
+) -> list[Candidate]:
+    """Every variant with every seed, variant by variant.
+
+    What surrounds a night is as in `content`, but a candidate has no candidates of its own.
+
+    Args:
+        content: the sections of params.yaml.
+        seeds: None leaves the seeds as they are.
+        variants: by name, the sections and params that differ.
+        sections: those that a seed goes to.
+        source: opens an error's message.
+
+    Raises:
+        ValueError: a variant's params are misspelt, of a wrong type or out of range, or two candidates are the same.
+    """
+    seeds, sections = tuple(seeds), tuple(sections)
+    candidates: list[Candidate] = []
+    for variant, changes in variants.items():
+        for seed in seeds:
+            seeded = {section: {"seed": seed} for section in sections} if seed is not None else {}
+            merged = _without_candidates(_merge(_merge(content, changes), seeded))
+            params = check(merged, source if variant == UNCHANGED else f"{source}: {variant}")
+            candidates.append(Candidate(_name(variant, seed), variant, seed, params, dump(merged)))
+    for index, candidate in enumerate(candidates):
+        for other in candidates[:index]:
+            if candidate.name == other.name or _settings(candidate) == _settings(other):
+                raise ValueError(
+                    f"{source}: {candidate.name} would train the same as {other.name}, or is called the same; leave "
+                    "one of them out"
+                )
+    return candidates
+
+
+def _name(variant: str, seed: int | None) -> str:
+    """Names a folder too, whatever people call a variant."""
+    parts = [re.sub(r"[^A-Za-z0-9._-]+", "-", variant)] * (variant != UNCHANGED) + [f"seed-{seed}"] * (seed is not None)
+    return "-".join(parts) or UNCHANGED
+
+
+def _settings(candidate: Candidate) -> dict[str, Any]:
+    return candidate.params.model_dump(exclude={"night"})
+
+
+def _without_candidates(content: dict[str, Any]) -> dict[str, Any]:
+    night = {key: value for key, value in (content.get("night") or {}).items() if key not in ("seeds", "variants")}
+    return {key: value for key, value in content.items() if key != "night"} | ({"night": night} if night else {})
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The base with the changes in it, group by group."""
     merged = dict(base)
     for key, value in changes.items():

@@ -1,4 +1,4 @@
-"""The contest of a night's candidates: each is trained and evaluated, and the best by a held-out score goes on.
+"""The selection among a night's candidates: each is scored by a held-out scorer, and the best goes on.
 
 The score is that of whom training never asks (the judge of the first candidate, or the simulated annotator), on dev
 prompts: test prompts decide the gates, so they must not choose who comes before them.
@@ -6,7 +6,6 @@ prompts: test prompts decide the gates, so they must not choose who comes before
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from statistics import fmean, stdev
@@ -17,13 +16,12 @@ from tasks import digests
 from tasks.files import read_records
 from tasks.params.whole import Params
 from tasks.paths import Paths
-from tasks.reports import summary
 from tasks.stages import STAGES, VERSIONED
 from tasks.tracking import mlflow_store, tracker
 from tasks.training import monitor
-from tasks.trials import standings
+from tasks.trials import standings, workspaces
 from tasks.trials.candidates import Candidate
-from tasks.trials.standings import Contest, Standing
+from tasks.trials.standings import Selection, Standing
 from tasks.versioning import dvc_repo
 
 
@@ -39,58 +37,58 @@ class HeldOut(NamedTuple):
     scores: dict[str, list[float]]
 
 
-def decide(paths: Paths, field: Sequence[Candidate], errors: Mapping[str, str], night_id: str) -> Contest:
+def decide(paths: Paths, candidates: Sequence[Candidate], errors: Mapping[str, str], night_id: str) -> Selection:
     """Scores every candidate that was trained to the end, and keeps how all of them stand.
 
     Args:
         paths: the workspace that they belong to; its own params are the first candidate.
-        field: all candidates.
+        candidates: all of them.
         errors: by name, why a candidate was not trained to the end.
         night_id: the night's MLflow run.
     """
-    trained = {row.name: standings.place_of(paths, row.name) for row in field if row.name not in errors}
-    found = score(paths, field[0].params, trained)
-    ranked = [
-        _standing(paths, row, found.scores.get(row.name)).model_copy(
+    trained = {row.name: workspaces.of_night(paths, row.name) for row in candidates if row.name not in errors}
+    held_out = score(paths, candidates[0].params, trained)
+    results = [
+        _standing(paths, row, held_out.scores.get(row.name)).model_copy(
             update={"error": errors.get(row.name), "run_id": tracker.find_candidate(paths, night_id, row.name)}
         )
-        for row in field
+        for row in candidates
     ]
-    contest = Contest(
-        key=standings.key(paths, list(field)),
-        winner=best(ranked),
-        referee=found.referee,
-        prompts=len(next(iter(found.scores.values()))),
-        candidates=ranked,
+    selection = Selection(
+        key=standings.key(paths, candidates),
+        winner=best(results),
+        referee=held_out.referee,
+        prompts=len(next(iter(held_out.scores.values()))),
+        candidates=results,
     )
-    standings.write(paths, contest)
+    standings.write(paths, selection)
     client = mlflow_store.open_client(paths)
-    for row in ranked:
+    for row in results:
         if row.run_id and row.score is not None and row.standard_error is not None:
             points = [("held_out.score", row.score, 0), ("held_out.standard_error", row.standard_error, 0)]
             mlflow_store.log(client, row.run_id, metrics=points)
-    return contest
+    return selection
 
 
-def record(paths: Paths, contest: Contest, night_id: str) -> None:
+def record(paths: Paths, selection: Selection, night_id: str) -> None:
     """Writes to the night's run who won, and that one's figures, pictures and runs."""
     client = mlflow_store.open_client(paths)
     client.log_artifact(night_id, str(paths.candidates))
-    mlflow_store.log(client, night_id, tags={"winner": contest.winner})
-    place = standings.place_of(paths, contest.winner)
+    mlflow_store.log(client, night_id, tags={"winner": selection.winner})
+    workspace = workspaces.of_night(paths, selection.winner)
     for stage in VERSIONED:
-        made = dvc_repo.digests(stage, place.root).outputs
+        made = dvc_repo.digests(stage, workspace.root).outputs
         written = {name: made[name] for name in STAGES[stage].writes}
-        tracker.record_skipped(place, stage, f"by {contest.winner}", written)
+        tracker.record_skipped(workspace, stage, f"by {selection.winner}", written)
 
 
-def best(standings: Sequence[Standing]) -> str:
+def best(results: Sequence[Standing]) -> str:
     """The name of the candidate with the highest held-out score; of equals the first."""
-    scored = {row.name: row.score for row in standings if row.score is not None}
+    scored = {row.name: row.score for row in results if row.score is not None}
     return max(scored, key=scored.__getitem__)
 
 
-def score(paths: Paths, params: Params, places: Mapping[str, Paths]) -> HeldOut:
+def score(paths: Paths, params: Params, trained: Mapping[str, Paths]) -> HeldOut:
     """What the held-out scorer says of samples of each policy, drawn with the same seeds on the same dev prompts.
 
     Raises:
@@ -113,8 +111,8 @@ def score(paths: Paths, params: Params, places: Mapping[str, Paths]) -> HeldOut:
         )
     scores = {}
     repeated = [prompt for prompt in prompts for _ in range(sampling.samples)]
-    for name, place in places.items():
-        policy = load_policy(place.models / "policy", params.model)
+    for name, workspace in trained.items():
+        policy = load_policy(workspace.models / "policy", params.model)
         texts = sampled_answers(
             policy, prompts, sampling.samples, sampling.max_new_tokens, sampling.seed, sampling.batch_size
         )
@@ -124,31 +122,12 @@ def score(paths: Paths, params: Params, places: Mapping[str, Paths]) -> HeldOut:
 
 
 def _standing(paths: Paths, candidate: Candidate, scores: list[float] | None) -> Standing:
-    place = standings.place_of(paths, candidate.name)
-    folder = place.root.relative_to(paths.root).as_posix()
-    row = Standing(name=candidate.name, variant=candidate.variant, seed=candidate.seed, folder=folder)
+    workspace = workspaces.of_night(paths, candidate.name)
     if scores is None:
-        return row
+        return standings.standing(paths, workspace, candidate, [])
     measured = {
         "score": fmean(scores),
         "standard_error": stdev(scores) / sqrt(len(scores)),
-        "figures": json.loads(place.metrics("evaluate").read_text(encoding="utf-8")),
-        "policy": digests.digest(place.models / "policy"),
+        "policy": digests.digest(workspace.models / "policy"),
     }
-    return row.model_copy(update=measured)
-
-
-def rows(contest: Contest) -> list[dict[str, str]]:
-    """A table of the contest for people, the best first."""
-    ranked = sorted(contest.candidates, key=lambda row: -float("inf") if row.score is None else row.score, reverse=True)
-    return [
-        {
-            "candidate": row.name,
-            "held-out score": "" if row.score is None else f"{row.score:.4f} ± {row.standard_error:.4f}",
-            "win rate over SFT": summary.interval(row.figures, "win_rate") if "win_rate" in row.figures else "",
-            "KL": f"{row.figures['policy.kl']:.2f}" if "policy.kl" in row.figures else "",
-            "ROUGE-L": f"{row.figures['policy.rougeL']:.4f}" if "policy.rougeL" in row.figures else "",
-            "": "goes on" if row.name == contest.winner else row.error or "",
-        }
-        for row in ranked
-    ]
+    return standings.standing(paths, workspace, candidate, ["evaluate"]).model_copy(update=measured)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.validation.suites import Check
+from tasks.validation.checks import DataCheck
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,15 +24,15 @@ SHOWN = 3
 class Failure:
     """An expectation that does not hold."""
 
-    check: Check
+    check: DataCheck
     rows: list[int]
     """Row numbers at fault; empty where the table as a whole is."""
-    found: str
+    observed: str
     """What was found, with example rows."""
 
 
 @dataclass
-class Verdict:
+class SuiteVerdict:
     """What a suite found in a table."""
 
     suite: str
@@ -50,13 +50,13 @@ class Verdict:
         """The failures of one level for people: what was expected and found, and what to do."""
         return [
             f"{self.suite}: {failure.check.reason} [{failure.check.kind}"
-            f"{'(' + failure.check.column + ')' if failure.check.column else ''}]: {failure.found}; "
+            f"{'(' + failure.check.column + ')' if failure.check.column else ''}]: {failure.observed}; "
             f"to do: {failure.check.remedy}"
             for failure in self.at(level)
         ]
 
 
-def check_table(table: pd.DataFrame, suite: str, checks: list[Check], docs: Path) -> Verdict:
+def check_table(table: pd.DataFrame, suite: str, checks: list[DataCheck], docs: Path) -> SuiteVerdict:
     """Runs a suite on a table as a checkpoint and renders its result into the Data Docs.
 
     Args:
@@ -70,6 +70,7 @@ def check_table(table: pd.DataFrame, suite: str, checks: list[Check], docs: Path
     """
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
+    from great_expectations.checkpoint.actions import UpdateDataDocsAction
 
     _forget(docs, suite)
     context = _context(docs)
@@ -91,7 +92,7 @@ def check_table(table: pd.DataFrame, suite: str, checks: list[Check], docs: Path
         gx.Checkpoint(
             name=suite,
             validation_definitions=[definition],
-            actions=[gx.checkpoint.UpdateDataDocsAction(name="docs")],
+            actions=[UpdateDataDocsAction(name="docs")],
             result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["row"]},
         )
     )
@@ -136,8 +137,8 @@ def _forget(docs: Path, suite: str) -> None:
     (docs / ".stores" / "suites" / f"{suite}.json").unlink(missing_ok=True)
 
 
-def _verdict(table: pd.DataFrame, suite: str, checks: list[Check], docs: Path, results: list[Any]) -> Verdict:
-    verdict = Verdict(suite, docs / "index.html")
+def _verdict(table: pd.DataFrame, suite: str, checks: list[DataCheck], docs: Path, results: list[Any]) -> SuiteVerdict:
+    verdict = SuiteVerdict(suite, docs / "index.html")
     for result in sorted(results, key=lambda result: result.expectation_config.meta["check"]):
         check = checks[result.expectation_config.meta["check"]]
         if result.success:
@@ -146,19 +147,19 @@ def _verdict(table: pd.DataFrame, suite: str, checks: list[Check], docs: Path, r
             raise RuntimeError(f"{suite}: {check.kind} could not be computed: {result.exception_info}")
         indices = result.result.get("unexpected_index_list") or []
         rows = sorted({int(index["row"]) for index in indices})
-        verdict.failures.append(Failure(check, rows, _found(table, check, rows, result.result)))
+        verdict.failures.append(Failure(check, rows, _observed(table, check, rows, result.result)))
         if check.level == "row":
             for row in rows:
                 verdict.reasons.setdefault(row, []).append(_reason(table, check, row))
     return verdict
 
 
-def _found(table: pd.DataFrame, check: Check, rows: list[int], result: dict[str, Any]) -> str:
+def _observed(table: pd.DataFrame, check: DataCheck, rows: list[int], result: dict[str, Any]) -> str:
     if not rows:
         value = result.get("observed_value")
-        observed = f"{value:.4g}" if isinstance(value, float) else str(value)
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
         bound = check.arguments.get("max_value", check.arguments.get("min_value", "it to hold"))
-        return f"found {observed}, expected {bound}"
+        return f"found {shown}, expected {bound}"
     names = table["id" if "id" in table else "row"]
     examples = "; ".join(
         f"{names[row]}" + (f" ({table[check.column][row]!r:.80})" if check.column not in (None, "id") else "")
@@ -167,6 +168,6 @@ def _found(table: pd.DataFrame, check: Check, rows: list[int], result: dict[str,
     return f"found in {len(rows)} of {len(table)} rows, such as {examples}"
 
 
-def _reason(table: pd.DataFrame, check: Check, row: int) -> str:
+def _reason(table: pd.DataFrame, check: DataCheck, row: int) -> str:
     value = table[check.column][row] if check.column else ""
     return f"{check.reason}: {value}" if str(value).strip() else check.reason

@@ -30,7 +30,7 @@ _SUSPECT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffdÂÃâð]")
 
 
 def damage_in(text: str) -> str:
-    """What speaks for an encoding accident in a text, as words; empty when nothing does."""
+    """Signs of an encoding accident in a text, in words; empty when there are none."""
     if not _SUSPECT.search(text):
         return ""
     return "; ".join(name for name, pattern in DAMAGE if pattern.search(text))
@@ -38,8 +38,8 @@ def damage_in(text: str) -> str:
 
 def _damage(fields: Mapping[str, Iterable[str]]) -> str:
     """The damage of a row's fields, as `field: what`; empty when there is none."""
-    found = {name: next(filter(None, map(damage_in, texts)), "") for name, texts in fields.items()}
-    return "; ".join(f"{name}: {what}" for name, what in found.items() if what)
+    damage = {name: next(filter(None, map(damage_in, texts)), "") for name, texts in fields.items()}
+    return "; ".join(f"{name}: {what}" for name, what in damage.items() if what)
 
 
 def demonstration_frame(
@@ -128,14 +128,14 @@ def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str
 
 
 def pair_frame(pairs: Sequence[tuple[str, Pair]]) -> pd.DataFrame:
-    """Columns row, split, prompt, chosen, rejected, annotator, margin, splits_of_prompt (judge aside)."""
+    """Columns row, split, prompt, chosen, rejected, annotator, margin, splits_of_prompt (judge counts as train)."""
     import pandas as pd
 
     keys = [prompt_key(pair.prompt) for _, pair in pairs]
-    found: dict[str, set[str]] = defaultdict(set)
+    splits: dict[str, set[str]] = defaultdict(set)
     for key, (split, _) in zip(keys, pairs, strict=True):
         # The judge may share a prompt with train, never with dev or test.
-        found[key].add("train" if split == "judge" else split)
+        splits[key].add("train" if split == "judge" else split)
     return pd.DataFrame(
         {
             "row": range(len(pairs)),
@@ -145,7 +145,7 @@ def pair_frame(pairs: Sequence[tuple[str, Pair]]) -> pd.DataFrame:
             "rejected": [pair.rejected for _, pair in pairs],
             "annotator": [pair.annotator for _, pair in pairs],
             "margin": [pair.margin for _, pair in pairs],
-            "splits_of_prompt": [len(found[key]) for key in keys],
+            "splits_of_prompt": [len(splits[key]) for key in keys],
         }
     )
 

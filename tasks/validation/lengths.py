@@ -46,7 +46,7 @@ def lengths_of(model_name: str | None, trust_remote_code: bool = False) -> Lengt
             lambda prompt: count_words(prompt_key(prompt)),
             lambda texts: [count_words(text) for text in texts],
         )
-    from rlhf.models import encode_prompt, load_config, load_tokenizer
+    from rlhf.tokenizers import encode_prompt, load_config, load_tokenizer
 
     tokenizer = load_tokenizer(model_name, trust_remote_code)
     encoder = load_config(model_name, trust_remote_code).is_encoder_decoder

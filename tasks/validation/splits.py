@@ -1,4 +1,4 @@
-"""Which split each prompt falls in, and what each split then holds."""
+"""The split of each prompt, and the rows of each split."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class SplitRows(NamedTuple):
 
 def declared_splits(rows: Iterable[Demonstration | Prompt]) -> dict[str, list[str]]:
     """For each prompt of rows with a `split` of their own: those splits, sorted."""
-    found: dict[str, set[str]] = defaultdict(set)
+    declared: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         split = (row.model_extra or {}).get("split")
         if split is not None:
-            found[prompt_key(row.prompt)].add(split)
-    return {key: sorted(splits) for key, splits in found.items()}
+            declared[prompt_key(row.prompt)].add(split)
+    return {key: sorted(splits) for key, splits in declared.items()}
 
 
 def assign_splits(
@@ -67,16 +67,17 @@ def divide(
     """
     parts = {}
     for split in SPLITS:
-        chosen, asked = _of_split(demonstrations, split, splits), _of_split(prompts, split, splits)
-        others = _of_split(general, split, splits)
-        if not chosen and split != "train":
-            chosen = _demonstrate(asked, lengths, max_response_tokens)
-        _need(asked, split, "prompts", prompts)
+        split_demonstrations = _of_split(demonstrations, split, splits)
+        split_prompts = _of_split(prompts, split, splits)
+        split_general = _of_split(general, split, splits)
+        if not split_demonstrations and split != "train":
+            split_demonstrations = _demonstrate(split_prompts, lengths, max_response_tokens)
+        _need(split_prompts, split, "prompts", prompts)
         if split != "test":  # nothing learns from its demonstrations, so prompts without references are enough there
-            _need(chosen, split, "demonstrations", demonstrations)
+            _need(split_demonstrations, split, "demonstrations", demonstrations)
         if general:
-            _need(others, split, "general demonstrations", general)
-        parts[split] = SplitRows(chosen, asked, others)
+            _need(split_general, split, "general demonstrations", general)
+        parts[split] = SplitRows(split_demonstrations, split_prompts, split_general)
     return parts
 
 
@@ -84,7 +85,7 @@ def _need(rows: Sequence[Record], split: str, kind: str, passed: Sequence[Record
     if not rows:
         share = "lower validate.dev_share and test_share" if split == "train" else f"raise validate.{split}_share"
         raise ValueError(
-            f"{split} would hold no {kind}, of {len(passed)} that passed; bring more data, {share}, or give rows a "
+            f"{split} would hold no {kind}, of {len(passed)} that passed; add more data, {share}, or give rows a "
             f'split of their own ("split": "{split}")'
         )
 

@@ -1,4 +1,4 @@
-"""The stages' versions: DVC, asked in this process instead of on its command line.
+"""The stages' versions: DVC, called in this process instead of on its command line.
 
 The only module that imports dvc. `reproduce` is `dvc repro --single-item` with the stage's command
 replaced by a function call: same locks, same removal of old outputs, same restoring from the run
@@ -91,19 +91,19 @@ def recorded(root: Path) -> dict[str, Outcome]:
 
 
 def cached_folder(root: Path, digest: str) -> dict[str, Path] | None:
-    """Where the files of a folder's digest lie in DVC's cache, by their names in it; None where one is not there."""
+    """The paths in DVC's cache of a folder's files, by their names; None where one is missing."""
     with _opened(root) as repo:
-        place = repo.cache.local.oid_to_path
-        listing = Path(place(digest))
+        path_of = repo.cache.local.oid_to_path
+        listing = Path(path_of(digest))
         if not listing.is_file():
             return None
         rows = json.loads(listing.read_text(encoding="utf-8"))
-        files = {row["relpath"]: Path(place(row["md5"])) for row in rows}
+        files = {row["relpath"]: Path(path_of(row["md5"])) for row in rows}
     return files if all(file.is_file() for file in files.values()) else None
 
 
 def fetch(root: Path, output: str, commit: str) -> bool:
-    """Brings an output, as a commit has it, from DVC's remote into the cache; False where that cannot be."""
+    """Fetches an output of a commit from DVC's remote into the cache; False where that fails."""
     from dvc.exceptions import DvcException
 
     with _opened(root) as repo:
@@ -204,14 +204,14 @@ def _outcome(repo: Repo, root: Path, stage: str, status: Literal["ran", "cached"
 
 
 def _stages(repo: Repo) -> list[Any]:
-    """The stages of dvc.yaml; what a team added with `dvc add` is none."""
+    """The stages of dvc.yaml; without what a team added with `dvc add`."""
     return [stage for stage in repo.index.stages if hasattr(stage, "name")]
 
 
 def _known(stage: Any, status: Literal["ran", "cached", "restored"]) -> Outcome:
     def known(items: Any) -> Digests:
-        found = {str(item.def_path): item.hash_info for item in items if getattr(item, "hash_info", None)}
-        return {path: info.value for path, info in found.items() if info.name == "md5" and info.value}
+        hashes = {str(item.def_path): item.hash_info for item in items if getattr(item, "hash_info", None)}
+        return {path: info.value for path, info in hashes.items() if info.name == "md5" and info.value}
 
     return Outcome(status, known(stage.deps), known(stage.outs))
 
@@ -223,7 +223,7 @@ def _reproduce_outside(stage: str, root: Path) -> Outcome:
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
     done = subprocess.run(command, cwd=root, env={**os.environ, "PATH": path}, text=True, stdout=subprocess.PIPE)
     if done.returncode:
-        raise ValueError(f"{stage}: failed; what it said stands above. To run it alone: nightjar stage {stage}")
+        raise ValueError(f"{stage}: failed; see its output above. To run it alone: nightjar stage {stage}")
     after = digests(stage, root)
     skipped = "didn't change, skipping" in done.stdout
     restored = "is cached - skipping run" in done.stdout

@@ -1,4 +1,4 @@
-"""Git, asked through its command: what the checkout is, and commits made beside it that move nothing in it."""
+"""Git, through its command: the state of the checkout, and commits beside it that change nothing in it."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def state(root: Path) -> dict[str, str]:
     Dirty means that tracked code or params differ from the commit; dvc.lock and data/ do not count, for the
     night itself rewrites them.
     """
-    left_out = (":(exclude)dvc.lock", ":(exclude)data")
+    excluded = (":(exclude)dvc.lock", ":(exclude)data")
     try:
         commit = head(root)
-        changes = run(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *left_out)
+        changes = run(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *excluded)
     except ValueError:
         return {}
     return {"commit": commit, "dirty": "yes" if changes else "no"}
@@ -72,14 +72,14 @@ def commit_aside(home: Path, workspace: Path, parent: str, additions: Iterable[S
         additions: what to add, as arguments of `git add`.
     """
     with tempfile.TemporaryDirectory(prefix="nightjar-index-") as folder:
-        place = {
+        environment = {
             **AUTHOR,
             "GIT_DIR": run(home, "rev-parse", "--absolute-git-dir"),
             "GIT_WORK_TREE": str(workspace),
             "GIT_INDEX_FILE": str(Path(folder) / "index"),
         }
-        run(workspace, "read-tree", parent, environment=place)
+        run(workspace, "read-tree", parent, environment=environment)
         for arguments in additions:
-            run(workspace, "add", *arguments, environment=place)
-        tree = run(workspace, "write-tree", environment=place)
-        return run(workspace, "commit-tree", tree, "-p", parent, "-m", message, environment=place)
+            run(workspace, "add", *arguments, environment=environment)
+        tree = run(workspace, "write-tree", environment=environment)
+        return run(workspace, "commit-tree", tree, "-p", parent, "-m", message, environment=environment)

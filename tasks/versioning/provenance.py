@@ -1,6 +1,6 @@
 """Where a result came from: the versions, the params and the digests of data (the commit: tasks/versioning/git.py).
 
-Importing it costs nothing, and it knows no tracker: the tracker and the registry write down what it finds.
+Importing it costs nothing, and it knows no tracker: the tracker and the registry record what it finds.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ LIBRARIES = ("torch", "transformers", "mlflow", "dvc", "prefect", "great-expecta
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that a result depends on, as far as they are installed."""
-    found = {"python": sys.version.split()[0]}
+    installed = {"python": sys.version.split()[0]}
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def flatten(value: Any, name: str) -> dict[str, str]:
@@ -44,6 +44,6 @@ def flatten(value: Any, name: str) -> dict[str, str]:
 
 
 def digests(paths: Paths, names: Iterable[str]) -> dict[str, str]:
-    """`{name: digest}` of what lies at these names below the workspace's root; absent ones are left out."""
-    places = {name: paths.root / name for name in names if (paths.root / name).exists()}
-    return {name: digest(place, [NOTE] if place in paths.brought else []) for name, place in places.items()}
+    """`{name: digest}` of the files and folders of these names below the workspace's root, without absent ones."""
+    present = {name: paths.root / name for name in names if (paths.root / name).exists()}
+    return {name: digest(path, [NOTE] if path in paths.external else []) for name, path in present.items()}

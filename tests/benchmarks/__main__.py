@@ -16,7 +16,7 @@ from typing import Any
 
 from tasks.environment import ALLOCATOR, STEADY
 from tests.benchmarks import report
-from tests.benchmarks.cases import CASES, Case
+from tests.benchmarks.cases import CASES, PIECES, Case
 from tests.benchmarks.harness import Contender, model_of, race
 from tests.benchmarks.shapes import SHAPES
 from tests.benchmarks.worker import Job
@@ -52,12 +52,16 @@ def run(case: Case, arguments: argparse.Namespace, folder: Path) -> dict[str, An
     """Races the entries of a case, and the machine with them."""
     work = replace(case.work, shape=arguments.shape or case.work.shape)
     case = replace(case, work=work)
+    if arguments.without:
+        ours = [entry for entry in case.entries if entry.ours]
+        case = replace(case, entries=(*ours, *(entry.without(arguments.without) for entry in ours)))
     model = model_of(work, folder)
     common = {name: getattr(arguments, name) for name in ("threads", "device", "dtype")}
     contenders = [Contender(Job("floor:machine", work, model, **common))]
     for entry in case.entries:
-        tuned = arguments.allocator == "same" or (arguments.allocator == "installed" and entry.ours)
-        job = Job(entry.subject, work, model, entry.options, **common, library=arguments.library)
+        mine = entry.subject.startswith("ours:")
+        tuned = arguments.allocator == "same" or (arguments.allocator == "installed" and mine)
+        job = Job(entry.subject, work, model, entry.options, **common)
         contenders.append(Contender(job, entry.peer, {**STEADY, **ALLOCATOR} if tuned else None))
     machine, *runs = race(contenders, arguments.repetitions)
     if machine.error:
@@ -80,7 +84,7 @@ def describe(arguments: argparse.Namespace) -> dict[str, object]:
     """What the figures were taken on."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     models = [line.split(":")[1].strip() for line in lines.splitlines() if line.startswith("model name")]
-    chosen = ("repetitions", "threads", "device", "dtype", "library", "allocator")
+    chosen = ("repetitions", "threads", "device", "dtype", "allocator")
     return {
         "processor": models[0] if models else platform.processor(),
         "accelerator": accelerator(arguments.device),
@@ -101,17 +105,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument(
-        "--library",
-        choices=("installed", "onednn"),
-        default="installed",
-        help="what multiplies float32 on the CPU: torch's choice for each contender, or oneDNN for all",
-    )
-    parser.add_argument(
         "--allocator",
         choices=("installed", "same", "none"),
         default="installed",
         help="who gets the allocator settings of the nightjar command: ours, everyone, nobody",
     )
+    parser.add_argument("--without", choices=PIECES, help="races ours with and without a piece, in place of the peers")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     arguments = parser.parse_args()

@@ -9,6 +9,9 @@ from tests.benchmarks.shapes import Work
 
 PPO_PEER, PEER = "trl-1.12.0", "trl-1.16.0"
 
+PIECES = ("activations", "packing", "decoders", "fast")
+"""What ours can be raced without; `fast` is all of it."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -30,8 +33,12 @@ class Entry:
 
     @property
     def ours(self) -> bool:
-        """Whether this is us."""
-        return self.subject.startswith("ours:")
+        """Whether this is us, with all that we have."""
+        return self.subject.startswith("ours:") and "without" not in self.options
+
+    def without(self, piece: str) -> Entry:
+        """The same without a piece of `rlhf/fast`, as a peer of ours."""
+        return replace(self, name=f"{self.name}, without {piece}", options={**self.options, "without": piece})
 
 
 @dataclass(frozen=True)

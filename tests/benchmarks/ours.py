@@ -9,7 +9,9 @@ from dataclasses import replace
 import torch
 
 from rlhf.adapters import attach
-from rlhf.generation import sample, static
+from rlhf.fast import activations, forwards, packing
+from rlhf.fast.decoding import static
+from rlhf.generation import sample
 from rlhf.models import Policy, autocast, load_policy
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.trainer import PpoTrainer
@@ -154,8 +156,15 @@ def _precision(job: Job) -> torch.autocast:
 
 
 def _load(job: Job, training: bool = True) -> Policy:
-    compute = ComputeSettings.model_validate({"device": job.device, "precision": job.dtype})
-    return load_policy(job.folder, compute, training)
+    piece = job.options.get("without")
+    if piece == "activations":
+        activations.fuse_activations = lambda model: None
+    elif piece == "packing":
+        packing.enable_packing = lambda model: None
+    elif piece == "decoders":
+        forwards.Forwards.decoder = lambda *_: None  # type: ignore[method-assign]
+    fields = {"device": job.device, "precision": job.dtype, "fast": piece != "fast"}
+    return load_policy(job.folder, ComputeSettings.model_validate(fields), training)
 
 
 def _copy(policy: Policy) -> Policy:

@@ -33,7 +33,6 @@ class Job:
         options: of the subject.
         threads: of torch.
         device, dtype: where it runs, and the type of its products.
-        library: what multiplies: `installed` is torch's choice, or `onednn`.
     """
 
     subject: str
@@ -43,7 +42,6 @@ class Job:
     threads: int = 1
     device: str = "cpu"
     dtype: str = "float32"
-    library: str = "installed"
 
 
 @dataclass
@@ -69,7 +67,7 @@ class Turns:
             self.say(wall=wall, cpu=cpu, figures=figures)
             if not self.warm:
                 self.warm = True
-                _forget_peak()
+                forget_peak()
         if self.requests.readline().strip() != "go":
             raise Stopped
         self.begun = time.perf_counter(), time.process_time()
@@ -88,8 +86,6 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     torch.set_num_threads(job.threads)
-    if job.library == "onednn":
-        import_module("tests.benchmarks.onednn").install()
     module, function = job.subject.split(":")
     turns = Turns(sys.stdin, replies)
     try:
@@ -104,7 +100,7 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """What a GPU held to warm up is no part of a repetition's memory; a process's own peak cannot be forgotten."""
     torch = sys.modules["torch"]
     if torch.cuda.is_initialized():

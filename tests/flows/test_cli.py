@@ -190,7 +190,8 @@ def test_explain_refuses_before_it_loads_anything(toy: Path) -> None:
 
 def test_explain_prints_and_writes_what_the_options_ask_for(toy: Path) -> None:
     """SFT writes, greedily, two tokens: the text on stdout, the page and the picture where they are asked for."""
-    from rlhf.models import build_policy, save_policy, train_tokenizer
+    from rlhf.models import build_policy, save_policy
+    from rlhf.tokenizers import train_tokenizer
 
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = {"model_type": "llama", "max_position_embeddings": 64, "initializer_range": 0.3, **shape}

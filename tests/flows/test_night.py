@@ -114,7 +114,7 @@ def test_a_stage_that_refuses_stops_the_night(
     assert state.result() == dict.fromkeys(["ingest", "validate", "sft", "rollouts"], "cached") | {"rank": "ran"}
     assert (state.name, state.message) == (
         "Deadline",
-        "night.deadline_minutes is over before pairs; the next night goes on from there",
+        "night.deadline_minutes is over before pairs; the next night resumes there",
     )
     monkeypatch.delenv(deadline.VARIABLE)
     monkeypatch.setattr(runner, "run_stage", good)
@@ -159,7 +159,7 @@ def test_a_decided_night_does_not_fail_for_what_is_kept_of_it(
         raise OSError("no space left")
 
     monkeypatch.setattr("flows.night.experiments.record", refuse)
-    monkeypatch.setattr(flow, "_show", refuse)
+    monkeypatch.setattr(flow, "publish_summary", refuse)
     state = flow.night(str(toy), return_state=True)
     why = (
         "not promoted: it is a toy; no experiment is kept: OSError: no space left; "

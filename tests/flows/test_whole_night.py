@@ -167,7 +167,7 @@ def test_a_policy_that_went_on_from_the_champion_is_reproduced(
     params = root / "params.yaml"
     params.write_text(params.read_text().replace("sft: {", "sft: {start: champion, "))
     printed = nightjar(root, "flows", "run")
-    assert "sft goes on from the champion: nightjar-policy version 1" in printed
+    assert "sft starts from the champion: nightjar-policy version 1" in printed
     recorded = dvc_repo.recorded(root)
     champion = mlflow_store.open_client(Paths(root)).get_model_version("nightjar-policy", "1").tags["content"]
     assert recorded["sft"].inputs["data/champion"] == champion

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from rlhf import corpus
-from rlhf.models import Policy, build_policy, train_tokenizer
+from rlhf.models import Policy, build_policy
+from rlhf.tokenizers import train_tokenizer
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from rlhf.adapters import attach
-from rlhf.explain import Stage, explain_step, readable_token, trace
-from rlhf.generation import as_controls, sample, warp
-from rlhf.generation.drawing import cumulate, invert
+from rlhf.drawing.controls import as_controls, warp
+from rlhf.drawing.inversion import cumulate, invert
+from rlhf.explain import SamplerStage, explain_step, readable_token, trace
+from rlhf.generation import sample
 from rlhf.models import Policy
 from rlhf.records import Sampling
 from rlhf.settings.adapters import AdapterSettings
@@ -31,7 +32,7 @@ CPU = torch.device("cpu")
 CHANCES = torch.tensor([0.40, 0.25, 0.15, 0.10, 0.06, 0.04])
 
 
-def stages_of(sampling: Sampling, history: tuple[int, ...] = (5,), step: int = 0) -> list[Stage]:
+def stages_of(sampling: Sampling, history: tuple[int, ...] = (5,), step: int = 0) -> list[SamplerStage]:
     """The stages over the six probabilities above; EOS is token 5."""
     return list(explain_step(CHANCES.log(), history, sampling, step, eos_id=5))
 

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from rlhf.batches import make_batch, response_states
+from rlhf.demonstrations import encode_demonstrations
 from rlhf.generation import sample
 from rlhf.heads import apply_head, response_logits, response_logprobs
 from rlhf.models import Policy, build_policy, load_policy, save_policy
 from rlhf.records import Demonstration, Message, Sampling
 from rlhf.settings.model import ComputeSettings
 from rlhf.settings.sft import SftSettings
-from rlhf.sft import encode_demonstrations, train_sft
+from rlhf.sft import train_sft
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -19,8 +19,9 @@ from transformers.generation.logits_process import (
 )
 
 from rlhf.batches import make_batch
-from rlhf.generation import Controls, beam_search, generate, sample, warp
-from rlhf.generation.drawing import cumulate, invert
+from rlhf.drawing.controls import Controls, warp
+from rlhf.drawing.inversion import cumulate, invert
+from rlhf.generation import beam_search, generate, sample
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy
 from rlhf.records import Sampling

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 from torch.distributions import Categorical
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlhf import heads
 from rlhf.batches import Batch, make_batch, response_states
 from rlhf.generation import sample
-from rlhf.heads import learn_tokens, response_logits, response_logprobs
+from rlhf.heads import TokenLoss, Tokens, response_logits, response_logprobs, token_loss
 from rlhf.logprobs import TokenStatistics, token_statistics
 from rlhf.models import Policy, autocast, build_policy, checkpoint_layers, load_policy, save_policy
 from rlhf.optim import Optimizer
@@ -61,16 +61,32 @@ def statistics(policy: Policy, batch: Batch) -> TokenStatistics:
     return TokenStatistics(*(torch.where(batch.response_mask, tensor, 0.0) for tensor in plain))
 
 
+def learn(
+    policy: Policy,
+    batch: Batch,
+    loss: Callable[[TokenStatistics, torch.Tensor], torch.Tensor],
+    temperature: float = 1.0,
+) -> TokenLoss:
+    """A loss over tokens, of what the model says of them and of their index in the batch; that is its figures."""
+
+    def measure(logits: torch.Tensor, tokens: Tokens) -> TokenLoss:
+        found = token_statistics(logits, tokens.ids, temperature)
+        return TokenLoss(loss(found, tokens.positions), found._asdict())
+
+    return token_loss(policy.model, response_states(policy.model, batch), batch, measure)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_what_is_measured_is_of_the_categorical_distribution(policy: Policy, temperature: float) -> None:
-    """torch.distributions agrees, token by token; padded places are 0, and without gradients no loss is asked for."""
+    """torch.distributions agrees, token by token; padded positions are 0, and without gradients the loss has none."""
     batch = make_batch(PROMPTS, RESPONSES)
-    measure = partial(token_statistics, temperature=temperature)
-    _, ours = learn_tokens(policy.model, response_states(policy.model, batch), batch, measure, pytest.fail)
+    total, ours = learn(policy, batch, lambda found, _: found.entropy.sum(), temperature)
     expected = Categorical(logits=response_logits(policy.model, batch) / temperature)
-    for tensor, theirs in zip(ours, (expected.log_prob(batch.response_ids), expected.entropy()), strict=True):
-        torch.testing.assert_close(tensor, torch.where(batch.response_mask, theirs, 0.0), atol=1e-5, rtol=1e-5)
+    for name, theirs in {"logprobs": expected.log_prob(batch.response_ids), "entropy": expected.entropy()}.items():
+        torch.testing.assert_close(ours[name], torch.where(batch.response_mask, theirs, 0.0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(total, expected.entropy()[batch.response_mask].sum(), atol=1e-4, rtol=1e-5)
+    assert not total.requires_grad
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 14])
@@ -136,8 +152,7 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(bpe: Any, monkeypatch: pytes
         with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             ours = response_logprobs(model, batch, states=states)
         ours.sum().backward()
-        states = response_states(model, batch)
-        learn_tokens(model, states, batch, token_statistics, lambda part, _: sum(part).sum())[0].backward()
+        learn(Policy(model, bpe), batch, lambda found, _: sum(found).sum()).total.backward()
     assert largest.elements == size * vocabulary
     assert sum(saved.values()) < size * vocabulary / 10
 
@@ -162,35 +177,27 @@ def test_learning_chunk_by_chunk_is_one_backward_pass(
     small_chunks(monkeypatch, policy, tokens)
     seen: list[int] = []
 
-    def measure(logits: torch.Tensor, tokens: torch.Tensor) -> TokenStatistics:
-        seen.append(len(tokens))
-        return token_statistics(logits, tokens, 0.7)
+    def of_chunk(found: TokenStatistics, index: torch.Tensor) -> torch.Tensor:
+        seen.append(len(index))
+        return loss(found, weights.flatten()[index])
 
-    states = response_states(policy.model, batch)
-    rest, measured = learn_tokens(
-        policy.model, states, batch, measure, lambda part, places: loss(part, weights.flatten()[places])
-    )
-    rest.backward()
-    assert_same_gradients(gradients(policy.model), theirs)
+    total, figures = learn(policy, batch, of_chunk, 0.7)
+    (3.0 * total).backward()
+    assert_same_gradients(gradients(policy.model), {name: 3.0 * gradient for name, gradient in theirs.items()})
+    counted = TokenStatistics(*(tensor[batch.response_mask] for tensor in expected))
+    torch.testing.assert_close(total, loss(counted, weights[batch.response_mask]).detach(), atol=1e-5, rtol=1e-5)
     assert sum(seen) == 14
     assert max(seen) <= tokens
-    for ours, plain in zip(measured, expected, strict=True):
-        torch.testing.assert_close(ours, plain.detach(), atol=1e-5, rtol=1e-5)
-        assert not ours.requires_grad
+    for name, plain in expected._asdict().items():
+        torch.testing.assert_close(figures[name], plain.detach(), atol=1e-5, rtol=1e-5)
+        assert not figures[name].requires_grad
 
 
-class Made(TorchDispatchMode):
-    """How many tensors of a shape are made anew, in place of which a sum may be written."""
-
-    def __init__(self, shape: torch.Size) -> None:
-        super().__init__()
-        self.shape, self.count = shape, 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        views = func.is_view or func._schema.is_mutable
-        self.count += isinstance(result, torch.Tensor) and result.shape == self.shape and not views
-        return result
+def tensors_made(size: int, work: Callable[[], None]) -> int:
+    """How many tensors of so many bytes are made, in place of which a sum may be written."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    return sum(event.self_cpu_memory_usage == size for event in seen.events())
 
 
 @pytest.mark.parametrize("tokens", [1, 5])
@@ -205,19 +212,16 @@ def test_chunks_add_to_one_gradient_of_the_head(
     small_chunks(monkeypatch, gpt2, tokens)
     weights, batch = gpt2.model.get_input_embeddings().weight, make_batch(PROMPTS, RESPONSES)
 
-    def go_back() -> None:
+    def backward() -> None:
         if chunk_by_chunk:
-            states = response_states(gpt2.model, batch)
-            learn_tokens(gpt2.model, states, batch, token_statistics, lambda part, _: part[0].sum() / 14)[0].backward()
+            learn(gpt2, batch, lambda found, _: found.logprobs.sum() / 14).total.backward()
         else:
             (response_logprobs(gpt2.model, batch).sum() / 14).backward()
 
-    with Made(weights.shape) as made:
-        go_back()
-    assert made.count == 2
+    assert tensors_made(weights.numel() * 4, backward) == 2
     once = gradients(gpt2.model)
-    go_back()
-    go_back()
+    backward()
+    backward()
     assert_same_gradients(gradients(gpt2.model), {name: 2 * gradient for name, gradient in once.items()})
 
 

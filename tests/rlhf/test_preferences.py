@@ -7,7 +7,7 @@ from itertools import permutations
 
 import pytest
 
-from rlhf.preferences import margin_of, pairs_of, place_rankings, split_of, tied_couples
+from rlhf.preferences import margin_of, pairs_of, split_of, split_rankings, tied_couples
 from rlhf.records import Ranking
 
 
@@ -128,9 +128,9 @@ def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
 def test_rankings_of_one_prompt_fall_in_one_split_and_order_does_not_matter() -> None:
     """200 prompts with three rankings each, shuffled: one split per prompt, and the same one."""
     rows = [ranking([1, 2], id=f"{p}-{k}", prompt=f"p{p}") for p in range(200) for k in range(3)]
-    first = {row.id: split for split, row in place_rankings(rows, 0.1, 0.2, 0).placed}
+    first = {row.id: split for split, row in split_rankings(rows, 0.1, 0.2, 0).assigned}
     random.Random(0).shuffle(rows)
-    assert {row.id: split for split, row in place_rankings(rows, 0.1, 0.2, 0).placed} == first
+    assert {row.id: split for split, row in split_rankings(rows, 0.1, 0.2, 0).assigned} == first
     assert all(len({first[f"{p}-{k}"] for k in range(3)}) == 1 for p in range(200))
     assert set(first.values()) == {"train", "dev", "test"}
 
@@ -140,8 +140,8 @@ def test_a_held_out_prompt_leaves_the_other_splits_and_is_counted() -> None:
     declared = [("t", "test"), ("t", "train"), ("t", "dev"), ("t", "judge"), ("t", "any")]
     declared += [("d", "dev"), ("d", "train"), ("d", "judge"), ("s", "train"), ("s", "judge")]
     rows = [ranking([1, 2], id=f"{n}", prompt=p, split=s) for n, (p, s) in enumerate(declared)]
-    found = place_rankings(rows, 0.0, 0.0, 0)
-    assert [(split, row.prompt) for split, row in found.placed] == [
+    found = split_rankings(rows, 0.0, 0.0, 0)
+    assert [(split, row.prompt) for split, row in found.assigned] == [
         ("test", "t"),
         ("test", "t"),
         ("dev", "d"),
@@ -156,12 +156,12 @@ def test_a_judge_ranking_is_dropped_only_where_other_rankings_hold_its_prompt_ou
     alone = ranking([1, 2], id="1", prompt="alone", split="judge")
     beside = ranking([1, 2], id="2", prompt="both", split="judge")
     other = ranking([1, 2], id="3", prompt="both", split="any")
-    found = place_rankings([alone, beside, other], 0.0, 0.999999, 0)
-    assert [(split, row.id) for split, row in found.placed] == [("judge", "1"), ("test", "3")]
+    found = split_rankings([alone, beside, other], 0.0, 0.999999, 0)
+    assert [(split, row.id) for split, row in found.assigned] == [("judge", "1"), ("test", "3")]
     assert found.leaks == 1
 
 
 def test_an_unknown_split_names_the_ranking_and_the_choices() -> None:
     """A split called `training` is an error, not a silent `any`."""
     with pytest.raises(ValueError, match=r"ranking r: split is 'training'; expected one of train, dev"):
-        place_rankings([ranking([1, 2], split="training")], 0.1, 0.1, 0)
+        split_rankings([ranking([1, 2], split="training")], 0.1, 0.1, 0)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rlhf.batches import encoder_inputs, make_batch, response_states
+from rlhf.demonstrations import encode_demonstrations
 from rlhf.evaluation.answers import greedy_answers, sequence_kl
 from rlhf.generation import beam_search, generate, sample
 from rlhf.heads import response_logits, response_logprobs
@@ -20,7 +21,7 @@ from rlhf.records import Demonstration, Message, Sampling
 from rlhf.settings.model import ComputeSettings
 from rlhf.settings.policy import KlSettings, PolicySettings
 from rlhf.settings.sft import SftSettings
-from rlhf.sft import encode_demonstrations, train_sft
+from rlhf.sft import train_sft
 
 PROMPTS = ["name[Kestrel]", "name[Bellwether], kind[bistro], dish[tapas]", "kind[diner], price[fair]", "area[old]"]
 ENCODED = [[3, 4, 5], [6], [7, 3, 3, 5, 6, 4], [5, 7]]

@@ -11,20 +11,12 @@ import torch
 from pydantic import ValidationError
 
 from rlhf.batches import make_batch
+from rlhf.demonstrations import Example, encode_demonstrations, evaluate_loss, learn_responses, perplexity, response_nll
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy
 from rlhf.records import Demonstration
 from rlhf.settings.sft import SftSettings
-from rlhf.sft import (
-    Example,
-    draw_batches,
-    encode_demonstrations,
-    evaluate_loss,
-    learn_responses,
-    perplexity,
-    response_nll,
-    train_sft,
-)
+from rlhf.sft import draw_batches, train_sft
 
 EXAMPLES = [([3, 4, 2], [5, 6, 7, 1]), ([7, 2], [3, 1]), ([5, 5, 6, 4, 2], [6, 1]), ([4, 2], [7, 7, 4, 3, 1])]
 DEV = [([3, 2], [4, 1]), ([6, 5, 2], [7, 3, 1])]

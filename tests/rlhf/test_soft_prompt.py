@@ -12,6 +12,7 @@ import torch
 
 from rlhf.adapters import attach, is_adapted, merge, trainable_parameters, without_adapter
 from rlhf.batches import make_batch
+from rlhf.demonstrations import evaluate_loss
 from rlhf.generation import generate, sample
 from rlhf.heads import response_logits, response_logprobs
 from rlhf.models import Policy, build_policy, load_policy, save_policy
@@ -19,7 +20,7 @@ from rlhf.records import Sampling
 from rlhf.settings.adapters import AdapterSettings
 from rlhf.settings.model import ComputeSettings
 from rlhf.settings.sft import SftSettings
-from rlhf.sft import evaluate_loss, train_sft
+from rlhf.sft import train_sft
 from rlhf.soft_prompt import draw_start, soft_prompt
 
 CPU = ComputeSettings(device="cpu")

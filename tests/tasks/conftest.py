@@ -73,9 +73,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders `policy` and `reward` with real checkpoints of one layer, untrained."""
     import torch
 
-    from rlhf.models import build_policy, save_policy, train_tokenizer
+    from rlhf.models import build_policy, save_policy
     from rlhf.reward import RewardModel
     from rlhf.reward.scalar import ScalarReward
+    from rlhf.tokenizers import train_tokenizer
 
     folder = tmp_path_factory.mktemp("models")
     tokenizer = train_tokenizer([PROMPT, "The Blue House serves Thai food."], 300)

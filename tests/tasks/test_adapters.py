@@ -34,8 +34,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def dev_loss(paths: Paths, folder: Path, params: SftSettings) -> float:
     """The loss of a saved policy on the dev split."""
+    from rlhf.demonstrations import encode_demonstrations, evaluate_loss
     from rlhf.models import load_policy
-    from rlhf.sft import encode_demonstrations, evaluate_loss
 
     policy = load_policy(folder, CPU)
     rows = read_records(paths.validated / "dev" / "demonstrations.jsonl", Demonstration)

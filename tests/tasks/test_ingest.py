@@ -1,4 +1,4 @@
-"""The ingest stage brings data in whole or not at all."""
+"""The ingest stage writes all of the data or nothing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from typing import Any
 import pytest
 
 from rlhf.records import Demonstration, Prompt
-from tasks.ingest import derive_prompts, run
+from tasks import ingest, stages
+from tasks.ingest import derive_prompts
 from tasks.params.ingest import IngestParams
 from tasks.paths import Paths
+
+
+def run(paths: Paths, params: IngestParams) -> dict[str, float]:
+    """The stage on a workspace's files."""
+    return ingest.run(stages.files("ingest", paths), params)
 
 
 def write(root: Path, name: str, rows: list[dict[str, Any]]) -> Paths:
@@ -202,7 +208,7 @@ def test_general_rows_that_are_no_demonstrations_stop_the_stage(
         ('{"prompt": 3, "response": "r"}', r"data/source/x\.jsonl:1: prompt"),
         (
             '{"id": "a", "prompt": "p", "response": "r"}\n' * 2,
-            r"x\.jsonl:2: id 'a' stands at data/source/x\.jsonl:1",
+            r"x\.jsonl:2: id 'a' is at data/source/x\.jsonl:1",
         ),
         ('{"prompt": "p", "references": []}', r"no row has a response"),
     ],

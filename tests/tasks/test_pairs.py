@@ -9,15 +9,20 @@ from typing import Any
 
 import pytest
 
-from rlhf.models import train_tokenizer
+from rlhf.tokenizers import train_tokenizer
+from tasks import pairs, stages
 from tasks.files import write_rows
-from tasks.pairs import run
 from tasks.params.pairs import PairsParams
 from tasks.params.rank import FeedbackParams, RankParams
 from tasks.paths import Paths
 from tasks.rank import run as rank
 from tasks.sources.files import read_file
 from tasks.sources.rows import Problems
+
+
+def run(paths: Paths, params: PairsParams) -> dict[str, float]:
+    """The stage on a workspace's files."""
+    return pairs.run(stages.files("pairs", paths), params)
 
 
 def ranking(identifier: str, split: str, ranks: list[int], texts: list[str] | None = None) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_a_policy_that_stood_still_is_not_saved(
     from rlhf.ppo import update
 
     paths = copied_night("models/policy")
-    monkeypatch.setattr(update, "_apply", lambda network, optimizer, norm: 0.0)
+    monkeypatch.setattr(update, "take_step", lambda network, optimizer, norm: 0.0)
     with pytest.raises(ValueError, match="ppo changed no weight of the policy"):
         policy_stage.run(stages.files("policy", paths), night_params.policy, night_params.model)
     assert not (paths.models / "policy").exists()
@@ -152,7 +152,9 @@ def test_a_checkpoint_of_other_params_or_inputs_is_not_gone_on_from(
     prompts = paths.validated / "train" / "prompts.jsonl"
 
     def checkpoint(seed: int) -> Checkpoint:
-        return Checkpoint.of("policy", paths, [prompts], (night_params.policy.model_copy(update={"seed": seed}),))
+        return Checkpoint.of(
+            paths.checkpoints / "policy.pt", [prompts], (night_params.policy.model_copy(update={"seed": seed}),)
+        )
 
     checkpoint(0).save({"rows": []})
     assert checkpoint(0).load() == {"rows": []}
@@ -208,7 +210,7 @@ def test_the_stage_learns_from_pairs(
         path.name for path in paths.plots("policy").iterdir()
     }
     rows = list(csv.DictReader((paths.plots("policy") / "kl.csv").open(encoding="utf-8")))
-    assert [row["step"] for row in rows] == ["4", "5"]  # every fourth iteration, and the last
+    assert [row["step"] for row in rows] == ["1", "4", "5"]  # the first, every fourth, and the last
 
     whole, original, calls = weights(paths), DpoTrainer.learn, []
 

@@ -93,7 +93,7 @@ def test_bringing_data_copies_what_the_params_name(root: Path, folder: Path) -> 
     """Each file to its place; inner folders of a source stay, for ingest reads none."""
     presets.apply_preset(root, "people")
     params = read_params(root / "params.yaml")
-    assert presets.bring(Paths(root), params, folder) == [
+    assert presets.copy_data(Paths(root), params, folder) == [
         "data/source/corpus/train.jsonl",
         "data/feedback/rankings/train.jsonl.gz",
         "data/feedback/more.jsonl",
@@ -107,11 +107,11 @@ def test_bringing_again_copies_only_what_changed(root: Path, folder: Path) -> No
     """Unchanged files keep their times, and the user's other files stay."""
     presets.apply_preset(root, "people")
     params, paths = read_params(root / "params.yaml"), Paths(root)
-    presets.bring(paths, params, folder)
+    presets.copy_data(paths, params, folder)
     (root / "data/feedback/mine.jsonl").write_text("kept")
     before = (root / "data/feedback/more.jsonl").stat().st_mtime_ns
     (folder / "corpus/train.jsonl").write_text("other")
-    assert presets.bring(paths, params, folder) == ["data/source/corpus/train.jsonl"]
+    assert presets.copy_data(paths, params, folder) == ["data/source/corpus/train.jsonl"]
     assert (root / "data/feedback/more.jsonl").stat().st_mtime_ns == before
     assert (root / "data/feedback/mine.jsonl").read_text() == "kept"
 
@@ -121,7 +121,7 @@ def test_nothing_is_copied_when_something_is_missing(root: Path, folder: Path) -
     presets.apply_preset(root, "people")
     (folder / "more.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match=r"mine/more\.jsonl: no such file or folder, but params\.yaml"):
-        presets.bring(Paths(root), read_params(root / "params.yaml"), folder)
+        presets.copy_data(Paths(root), read_params(root / "params.yaml"), folder)
     assert not (root / "data").exists()
 
 

@@ -12,10 +12,15 @@ import pytest
 from rlhf.annotator import gold_score
 from rlhf.corpus import make_demonstrations, make_prompts
 from rlhf.records import Rollout
+from tasks import rank, stages
 from tasks.files import write_records, write_rows
 from tasks.params.rank import FeedbackParams, RankParams
 from tasks.paths import Paths
-from tasks.rank import run
+
+
+def run(paths: Paths, params: RankParams) -> dict[str, float]:
+    """The stage on a workspace's files."""
+    return rank.run(stages.files("rank", paths), params)
 
 
 def rollouts(count: int) -> list[Rollout]:
@@ -102,7 +107,7 @@ def test_people_s_rankings_carry_the_split_of_their_file_and_all_their_fields(tm
         (people(any=["empty.jsonl"]), r"data/feedback/empty\.jsonl: validate kept no ranking of it"),
         (
             people(any=["a.jsonl", "b.jsonl"]),
-            r"b\.jsonl:1: id 'x' stands at data/validated/feedback/a\.jsonl:1",
+            r"b\.jsonl:1: id 'x' is at data/validated/feedback/a\.jsonl:1",
         ),
         (RankParams(), r"rollouts\.jsonl: no such file"),
     ],

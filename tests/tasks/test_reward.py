@@ -81,7 +81,7 @@ def test_training_moves_the_backbone_unless_it_is_frozen(
 
     paths, params = copied_night("models/reward"), night_params.reward.model_copy(update=kind)
     start = build_network(
-        paths, read_records(paths.pairs / "train.jsonl", Pair), params, night_params.model, params.seed
+        paths.models / "sft", read_records(paths.pairs / "train.jsonl", Pair), params, night_params.model, params.seed
     )
     reward.run(stages.files("reward", paths), params, night_params.model)
     trained = load_reward_model(paths.models / "reward", CPU).network
@@ -161,8 +161,9 @@ def test_a_backbone_of_another_family_reads_text_with_its_own_tokenizer(
     copied_night: Callable[..., Paths], night_params: Params, tmp_path: Path
 ) -> None:
     """A GPT-2 beside a llama policy: saved with its tokenizer, adapted by LoRA, and an ordinary model afterwards."""
-    from rlhf.models import build_policy, save_policy, train_tokenizer
+    from rlhf.models import build_policy, save_policy
     from rlhf.reward import load_reward_model
+    from rlhf.tokenizers import train_tokenizer
 
     paths = copied_night("models/reward")
     pairs = read_records(paths.pairs / "train.jsonl", Pair)

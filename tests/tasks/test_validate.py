@@ -10,9 +10,16 @@ from typing import Any
 import pytest
 
 from rlhf.settings.model import ModelSettings
+from tasks import stages, validate
 from tasks.params.validate import ValidateParams
 from tasks.paths import Paths
-from tasks.validate import read_inputs, run
+from tasks.validate import read_inputs
+
+
+def run(paths: Paths, params: ValidateParams, model: ModelSettings) -> dict[str, float]:
+    """The stage on a workspace's files."""
+    return validate.run(stages.files("validate", paths), params, model)
+
 
 MODEL = ModelSettings(config={"model_type": "llama"}, max_prompt_tokens=20)
 
@@ -46,7 +53,7 @@ def paths(tmp_path: Path) -> Paths:
 
 
 def test_rows_are_split_by_prompt_and_bad_ones_are_quarantined_with_reasons(paths: Paths) -> None:
-    """One blank response and one damaged ranking are set aside; no prompt stands in two splits."""
+    """One blank response and one damaged ranking are set aside; no prompt is in two splits."""
     bad = {"id": "bad", "prompt": "ask 1", "response": " ", "note": 7}
     put(paths.raw / "demonstrations.jsonl", [*lines(paths.raw / "demonstrations.jsonl"), bad])
     put(paths.feedback / "team" / "march.jsonl.gz", [ranking(f"r{n}", unit=n) for n in range(30)])
@@ -146,7 +153,7 @@ def test_a_general_prompt_is_in_the_split_that_the_task_has_it_in(paths: Paths) 
     run(paths, ValidateParams(), MODEL)
     assert "both" in [row["prompt"] for row in lines(paths.validated / "test" / "general.jsonl")]
     put_general(paths, {"id": "b", "prompt": "both", "response": "r", "split": "train"})
-    with pytest.raises(ValueError, match="general: the prompt stands in more than one split"):
+    with pytest.raises(ValueError, match="general: the prompt is in more than one split"):
         run(paths, ValidateParams(), MODEL)
 
 
@@ -174,7 +181,7 @@ def test_leakage_and_too_many_bad_rows_stop_the_night_with_a_readable_list(paths
     with pytest.raises(ValueError, match="the data did not pass; nothing was written") as caught:
         run(paths, ValidateParams(), MODEL)
     message = str(caught.value)
-    assert "- demonstrations: the prompt stands in more than one split" in message
+    assert "- demonstrations: the prompt is in more than one split" in message
     assert "- demonstrations: 40 of 200 rows are bad, more than validate.max_rejected_share 0.05" in message
     assert f"Data Docs: {paths.data_docs / 'index.html'}" in message
     assert not paths.validated.exists()
@@ -203,13 +210,13 @@ def test_malformed_feedback_is_named_by_file_and_line_before_anything_is_checked
     put(paths.feedback / "sub" / "f.jsonl", rows)
     (paths.feedback / "broken.jsonl").write_text("{")
     with pytest.raises(ValueError, match="6 malformed rows") as caught:
-        read_inputs(paths)
+        read_inputs(stages.files("validate", paths))
     message = str(caught.value)
     assert "data/feedback/broken.jsonl:1: not JSON" in message
     assert "data/feedback/sub/f.jsonl:2: ranks has 1 entries for 2 completions" in message
     assert "data/feedback/sub/f.jsonl:3: ranks" in message
     assert "data/feedback/sub/f.jsonl:4: annotator: Field required" in message
-    assert "data/feedback/sub/f.jsonl:5: id 'ok' stands at data/feedback/sub/f.jsonl:1 already" in message
+    assert "data/feedback/sub/f.jsonl:5: id 'ok' is at data/feedback/sub/f.jsonl:1 already" in message
     assert "this order is written [1, 2]" in message
 
 
@@ -218,14 +225,14 @@ def test_feedback_files_of_another_kind_or_twice_are_errors_and_notes_are_not(pa
     paths.feedback.mkdir(parents=True)
     for name in ("README.md", "f.jsonl.dvc", ".hidden"):
         (paths.feedback / name).write_text("x")
-    assert read_inputs(paths).feedback == []
+    assert read_inputs(stages.files("validate", paths)).feedback == []
     put(paths.feedback / "f.jsonl", [ranking("a")])
     put(paths.feedback / "f.jsonl.gz", [ranking("a")])
     with pytest.raises(ValueError, match=r"holds f\.jsonl and f\.jsonl\.gz; keep one"):
-        read_inputs(paths)
+        read_inputs(stages.files("validate", paths))
     (paths.feedback / "x.csv").write_text("x")
     with pytest.raises(ValueError, match=r"data/feedback/x\.csv: found a \.csv file; write rankings as"):
-        read_inputs(paths)
+        read_inputs(stages.files("validate", paths))
 
 
 def test_missing_raw_data_and_an_unknown_tokenizer_are_clear_errors(paths: Paths, tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ def compute(
     check(predictions, references)
     with TemporaryDirectory(prefix="metric-") as folder:
         module = metric(keep_in_memory=True, cache_dir=folder)
-        result = module.compute(predictions=list(predictions), references=[list(row) for row in references], **options)
+        result: dict[str, Any] | None = module.compute(
+            predictions=list(predictions), references=[list(row) for row in references], **options
+        )
     assert result is not None, "a metric run in one process returns its result"
     return result
 

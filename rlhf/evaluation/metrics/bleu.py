@@ -7,12 +7,12 @@ from itertools import zip_longest
 from typing import Any
 
 import evaluate
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics.bleu import BLEU
 
 from rlhf.evaluation.metrics.features import texts_with_references
 
 
-class Bleu(evaluate.Metric):
+class Bleu(evaluate.Metric):  # type: ignore[misc]  # its library is not typed
     """sacrebleu's corpus BLEU; rows may have different numbers of references."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -13,7 +13,7 @@ from rlhf.evaluation.metrics.features import texts_with_references
 from rlhf.evaluation.ptb import ptb_tokens
 
 
-class CocoRouge(evaluate.Metric):
+class CocoRouge(evaluate.Metric):  # type: ignore[misc]  # its library is not typed
     """F-beta of the best LCS precision and the best LCS recall, each taken over all references."""
 
     def _info(self) -> evaluate.MetricInfo:

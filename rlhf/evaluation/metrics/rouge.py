@@ -16,17 +16,18 @@ from rlhf.evaluation.metrics.features import texts_with_references
 NGRAMS_AND_LCS = ["rouge1", "rouge2", "rougeL"]
 
 
-class _Remembering(Tokenizer):
+class _Remembering(Tokenizer):  # type: ignore[misc]  # its library is not typed
     """rouge-score's own tokens, each text cut once: references come back for every system."""
 
     def __init__(self, stemmer: bool) -> None:
         self._tokens = cache(DefaultTokenizer(use_stemmer=stemmer).tokenize)
 
     def tokenize(self, text: str) -> list[str]:
-        return self._tokens(text)
+        tokens: list[str] = self._tokens(text)
+        return tokens
 
 
-class Rouge(evaluate.Metric):
+class Rouge(evaluate.Metric):  # type: ignore[misc]  # its library is not typed
     """ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum F1 of each prediction against its references."""
 
     def _info(self) -> evaluate.MetricInfo:

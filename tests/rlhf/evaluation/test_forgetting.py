@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from rlhf import corpus
+from rlhf.demonstrations import Example, encode_demonstrations, evaluate_loss
 from rlhf.evaluation.forgetting import forgetting
-from rlhf.models import Policy, build_policy, train_tokenizer
+from rlhf.models import Policy, build_policy
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.records import Demonstration, PromptText
 from rlhf.settings.policy import PolicySettings
 from rlhf.settings.sft import SftSettings
-from rlhf.sft import Example, encode_demonstrations, evaluate_loss, train_sft
+from rlhf.sft import train_sft
+from rlhf.tokenizers import train_tokenizer
 
 SMALL = {
     "model_type": "llama",

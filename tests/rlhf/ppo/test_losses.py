@@ -1,4 +1,4 @@
-"""PPO's losses: golden numbers for each branch of each clip, and the gradients that the clips let through."""
+"""PPO's losses: golden numbers for each branch of each clip, their sum, and the gradients let through."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import math
 import pytest
 import torch
 
-from rlhf.ppo.losses import policy_losses, probability_ratio, value_losses
+from rlhf.batches import make_batch
+from rlhf.ppo.experience import Experience
+from rlhf.ppo.losses import policy_losses, ppo_loss, probability_ratio, value_losses
+from rlhf.settings.policy import PolicySettings
 
 
 def test_the_ratio_is_new_over_old_and_clamped_in_the_logarithm() -> None:
@@ -87,3 +90,60 @@ def test_the_losses_pass_gradcheck_away_from_the_clips() -> None:
     values = torch.randn(2, 3, generator=draw, dtype=torch.float64, requires_grad=True)
     old, returns = torch.zeros(2, 3, dtype=torch.float64), torch.full((2, 3), 5.0, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: value_losses(x, old, returns, 0.2), (values,))
+
+
+def two_tokens() -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], Experience, PolicySettings]:
+    """Logprobs, entropy and values of two tokens, what was sampled of them, and ε = ε_v = .2, c₁ = .5, c₂ = .1."""
+    now = torch.tensor([[math.log(1.5), math.log(1.1)]]), torch.tensor([[0.7, 0.3]]), torch.tensor([[1.5, 0.5]])
+    sampled = torch.zeros(1, 2), torch.ones(1, 2), torch.tensor([[2.0, -2.0]]), torch.full((1, 2), 2.0)
+    settings = PolicySettings(
+        iterations=1, prompts_per_iteration=1, value_coefficient=0.5, entropy_coefficient=0.1, clip=0.2, value_clip=0.2
+    )
+    return now, Experience(make_batch([[3]], [[4, 5]]), *sampled), settings
+
+
+def test_the_loss_is_equation_9_by_hand() -> None:
+    """A good token past the clip, −2.4 + .5·.32 − .1·.7 = −2.31; a bad one within, 2.2 + .5·1.125 − .1·.3 = 2.7325."""
+    now, experience, settings = two_tokens()
+    losses, figures = ppo_loss(*now, experience, settings)
+    assert losses[0].tolist() == pytest.approx([-2.31, 2.7325])
+    expected = {
+        "policy_loss": [-2.4, 2.2],
+        "value_loss": [0.32, 1.125],
+        "entropy": [0.7, 0.3],
+        "ratio": [1.5, 1.1],
+        "clip_fraction": [1.0, 0.0],
+        "approx_kl_k1": [-math.log(1.5), -math.log(1.1)],
+        "approx_kl_k2": [math.log(1.5) ** 2 / 2, math.log(1.1) ** 2 / 2],
+        "approx_kl_k3": [0.5 - math.log(1.5), 0.1 - math.log(1.1)],
+    }
+    assert figures.keys() == expected.keys()
+    for name, values in expected.items():
+        assert figures[name][0].tolist() == pytest.approx(values), name
+
+
+def test_its_gradient_is_what_the_clips_let_through() -> None:
+    """−A·ρ within the clip and 0 past it; −c₂ in the entropy; c₁·(V − R) where the plain error counts, else 0.
+
+    The figures carry no graph.
+    """
+    now, experience, settings = two_tokens()
+    leaves = [tensor.requires_grad_() for tensor in now]
+    losses, figures = ppo_loss(*leaves, experience, settings)
+    losses.sum().backward()
+    expected = [[0.0, 2.2], [-0.1, -0.1], [0.0, 0.5 * (0.5 - 2.0)]]
+    for leaf, slopes in zip(leaves, expected, strict=True):
+        assert leaf.grad is not None
+        assert leaf.grad[0].tolist() == pytest.approx(slopes)
+    assert not any(figure.requires_grad for figure in figures.values())
+
+
+def test_the_terms_of_policy_and_critic_add_up() -> None:
+    """Asked for one by one, as two networks are, they are the loss and its figures."""
+    (logprobs, entropy, values), experience, settings = two_tokens()
+    whole = ppo_loss(logprobs, entropy, values, experience, settings)
+    policy = ppo_loss(logprobs, entropy, None, experience, settings)
+    critic = ppo_loss(None, None, values, experience, settings)
+    torch.testing.assert_close(policy.losses + critic.losses, whole.losses)
+    assert {**policy.figures, **critic.figures}.keys() == whole.figures.keys()
+    assert critic.figures.keys() == {"value_loss"}

@@ -11,6 +11,7 @@ import torch
 from torch.nn.utils import parameters_to_vector
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rlhf.demonstrations import evaluate_loss
 from rlhf.heads import response_logprobs
 from rlhf.masking import masked_mean, masked_variance
 from rlhf.models import Policy
@@ -18,7 +19,6 @@ from rlhf.policy.rollouts import Scorer
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.trainer import PpoTrainer
 from rlhf.settings.policy import PolicySettings
-from rlhf.sft import evaluate_loss
 
 PROMPTS = ["a", "b c", "d", "e a b", "c", "b", "e d", "a a"]
 

@@ -82,7 +82,7 @@ def test_a_step_is_the_gradient_of_the_naive_loss(
     )
     before = weights(actors)
     # Shifted logprobs make ratios that differ from 1, which the guard is there to refuse.
-    monkeypatch.setattr("rlhf.ppo.update._check_ratio", lambda error, policy: None)
+    monkeypatch.setattr("rlhf.ppo.update.check_ratio", lambda error, policy: None)
     update(actors, experience, settings(**params.model_dump() | {"micro_batch_size": micro}), True, generator())
     for start, now, gradient in zip(before, weights(actors), expected, strict=True):
         torch.testing.assert_close(start - now, gradient, atol=2e-5, rtol=1e-4)

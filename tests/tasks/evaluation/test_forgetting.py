@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from rlhf.corpus import make_general_demonstrations
+from rlhf.demonstrations import encode_demonstrations, evaluate_loss
 from rlhf.models import load_policy
 from rlhf.records import Demonstration
 from rlhf.settings.model import ComputeSettings, ModelSettings
-from rlhf.sft import encode_demonstrations, evaluate_loss
 from tasks import evaluate, report, sft, stages
 from tasks import policy as policy_stage
 from tasks.files import read_records, write_records

@@ -12,8 +12,10 @@ from rich.console import Console
 
 from rlhf.records import Sampling
 from rlhf.settings.model import ModelSettings
-from tasks.inspection.explain import Bar, Explanation, Question, Reading, Step, explain, write_page, write_picture
+from tasks.files import write_text
+from tasks.inspection.explain import Bar, ExplainedToken, Explanation, Prediction, Question, explain
 from tasks.inspection.explain_page import explanation_page
+from tasks.inspection.explain_picture import write_picture
 from tasks.inspection.explain_text import drawn, percent, show
 from tasks.paths import Paths
 from tests.tasks.html_page import Page
@@ -32,14 +34,19 @@ BARS = [Bar("[bold]x", [0.6, 0.75], False), Bar("<script>", [0.2, 0.25], True), 
 HOSTILE = Explanation(
     "p <1> [red]",
     "a & b",
-    [Step("", "<script>", [Reading("m<1>", ["raw", "top-k 2"], BARS, entropies=[0.95, 0.56], cuts=[0.0, 0.2])])],
+    [
+        ExplainedToken(
+            "", "<script>", [Prediction("m<1>", ["raw", "top-k 2"], BARS, entropies=[0.95, 0.56], cuts=[0.0, 0.2])]
+        )
+    ],
 )
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     """A workspace with two untrained models of one tokenizer, and a folder `other` with another vocabulary."""
-    from rlhf.models import build_policy, save_policy, train_tokenizer
+    from rlhf.models import build_policy, save_policy
+    from rlhf.tokenizers import train_tokenizer
 
     paths = Paths(tmp_path_factory.mktemp("explained"))
     tokenizer = train_tokenizer(["name = Blue House, food = Thai", "The Blue House serves Thai food."], 300)
@@ -73,10 +80,10 @@ def test_both_models_read_the_text_that_the_followed_one_samples(workspace: Path
         ]
         assert explanation.how.startswith(f"{name} writes, sampled with seed 5; ")
         for step in explanation.steps:
-            assert [reading.model for reading in step.readings] == ["sft", "policy"]
-            for reading in step.readings:
-                assert [bar.token for bar in reading.bars if bar.chosen] == [step.chosen]
-            assert step.readings[0].bars != step.readings[1].bars
+            assert [prediction.model for prediction in step.predictions] == ["sft", "policy"]
+            for prediction in step.predictions:
+                assert [bar.token for bar in prediction.bars if bar.chosen] == [step.chosen]
+            assert step.predictions[0].bars != step.predictions[1].bars
         texts.add("".join(expected))
     assert len(texts) == 2
 
@@ -89,26 +96,26 @@ def test_the_likeliest_tokens_are_shown_in_falling_order(workspace: Paths) -> No
     policy = load_policy(workspace.models / "sft", MODEL)
     explanation = explain(workspace, question(models=("sft",), follow="sft", top=3), MODEL)
     prompt = policy.encode_prompt("name = Blue House")
-    [reading] = explanation.steps[0].readings
-    assert reading.stages == ["raw", "repetition penalty 1.2", "temperature 0.7", "top-k 20", "top-p 0.9"]
-    assert 3 <= len(reading.bars) <= 4
-    raw = [bar.probabilities[0] for bar in reading.bars]
+    [prediction] = explanation.steps[0].predictions
+    assert prediction.stages == ["raw", "repetition penalty 1.2", "temperature 0.7", "top-k 20", "top-p 0.9"]
+    assert 3 <= len(prediction.bars) <= 4
+    raw = [bar.probabilities[0] for bar in prediction.bars]
     assert raw == sorted(raw, reverse=True)
     stages = trace(policy, prompt, [0], CONTROLS)[0]
     best = max(float(stage.probabilities.max()) for stage in stages)
-    assert max(max(bar.probabilities) for bar in reading.bars) == pytest.approx(best, abs=1e-6)
-    assert reading.entropies == pytest.approx([stage.entropy for stage in stages], abs=1e-5)
-    assert reading.cuts == pytest.approx([stage.cut for stage in stages], abs=1e-6)
+    assert max(max(bar.probabilities) for bar in prediction.bars) == pytest.approx(best, abs=1e-6)
+    assert prediction.entropies == pytest.approx([stage.entropy for stage in stages], abs=1e-5)
+    assert prediction.cuts == pytest.approx([stage.cut for stage in stages], abs=1e-6)
 
 
 def test_tokens_that_a_filter_cut_are_still_shown(workspace: Paths) -> None:
     """Of the three likeliest two are cut by top-k 1, and stand there with what they had."""
     sampling = Sampling(top_k=1, max_new_tokens=1)
     explanation = explain(workspace, question(models=("sft",), follow="sft", top=3, sampling=sampling), MODEL)
-    [reading] = explanation.steps[0].readings
-    assert [bar.probabilities[1] for bar in reading.bars] == pytest.approx([1.0, 0.0, 0.0], abs=1e-6)
-    assert min(bar.probabilities[0] for bar in reading.bars) > 0.01
-    assert reading.cuts[1] == pytest.approx(1 - reading.bars[0].probabilities[0], abs=1e-6)
+    [prediction] = explanation.steps[0].predictions
+    assert [bar.probabilities[1] for bar in prediction.bars] == pytest.approx([1.0, 0.0, 0.0], abs=1e-6)
+    assert min(bar.probabilities[0] for bar in prediction.bars) > 0.01
+    assert prediction.cuts[1] == pytest.approx(1 - prediction.bars[0].probabilities[0], abs=1e-6)
 
 
 def test_a_model_that_was_not_made_names_the_command_that_makes_it(workspace: Paths, tmp_path: Path) -> None:
@@ -185,7 +192,7 @@ def test_the_page_shows_every_text_runs_none_and_needs_no_other_file(tmp_path: P
     assert page.given("id") == ["step-1"]
     assert "prefers-color-scheme: dark" in explanation_page(HOSTILE)
     for name in ("a.html", "b.html"):
-        write_page(tmp_path / name, HOSTILE)
+        write_text(tmp_path / name, explanation_page(HOSTILE))
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
@@ -197,8 +204,10 @@ def test_the_picture_is_a_png_also_of_tokens_with_dollars(tmp_path: Path) -> Non
     assert content == (tmp_path / "b.png").read_bytes()
     assert content.startswith(b"\x89PNG")
     [step] = HOSTILE.steps
-    [reading] = step.readings
+    [prediction] = step.predictions
     for name, token, last in (("c.png", "$a$", 0.25), ("d.png", "$\\nosuch{$", 0.0)):
-        bars = [*reading.bars[:2], Bar(token, [0.2, last], False)]
-        write_picture(tmp_path / name, HOSTILE._replace(steps=[step._replace(readings=[reading._replace(bars=bars)])]))
+        bars = [*prediction.bars[:2], Bar(token, [0.2, last], False)]
+        write_picture(
+            tmp_path / name, HOSTILE._replace(steps=[step._replace(predictions=[prediction._replace(bars=bars)])])
+        )
         assert (tmp_path / name).read_bytes() != content

@@ -103,7 +103,7 @@ def test_a_reward_models_card_tells_of_the_reward_model() -> None:
     assert text.startswith("# nightjar-reward version 2\n")
     assert "A reward model (scalar)" in section(text, "What it is")
     assert "| accuracy, on test pairs | 0.9123 |" in section(text, "Metrics")
-    assert "| reward.gold_accuracy | 0.9500 |" in section(text, "Metrics")
+    assert "| accuracy against gold | 0.9500 |" in section(text, "Metrics")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_long_card_is_cut_between_sections() -> None:
     assert len(long) > card.MAX_DESCRIPTION
     text = card.describe(long, "model_card.md of run 7")
     assert len(text) <= card.MAX_DESCRIPTION
-    assert text.endswith("\n\nThe rest stands in model_card.md of run 7.\n")
+    assert text.endswith("\n\nThe rest is in model_card.md of run 7.\n")
     assert long.startswith(text.split("\n\nThe rest")[0] + "\n\n## ")
     one = card.describe("# nightjar\n" + "x" * 6000, "model_card.md of run 7")
     assert len(one) == card.MAX_DESCRIPTION

@@ -142,9 +142,9 @@ def test_another_network_than_the_params_describe_is_refused(
     for key, value in change.items():
         given[key] = {**given[key], **value} if isinstance(value, dict) else value
     with pytest.raises(ValueError, match=message):
-        load_champion(paths, ModelSettings.model_validate(given))
+        load_champion(paths.champion, ModelSettings.model_validate(given))
     roomy = night_params.model.model_copy(update={"vocab_size": 500})
-    assert load_champion(paths, roomy) is not None
+    assert load_champion(paths.champion, roomy) is not None
 
 
 def test_the_base_model_of_a_name_must_be_the_champions_kin(
@@ -157,24 +157,25 @@ def test_the_base_model_of_a_name_must_be_the_champions_kin(
     def named(folder: Path) -> ModelSettings:
         return ModelSettings.model_validate({"name": str(folder), "device": "cpu"})
 
-    assert load_champion(paths, named(small_night.models / "sft")) is not None
+    assert load_champion(paths.champion, named(small_night.models / "sft")) is not None
     with pytest.raises(ValueError, match=r"hidden_size 48 \(params: 16\).*vocab_size 400 \(params: 2\d\d\)"):
-        load_champion(paths, named(models / "policy"))
+        load_champion(paths.champion, named(models / "policy"))
 
 
 def test_an_encoder_decoder_goes_on_too(small_night: Paths, night_params: Params, tmp_path: Path) -> None:
     """A T5 champion is read as one."""
-    from rlhf.models import build_policy, load_tokenizer, save_policy
+    from rlhf.models import build_policy, save_policy
+    from rlhf.tokenizers import load_tokenizer
 
     paths = Paths(tmp_path)
     config = {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
     tokenizer = load_tokenizer(small_night.models / "sft", False)
     save_policy(build_policy(config, tokenizer, 0), paths.champion)  # type: ignore[arg-type]
-    found = load_champion(paths, night_params.model.model_copy(update={"config": config}))
+    found = load_champion(paths.champion, night_params.model.model_copy(update={"config": config}))
     assert found is not None
     assert found.model.config.is_encoder_decoder
     with pytest.raises(ValueError, match=r"model_type t5 \(params: llama\)"):
-        load_champion(paths, night_params.model)
+        load_champion(paths.champion, night_params.model)
 
 
 def test_a_prompt_cannot_be_learnt_for_a_champion() -> None:

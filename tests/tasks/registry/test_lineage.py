@@ -81,11 +81,14 @@ def test_a_policy_is_followed_down_to_its_data(night: tuple[Paths, dict[str, str
         depths[title] = len(line) - len(line.lstrip("│├└─ "))
     assert list(depths.values()) == sorted(set(depths.values()))
     told = {line.lstrip("│├└─ ") for line in lines}
-    assert f"policy, reward_mean 1.2, kl 2.6, run {runs['policy']}" in told
-    assert f"reward model: nightjar-reward version 1, accuracy 0.9, auc 0.95, ece 0.01, run {runs['reward']}" in told
-    assert f"rankings by ana (2), bo (1), tie_share 0, run {runs['rank']}" in told
-    assert f"SFT, started from random weights (llama), eval_loss 0.5123, perplexity 1.7, run {runs['sft']}" in told
-    assert "data from builtin, rows_in 300, rows_kept 290, rows_rejected 10" in told
+    assert f"policy, training reward 1.200, KL 2.60, run {runs['policy']}" in told
+    assert (
+        f"reward model: nightjar-reward version 1, accuracy 0.9000, AUC 0.9500, ECE 0.0100, run {runs['reward']}"
+        in told
+    )
+    assert f"rankings by ana (2), bo (1), share of ties 0.0000, run {runs['rank']}" in told
+    assert f"SFT, started from random weights (llama), dev loss 0.512, perplexity 1.700, run {runs['sft']}" in told
+    assert "data from builtin, rows in 300, rows kept 290, rows rejected 10" in told
     tags = traced(paths).tags
     for path in ("data/models/policy", "data/models/reward", "data/pairs", "data/rankings", "data/raw"):
         assert f"{path} {tags[f'data.{path}']}" in told
@@ -144,7 +147,8 @@ def test_the_commands_answer_on_a_real_registry(night: tuple[Paths, dict[str, st
     printed = nightjar(paths.root, "lineage").stdout
     assert nightjar(paths.root, "lineage", "v1").stdout == printed
     assert (
-        f"reward model: nightjar-reward version 1, accuracy 0.9, auc 0.95, ece 0.01, run {runs['reward']}\n" in printed
+        f"reward model: nightjar-reward version 1, accuracy 0.9000, AUC 0.9500, ECE 0.0100, run {runs['reward']}\n"
+        in printed
     )
     unknown = nightjar(paths.root, "lineage", "7")
     assert (unknown.returncode, unknown.stderr.count("\n")) == (1, 1)

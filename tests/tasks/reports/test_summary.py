@@ -48,7 +48,7 @@ def paths(tmp_path: Path) -> Paths:
 def test_the_table_sets_sft_beside_policy_and_best_of_n() -> None:
     """Each figure at its own precision; one that nobody has gets no column; SFT's KL to itself is 0."""
     assert summary.table(METRICS) == [
-        ["", "ROUGE-L", "BLEU", "gold", "KL (nats)", "length"],
+        ["", "ROUGE-L", "BLEU", "gold", "KL (nats)", "length (words)"],
         ["SFT", "0.5800", "23.46", "0.510", "0.00", "14.2"],
         ["policy", "0.6000", "25.00", "0.860", "2.60", "15.3"],
         ["best of n", "0.6100", "–", "0.900", "–", "–"],
@@ -58,7 +58,7 @@ def test_the_table_sets_sft_beside_policy_and_best_of_n() -> None:
 def test_the_summary_says_what_was_registered_and_why(paths: Paths) -> None:
     """Below the table, in whole sentences; on a terminal of any width no line wraps."""
     lines = summary.summary(paths).splitlines()
-    assert lines[0].split() == ["ROUGE-L", "BLEU", "gold", "KL", "(nats)", "length"]
+    assert lines[0].split() == ["ROUGE-L", "BLEU", "gold", "KL", "(nats)", "length", "(words)"]
     assert lines[3].split() == ["policy", "0.6000", "25.00", "0.860", "2.60", "15.3"]
     assert lines[-4:] == [
         "win rate over SFT 0.930 [0.900, 0.957]",

@@ -158,7 +158,7 @@ def test_what_cannot_be_reproduced_is_refused_with_the_reason(
 ) -> None:
     """A commit that is not here, a folder in use, an unknown stage, a lock without stages."""
     empty = experiments.save(Paths(toy), "empty")
-    with pytest.raises(ValueError, match=r"empty: its dvc\.lock knows nothing of ingest"):
+    with pytest.raises(ValueError, match=r"empty: its dvc\.lock has no ingest"):
         reproduce.reproduce(Paths(toy), empty)
     with pytest.raises(ValueError, match=r"empty has no such stage; its stages are ingest"):
         reproduce.reproduce(Paths(toy), empty, until="fly")
@@ -175,7 +175,7 @@ def test_a_stage_that_fails_is_named(toy: Path, made: Callable[..., Experiment])
     made()
     (toy / "tasks/__main__.py").write_text("import sys\nsys.exit('no luck')\n")
     experiment = experiments.save(Paths(toy), "broken")
-    with pytest.raises(ValueError, match="ingest: failed; what it said stands above"):
+    with pytest.raises(ValueError, match="ingest: failed; see its output above"):
         reproduce.reproduce(Paths(toy), experiment)
 
 

@@ -125,9 +125,9 @@ def test_times_are_those_of_the_schedules_zone() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"cron": "0 2 * *"}, r"cron '0 2 \* \*' is none \(4 fields\); give minute, hour"),
+        ({"cron": "0 2 * *"}, r"cron '0 2 \* \*' is not valid \(4 fields\); give minute, hour"),
         ({"cron": "60 2 * * *"}, "Bad minute"),
-        ({"timezone": "Middle/Earth"}, "timezone 'Middle/Earth' is none; give a name such as Europe/Berlin"),
+        ({"timezone": "Middle/Earth"}, "timezone 'Middle/Earth' is not known; give a name such as Europe/Berlin"),
     ],
 )
 def test_a_schedule_that_is_none_is_refused_with_the_params(changes: dict[str, str], said: str) -> None:

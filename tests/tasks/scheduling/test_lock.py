@@ -16,7 +16,7 @@ from tasks.scheduling import lock
 HOLD = (
     "import sys, time\n"
     "from pathlib import Path\n"
-    "from tasks.nights import lock\n"
+    "from tasks.scheduling import lock\n"
     "from tasks.paths import Paths\n"
     "with lock.held(Paths(Path(sys.argv[1]))):\n"
     "    print('held', flush=True)\n"

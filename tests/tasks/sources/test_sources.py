@@ -20,7 +20,7 @@ from tasks.sources.rows import Problems, as_records
 
 def read(path: Path) -> tuple[list[dict[str, object]], list[str]]:
     problems = Problems()
-    return [row.values for row in read_file(path, path.name, problems)], problems.found
+    return [row.values for row in read_file(path, path.name, problems)], problems.messages
 
 
 def workspace(root: Path, files: dict[str, str]) -> Path:
@@ -45,7 +45,7 @@ def test_plain_and_gzip_lines_are_read_alike_and_blank_lines_keep_the_count(tmp_
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     for name in ("x.jsonl", "x.jsonl.gz"):
         rows = read_file(tmp_path / name, name, Problems())
-        assert [(row.place, row.values) for row in rows] == [(f"{name}:1", {"a": 1}), (f"{name}:3", {"a": 2})]
+        assert [(row.location, row.values) for row in rows] == [(f"{name}:1", {"a": 1}), (f"{name}:3", {"a": 2})]
 
 
 def test_every_malformed_line_is_collected_with_its_number_and_reason(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_wrong_types_and_double_ids_name_both_places(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
     problems = Problems()
     as_records(read_file(tmp_path / "x.jsonl", "x.jsonl", problems), Demonstration, problems)
-    assert problems.found[0] == "x.jsonl:2: id 'a' stands at x.jsonl:1 already; give every row its own id"
-    assert problems.found[1].startswith("x.jsonl:3: response: Input should be a valid string (found 3)")
+    assert problems.messages[0] == "x.jsonl:2: id 'a' is at x.jsonl:1 already; give every row its own id"
+    assert problems.messages[1].startswith("x.jsonl:3: response: Input should be a valid string (found 3)")
 
 
 def test_a_table_stands_for_the_rows_of_json(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_table_stands_for_the_rows_of_json(tmp_path: Path) -> None:
         {"prompt": "line\nbreak", "references": [], "note": ""},
         {"id": "3", "prompt": [{"role": "user", "content": "hi"}], "references": ["only"], "note": ""},
     ]
-    assert problems.found == []
+    assert problems.messages == []
 
 
 def test_a_malformed_table_names_line_and_reason(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ except ValueError as error:
 loaded = hub.load_splits({str(folder)!r}, None)
 hub.load_splits = lambda dataset, split: loaded
 for row in hub.read_hub("org/name", Problems()).demonstrations:
-    print(row.place, sorted(row.values.items()))
+    print(row.location, sorted(row.values.items()))
 """
     error, *rows = run_hub(tmp_path, code).splitlines()
     assert error.startswith("hub:nobody/nothing: the data set could not be loaded (")

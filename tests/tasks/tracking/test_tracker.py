@@ -20,6 +20,7 @@ from tasks.files import write_json, write_rows
 from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.progress import follow
+from tasks.scheduling import diary
 from tasks.scheduling.history import Night
 from tasks.tracking import mlflow_store, tracker
 
@@ -177,7 +178,7 @@ def test_samples_and_plots_can_be_looked_at(tracked: Paths, tracked_params: Para
     rows = [{"id": "1", "prompt": "a", "sft": texts, "policy": texts}]
     rows.append({"id": "2", "prompt": "b", "sft": texts, "policy": better})
     write_rows(tracked.evaluation / "samples.jsonl", rows)
-    for file in (tracked.plots("evaluate") / "scores.png", tracked.evaluation / "completions.html"):
+    for file in (tracked.plots("evaluate") / "scores.png", tracked.plots("evaluate") / "lengths.csv"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"x")
     (tracked.evaluation / "weights.bin").write_bytes(b"x")
@@ -201,7 +202,7 @@ def test_samples_and_plots_can_be_looked_at(tracked: Paths, tracked_params: Para
     assert (figures["evaluate.policy.gold_low"], figures["evaluate.policy.gold_high"]) == (0.5, 1.5)
     assert (figures["evaluate.sft.gold_low"], figures["evaluate.sft.gold_high"]) == (0.5, 0.5)
     if not cached:
-        assert kept(run.run_id, "plots") == {"scores.png", "completions.html"}
+        assert kept(run.run_id, "plots") == {"scores.png", "lengths.csv"}
         assert kept(run.run_id, "evaluation") == {"completions.jsonl", "samples.jsonl"}
         assert table(run.run_id, "completions") == expected
         samples = table(run.run_id, "samples")

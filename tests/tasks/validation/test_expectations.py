@@ -11,8 +11,9 @@ from tasks.params.validate import ValidateParams
 from tasks.validation.expectations import check_table
 from tasks.validation.frames import damage_in, demonstration_frame, feedback_frame, pair_frame
 from tasks.validation.lengths import lengths_of
+from tasks.validation.pair_suite import pair_checks
 from tasks.validation.splits import declared_splits
-from tasks.validation.suites import demonstration_checks, feedback_checks, pair_checks
+from tasks.validation.suites import demonstration_checks, feedback_checks
 
 WORDS = lengths_of(None)
 
@@ -57,7 +58,7 @@ def test_double_ids_and_prompts_in_two_splits_are_errors_that_name_the_rows(tmp_
         ("ExpectColumnValuesToBeInSet", [2, 3]),
     ]
     line = verdict.lines("error")[1]
-    assert "the prompt stands in more than one split" in line
+    assert "the prompt is in more than one split" in line
     assert "found in 2 of 4 rows, such as d2 ('test, train'); d3" in line
     assert "to do: keep it in one split" in line
     assert verdict.reasons == {}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.models import train_tokenizer
 from rlhf.records import Message
+from rlhf.tokenizers import train_tokenizer
 from tasks.validation.lengths import count_words, lengths_of, truncation
 
 

@@ -1,0 +1,102 @@
+"""What a changed line of code runs again: every file of the three layers is touched in turn, and DVC is asked."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tasks import graph
+from tasks.stages import VERSIONED
+from tasks.versioning import dvc_repo
+
+NOTHING: tuple[str, ...] = ()
+DATA = ("ingest", "validate", "rank")
+MODELS = ("sft", "rollouts", "reward", "policy", "evaluate")
+TRAINING = ("sft", "reward", "policy")
+LEARNING = tuple(stage for stage in VERSIONED if stage != "report")
+MAY_RERUN: dict[str, tuple[str, ...]] = {
+    "flows": NOTHING,
+    # A room that is not named below runs nothing again: registry, trials, tracking, scheduling, the runner ...
+    "tasks": NOTHING,
+    **{f"tasks/{stage}.py": (stage,) for stage in VERSIONED},
+    **{f"tasks/{file}.py": VERSIONED for file in ("__init__", "files", "stage_files")},
+    **{f"tasks/{room}": ("report",) for room in ("reports", "figures.py", "roles.py")},
+    **{f"tasks/params/{stage}.py": (stage,) for stage in ("ingest", "validate", "rank", "pairs", "evaluate")},
+    "tasks/params/__init__.py": (*DATA, "pairs", "evaluate"),
+    "tasks/params/splits.py": ("validate", "pairs"),
+    "tasks/digests.py": ("policy",),
+    "tasks/sources": DATA,
+    "tasks/validation": ("validate", "pairs"),
+    "tasks/training": ("sft", "policy", "evaluate"),
+    "tasks/evaluation": ("evaluate",),
+    "rlhf": NOTHING,
+    **{f"rlhf/settings/{stage}.py": (stage,) for stage in ("sft", "rollouts", "reward", "policy")},
+    **{f"rlhf/settings/{shared}.py": TRAINING for shared in ("optim", "adapters")},
+    "rlhf/settings/model.py": ("validate", *MODELS),
+    **{f"rlhf/{file}": LEARNING for file in ("__init__.py", "records.py", "settings/__init__.py", "settings/base.py")},
+    "rlhf/corpus.py": ("ingest", "rank", "policy", "evaluate"),
+    "rlhf/annotator.py": ("rank", "policy", "evaluate"),
+    "rlhf/preferences.py": ("validate", "rank", "pairs"),
+    "rlhf/tokenizers.py": ("validate", "pairs", *MODELS),
+    **{f"rlhf/{file}.py": MODELS for file in ("models", "soft_prompt", "batches", "heads", "logprobs", "masking")},
+    **{f"rlhf/{room}": MODELS for room in ("fast", "drawing")},
+    "rlhf/generation": ("rollouts", "reward", "policy", "evaluate"),
+    "rlhf/sft.py": ("sft",),
+    "rlhf/demonstrations.py": ("sft", "policy", "evaluate"),
+    **{f"rlhf/{file}.py": TRAINING for file in ("optim", "adapters")},
+    "rlhf/reward": ("reward", "policy", "evaluate"),
+    **{f"rlhf/{room}": ("policy",) for room in ("algorithms.py", "policy", "ppo", "dpo")},
+    "rlhf/evaluation": ("policy", "evaluate"),
+}
+"""By room (a folder or a file; the longest name counts), the stages that a change in it may run again."""
+
+
+@pytest.fixture
+def house(tmp_path: Path, repository: Path, toy_module: ModuleType) -> Path:
+    """A workspace with this project's code and graph, every stage up to date, whose outputs are a line each."""
+    root = tmp_path / "house"
+    for layer in graph.LAYERS:
+        shutil.copytree(repository / layer, root / layer, ignore=shutil.ignore_patterns("__pycache__"))
+    notes = [f"data/{folder}/README.md" for folder in ("source", "feedback", "champion")]
+    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", "data/.gitignore", "dvc.yaml", "params.yaml", *notes):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(repository / name, root / name)
+    for stage in VERSIONED:
+        dvc_repo.reproduce(stage, root, lambda stage=stage: toy_module.run(stage, root))
+    assert dvc_repo.stale(root) == []
+    return root
+
+
+def test_a_file_reruns_what_its_room_may_rerun(house: Path) -> None:
+    """No stage more; and the table says no more than is true. Files that run nothing again are touched together."""
+    rooms: dict[str, list[Path]] = {room: [] for room in MAY_RERUN}
+    for file in sorted(file for layer in graph.LAYERS for file in (house / layer).rglob("*.py")):
+        name = f"{file.relative_to(house).as_posix()}/"
+        rooms[max((room for room in MAY_RERUN if name.startswith(f"{room}/")), key=len)].append(file)
+    together = [files for room, files in rooms.items() if MAY_RERUN[room] == NOTHING]
+    assert _stale_after(house, [file for files in together for file in files]) == set()
+    excess, lacking = {}, {}
+    for room, files in rooms.items():
+        if MAY_RERUN[room]:
+            stale = {file: _stale_after(house, [file]) for file in files}
+            allowed, reached = set(MAY_RERUN[room]), set[str]().union(*stale.values())
+            excess |= {
+                file.relative_to(house).as_posix(): more for file, found in stale.items() if (more := found - allowed)
+            }
+            lacking |= {room: allowed - reached} if allowed - reached else {}
+    assert not excess
+    assert not lacking, "the table allows what no file of the room can run again"
+
+
+def _stale_after(house: Path, files: list[Path]) -> set[str]:
+    """The stages that DVC would run again once a comment is added to these files, which are then as they were."""
+    texts = {file: file.read_text(encoding="utf-8") for file in files}
+    for file, text in texts.items():
+        file.write_text(f"{text}# touched\n", encoding="utf-8")
+    stale = set(dvc_repo.stale(house))
+    for file, text in texts.items():
+        file.write_text(text, encoding="utf-8")
+    return stale
