@@ -61,6 +61,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "installing the locked dependencies (up to a minute, the first time)"
 	@$(BIN)/python setup/install.py -r requirements.lock
 	@$(BIN)/python setup/install.py --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m pip check > /dev/null || $(BIN)/python -m pip check >&2
+	@$(BIN)/uv pip check --quiet --python $(BIN)/python 2> /dev/null || $(BIN)/python -m pip check > /dev/null || \
+	  $(BIN)/python -m pip check >&2
 	@$(BIN)/python setup/bytecode.py flows tasks rlhf
 	@touch $@

@@ -139,10 +139,10 @@ def train_beside(paths: Paths, candidate: Candidate, say: Say, children: Childre
     code, pipe = Path(runner.__file__).parents[1], subprocess.PIPE
     with subprocess.Popen(command, cwd=code, env=untuned, stdout=pipe, stderr=pipe, text=True) as child:
         children.add(child)
-        said, wrong = child.communicate()
-    for line in said.splitlines():
+        output, errors = child.communicate()
+    for line in output.splitlines():
         say(line)
-    last = wrong.strip().splitlines()[-1:] or [f"its process ended with {child.returncode}"]
+    last = errors.strip().splitlines()[-1:] or [f"its process ended with {child.returncode}"]
     if child.returncode == LATE:
         raise DeadlineError(last[0])
     if child.returncode not in (0, REFUSED):

@@ -139,7 +139,7 @@ def apply_head(model: nn.Module, states: Float[Tensor, "B T H"]) -> Float[Tensor
     return logits
 
 
-class _LayersOutput(tuple):
+class _LayersOutput(tuple[Any, ...]):
     """What a model's layers return: the states first, and nothing else."""
 
     @property

@@ -65,6 +65,7 @@ FIGURES = {
         Figure("gold", "gold", "", ".3f", True),
         Figure("judge", "judge", "", ".3f", True),
         Figure("score", "score", "", ".3f", True),
+        Figure("held_out.score", "held-out score", "", ".4f", True),
         Figure("kl", "KL", "nats", ".2f", False, gate=True),
         Figure("length", "length", "words", ".1f"),
         Figure("reward_greedy", "reward, greedy", "", ".3f", True),
@@ -110,7 +111,7 @@ FIGURES = {
         Figure("completions", "completions", "", ".0f"),
         Figure("pairs", "pairs", "", ".0f"),
         Figure("tie_share", "share of ties", "", ".4f"),
-        Figure("wall_s", "wall time", "s", ".1f", False),
+        Figure("wall_s", "wall time", "s", ".3f", False),
     )
 }
 

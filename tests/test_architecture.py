@@ -26,7 +26,7 @@ ROOMS = (
     *("environment", "files", "digests", "stage_files", "cron", "deadline", "paths", "params", "progress", "sources"),
     *("roles", "figures"),
     *("validation", "reports", "versioning", "tracking", "evaluation", "training"),
-    *("ingest", "validate", "sft", "rollouts", "rank", "pairs", "reward", "policy", "evaluate", "report"),
+    *VERSIONED,
     *("stages", "graph", "presets", "serving", "registry", "trials", "register"),
     *("comparison", "inspection", "reproducibility", "scheduling", "runner", "__main__"),
 )
@@ -50,8 +50,6 @@ BANNED = {
     *("ours", "theirs", "whole", "barred", "beside", "AS_THEY_ARE"),
 }
 """Names that the field has better words for: index, position, path; result, matches; repair; copy; policy, baseline."""
-NOT_YET = ("rlhf/ppo/", "rlhf/policy/", "tasks/trials/", "flows/trials.py")
-"""Where such names are still in use."""
 HEAVY = ("torch", "transformers", "mlflow", "great_expectations", "evaluate", "dvc", "datasets", "pandas")
 
 
@@ -156,9 +154,8 @@ def defined_names(path: Path) -> Iterator[tuple[str, int]]:
 def test_names_are_words_of_the_field(repository: Path) -> None:
     """A reader meets indices, paths and results: none of the words that the project once had for them."""
     offenders = [
-        f"{name}:{line} {word}"
+        f"{path.relative_to(repository)}:{line} {word}"
         for path in modules(repository, "flows", "tasks", "rlhf")
-        if not (name := path.relative_to(repository).as_posix()).startswith(NOT_YET)
         for word, line in defined_names(path)
         if word.strip("_") in BANNED
     ]

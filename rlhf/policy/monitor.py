@@ -51,21 +51,21 @@ class Monitor:
             return None
         now = self.read(policy, log_ratio, iteration)
         self.readings.append(now)
-        found = verdict(self.readings, self.limits)
+        outcome = verdict(self.readings, self.limits)
         figures = {f"monitor_{name}": value for name, value in self.figures(now).items()}
-        return Check(figures, found.best is now, found.findings[-1], self.stop_reason())
+        return Check(figures, outcome.best is now, outcome.findings[-1], self.stop_reason())
 
     def stop_reason(self) -> str | None:
         """Why to stop after the last reading: it is the `patience`-th in a row past a limit.
 
         The end of the run leaves no time to recover, so there one such reading is enough to go back.
         """
-        found, last = verdict(self.readings, self.limits), self.readings[-1].iteration
-        if found.in_a_row < (1 if last == self.iterations else self.limits.patience):
+        outcome, last = verdict(self.readings, self.limits), self.readings[-1].iteration
+        if outcome.in_a_row < (1 if last == self.iterations else self.limits.patience):
             return None
         return (
-            f"monitor readings in a row past a limit: {found.in_a_row}; after iteration {last} "
-            f"{'; '.join(found.findings[-1])}. The policy of iteration {found.best.iteration} is kept"
+            f"monitor readings in a row past a limit: {outcome.in_a_row}; after iteration {last} "
+            f"{'; '.join(outcome.findings[-1])}. The policy of iteration {outcome.best.iteration} is kept"
         )
 
     @torch.no_grad()

@@ -210,8 +210,8 @@ class PolicyTrainer(ABC):
 
     def learn_general(self, rows: int, weight: float) -> float:
         """Adds the weighted gradient of the cross-entropy of so many general examples; returns that, nats per token."""
-        drawn = torch.randint(len(self.general), (rows,), generator=self.generator).tolist()
-        examples = [self.general[index] for index in drawn]
+        indices = torch.randint(len(self.general), (rows,), generator=self.generator).tolist()
+        examples = [self.general[index] for index in indices]
         tokens, size = sum(len(response) for _, response in examples), self.settings.micro_batch_size or rows
         parts = (examples[start : start + size] for start in range(0, rows, size))
         return sum(learn_responses(self.policy, part, weight / tokens) for part in parts) / tokens

@@ -73,10 +73,10 @@ class PpoTrainer(PolicyTrainer):
 
     def optimizers(self) -> list[tuple[torch.optim.Optimizer, float]]:
         actors, settings = self.actors, self.settings
-        found = [(actors.policy_optimizer, settings.learning_rate)]
+        optimizers = [(actors.policy_optimizer, settings.learning_rate)]
         if actors.critic_optimizer is not None:
-            found.append((actors.critic_optimizer, settings.critic_learning_rate))
-        return found
+            optimizers.append((actors.critic_optimizer, settings.critic_learning_rate))
+        return optimizers
 
     def sample_experience(self, prompts: Sequence[PromptText]) -> tuple[Experience, dict[str, float]]:
         """Completions of some prompts with their advantages, and the figures of the rollout."""

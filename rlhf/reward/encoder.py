@@ -85,7 +85,7 @@ class EncoderReward(nn.Module):
         save_network(self.backbone, self.tokenizer, path)
 
     @classmethod
-    def load(cls, path: Path, description: dict, compute: ComputeSettings) -> EncoderReward:
+    def load(cls, path: Path, description: dict[str, Any], compute: ComputeSettings) -> EncoderReward:
         """Reads the encoder back; the head is filled in by the caller."""
         encoder, tokenizer = load_encoder(path, compute)
         return cls(encoder, tokenizer, description["max_tokens"], description["frozen"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -74,7 +75,7 @@ class ScalarReward(nn.Module):
         save_policy(self.policy, path)
 
     @classmethod
-    def load(cls, path: Path, description: dict, compute: ComputeSettings) -> ScalarReward:
+    def load(cls, path: Path, description: dict[str, Any], compute: ComputeSettings) -> ScalarReward:
         """Reads the backbone back; the heads are filled in by the caller."""
         policy = load_policy(path, compute)
         return cls(policy, description["loglikelihood"], description["max_completion_tokens"])

@@ -60,8 +60,8 @@ def play(paths: Paths, champion: Any, model: ModelSettings) -> Rematch:
     drawn = (game.settings[name] for name in ("samples", "max_new_tokens", "seed", "batch_size"))
     texts = sampled_answers(policy, game.prompts, *drawn)
     scorers = {} if referee == "gold" else {referee: load_reward_model(paths.models / referee, model)}
-    theirs = score_samples(game.prompts, texts, scorers, gold=not scorers)[referee]
-    verdict = win_rate(np.array(game.scores), np.array(theirs), game.settings["bootstrap"], seed=seed)
+    champion_scores = score_samples(game.prompts, texts, scorers, gold=not scorers)[referee]
+    verdict = win_rate(np.array(game.scores), np.array(champion_scores), game.settings["bootstrap"], seed=seed)
     return Rematch(int(champion.version), *verdict)
 
 

@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from statistics import fmean, median, stdev
 
+from tasks.figures import FIGURES, Figure, find, label
 from tasks.files import write_json
 from tasks.reports import summary
+from tasks.roles import ROLES
 from tasks.trials.standings import Selection, Standing
 
-FIGURES = {
-    "wall_s": "wall time (s)",
-    "sft.gold": "SFT gold, sampled",
-    "policy.gold": "policy gold, sampled",
-    "sft.gold_greedy": "SFT gold, greedy",
-    "policy.gold_greedy": "policy gold, greedy",
-    "best_of_n.gold": "best-of-n gold",
-    "sft.rougeL": "SFT ROUGE-L",
-    "policy.rougeL": "policy ROUGE-L",
-    "sft.bleu": "SFT BLEU",
-    "policy.bleu": "policy BLEU",
-    "policy.kl": "KL (nats per sequence)",
-    "win_rate": "win rate",
-    "win_rate_low": "win rate, lower bound",
-    "iterations": "PPO iterations",
-    "monitor_kept_iteration": "iteration that the monitor kept",
-    "sft.reward": "SFT reward",
-    "policy.reward": "policy reward",
-    "accuracy": "reward accuracy on test pairs",
-    "judge.accuracy": "judge accuracy on test pairs",
-    "reward.gold_accuracy": "reward accuracy against gold",
-    "reward.gold_auc": "reward AUC against gold",
-    "reward.probe_accuracy": "reward accuracy on swapped values",
-}
+SHOWN = (
+    *("wall_s", "sft.gold", "policy.gold", "sft.gold_greedy", "policy.gold_greedy", "best_of_n.gold"),
+    *("sft.rougeL", "policy.rougeL", "sft.bleu", "policy.bleu", "policy.kl", "win_rate", "win_rate_low"),
+    *("iterations", "monitor_kept_iteration", "sft.reward", "policy.reward", "accuracy", "judge.accuracy"),
+    *("reward.gold_accuracy", "reward.gold_auc", "reward.probe_accuracy"),
+)
+"""The figures of a table over seeds, in its order."""
+STAGE_OF = {"accuracy": "reward.accuracy", "iterations": "policy.iterations"}
+"""The whole keys of figures that candidates have by a stage's own."""
 
+HELD_OUT = FIGURES["held_out.score"]
+Statistic = Callable[[Figure, Sequence[float]], str]
 Cell = Callable[[Sequence[Standing]], str]
 """What stands in a table of some candidates that are taken together: those of one variant, or a single one."""
 
@@ -58,12 +46,14 @@ def over_seeds(standings: Sequence[Standing]) -> str:
     groups, statistic = by_variant(standings), _spread
     if len(groups) == 1:
         groups, statistic = {f"seed {row.seed}": [row] for row in standings} | {"median": [*standings]}, _median
-    drawn = columns(groups, {title: _over(key, statistic) for key, title in FIGURES.items()})
+    titles = {key: label(STAGE_OF.get(key, key)) for key in SHOWN}
+    drawn = columns(groups, {title: _over(key, statistic) for key, title in titles.items()})
     width = max(10, *(len(text) + 2 for name, column in drawn.items() for text in (name, *column.values())))
-    lines = [f"{'':<36}" + "".join(f"{name:>{width}}" for name in drawn)]
-    for title in FIGURES.values():
+    left = max(map(len, titles.values())) + 1
+    lines = [f"{'':<{left}}" + "".join(f"{name:>{width}}" for name in drawn)]
+    for title in titles.values():
         if any(column[title] for column in drawn.values()):
-            lines.append(f"{title:<36}" + "".join(f"{column[title]:>{width}}" for column in drawn.values()))
+            lines.append(f"{title:<{left}}" + "".join(f"{column[title]:>{width}}" for column in drawn.values()))
     return "\n".join(lines)
 
 
@@ -71,10 +61,9 @@ def of_night(selection: Selection) -> list[dict[str, str]]:
     """A row per candidate, the best first, with what chose among them and who goes on."""
     ranked = sorted(selection.candidates, key=lambda row: float("inf") if row.score is None else -row.score)
     cells: dict[str, Cell] = {
-        "held-out score": lambda rows: _score(*rows),
-        "win rate over SFT": lambda rows: _win_rate(*rows),
-        "KL": _over("policy.kl", partial(_median, digits=2)),
-        "ROUGE-L": _over("policy.rougeL", partial(_median, digits=4)),
+        HELD_OUT.title: lambda rows: _score(*rows),
+        f"{FIGURES['win_rate'].title} over {ROLES['sft'].title}": lambda rows: _win_rate(*rows),
+        **{FIGURES[key].title: _over(f"policy.{key}", _median) for key in ("kl", "rougeL")},
         "": lambda rows: "goes on" if rows[0].name == selection.winner else rows[0].error or "",
     }
     drawn = columns({row.name: [row] for row in ranked}, cells)
@@ -87,21 +76,25 @@ def save(path: Path, standings: Sequence[Standing]) -> None:
     write_json(path, {name: {str(row.seed): row.figures for row in rows} for name, rows in groups.items()})
 
 
-def _over(figure: str, statistic: Callable[[Sequence[float]], str]) -> Cell:
-    return lambda rows: statistic([row.figures[figure] for row in rows if figure in row.figures])
+def _over(key: str, statistic: Statistic) -> Cell:
+    return lambda rows: statistic(find(key), [row.figures[key] for row in rows if key in row.figures])
 
 
-def _median(values: Sequence[float], digits: int = 3) -> str:
+def _median(figure: Figure, values: Sequence[float]) -> str:
     """Of one value, the value."""
-    return f"{median(values):.{digits}f}" if values else ""
+    return figure.show(median(values)) if values else ""
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{fmean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else _median(values)
+def _spread(figure: Figure, values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return _median(figure, values)
+    return f"{figure.show(fmean(values))} ± {figure.show(stdev(values))}"
 
 
 def _score(row: Standing) -> str:
-    return "" if row.score is None else f"{row.score:.4f} ± {row.standard_error:.4f}"
+    if row.score is None or row.standard_error is None:
+        return ""
+    return f"{HELD_OUT.show(row.score)} ± {HELD_OUT.show(row.standard_error)}"
 
 
 def _win_rate(row: Standing) -> str:

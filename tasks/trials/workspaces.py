@@ -47,10 +47,10 @@ def prepare(paths: Paths, workspace: Paths, candidate: Candidate) -> None:
     for name in _files(paths.root):
         (workspace.root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(paths.root / name, workspace.root / name)
-    for theirs, ours in zip(paths.external, workspace.external, strict=True):
-        shutil.rmtree(ours, ignore_errors=True)
-        if theirs.is_dir():
-            shutil.copytree(theirs, ours, copy_function=_link)
+    for source, target in zip(paths.external, workspace.external, strict=True):
+        shutil.rmtree(target, ignore_errors=True)
+        if source.is_dir():
+            shutil.copytree(source, target, copy_function=_link)
     write_text(workspace.root / "params.yaml", candidate.text)
     dvc_repo.share_cache(paths.root, workspace.root)
 

@@ -231,7 +231,7 @@ def test_ctrl_c_ends_with_130_and_one_line(toy: Path) -> None:
     """An interruption is no bug: no traceback."""
     code = (
         "import flows.cli, flows.commands.setup, time, sys\n"
-        "flows.commands.setup.read_params = lambda path: (print('ready', flush=True), time.sleep(30))\n"
+        "flows.commands.setup.read_checked = lambda path: (print('ready', flush=True), time.sleep(30))\n"
         "sys.exit(flows.cli.main(['params']))"
     )
     command = [sys.executable, "-P", "-c", code]

@@ -258,8 +258,8 @@ def test_seeds_are_trained_aside_and_compared(
     assert head.split() == ["seed", "3", "median"]
     assert wall.startswith("wall time (s)")
     assert [line.split()[-4:] for line in lines] == [
-        ["SFT", "ROUGE-L", "0.500", "0.500"],
-        ["policy", "ROUGE-L", "0.625", "0.625"],
+        ["SFT", "ROUGE-L", "0.5000", "0.5000"],
+        ["policy", "ROUGE-L", "0.6250", "0.6250"],
     ]
     assert last == "all figures: nights/seeds/figures.json"
     figures = json.loads((several.nights / "seeds" / "figures.json").read_text())[UNCHANGED]["3"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from rlhf.drawing import inversion
 from rlhf.drawing.controls import NUCLEUS, Controls, warp
 from rlhf.drawing.inversion import cumulate, invert, log_chances
 
@@ -79,7 +80,7 @@ def test_a_row_is_drawn_as_it_would_be_alone() -> None:
 
 def test_frequencies_over_a_vocabulary_of_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A chi-square over 40,000 draws from 300 tokens in 10 blocks, a third of them filtered out and never drawn."""
-    monkeypatch.setattr(drawing, "SMALL_VOCABULARY", 0)
+    monkeypatch.setattr(inversion, "SMALL_VOCABULARY", 0)
     row = torch.randn(300, generator=torch.Generator().manual_seed(0))
     row[::3] = -torch.inf
     uniform = torch.rand(40_000, generator=torch.Generator().manual_seed(1))

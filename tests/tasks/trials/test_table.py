@@ -34,7 +34,7 @@ def test_a_figure_that_one_seed_lacks_leaves_its_cell_empty() -> None:
     head, line = table.over_seeds(rows).splitlines()
     ends = [head.index(name) + len(name) for name in ("seed 0", "seed 1", "seed 2", "median")]
     cells = [line[end - 10 : end].strip() for end in ends]
-    assert cells == ["10.000", "", "20.000", "15.000"]
+    assert cells == ["10.0", "", "20.0", "15.0"]
 
 
 def test_variants_have_a_column_each_with_mean_and_deviation() -> None:
