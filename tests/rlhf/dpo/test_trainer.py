@@ -174,7 +174,7 @@ def test_past_the_kl_ceiling_the_policy_goes_back_within(dpo_of: Callable[..., D
     trainer = dpo_of(
         iterations=40,
         prompts_per_iteration=64,
-        learning_rate=3e-2,
+        learning_rate=5e-3,
         dpo={"beta": 0.01, "sample_every": 2},
         kl={"ceiling": 1.0},
         minibatches=1,
