@@ -89,6 +89,7 @@ FIGURES = {
         Figure("learning_rate", "learning rate", "", ".2e"),
         Figure("accuracy", "accuracy", "", ".4f", True),
         Figure("eval_accuracy", "dev accuracy", "", ".4f", True),
+        Figure("margin", "margin of the implicit reward", "", ".3f", True),
         Figure("auc", "AUC", "", ".4f", True),
         Figure("spearman", "Spearman", "", ".4f", True),
         Figure("pearson", "Pearson", "", ".4f", True),

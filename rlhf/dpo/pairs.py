@@ -17,7 +17,7 @@ class PairTable:
     Attributes:
         prompts: each once.
         examples: (prompt ids, response ids) of every completion.
-        pairs: for each prompt its (chosen, rejected), as places among the examples.
+        pairs: for each prompt its (chosen, rejected), by their indices among the examples.
     """
 
     prompts: list[PromptText]

@@ -129,7 +129,8 @@ class DpoTrainer(PolicyTrainer):
 
     def look(self) -> dict[str, float]:
         """Measures where that is due, then has the watch check the policy."""
-        due = self.iteration % self.settings.dpo.sample_every == 0 or self.iteration == self.settings.iterations
+        settings = self.settings
+        due = self.iteration % settings.dpo.sample_every == 0 or self.iteration in (1, settings.iterations)
         figures = self.measure() if due else {}
         return figures if self.stopped is not None else figures | super().look()
 

@@ -59,7 +59,10 @@ class DpoSettings(Settings):
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     """The share of pairs that annotators are taken to have swapped."""
     sample_every: Positive = 4
-    """Iterations between two measurements on dev pairs, and on completions sampled for their prompts."""
+    """Iterations between two measurements on dev pairs, and on completions sampled for their prompts.
+
+    The first and the last iteration are measured too.
+    """
 
 
 class PolicySettings(Settings):

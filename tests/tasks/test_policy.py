@@ -210,7 +210,7 @@ def test_the_stage_learns_from_pairs(
         path.name for path in paths.plots("policy").iterdir()
     }
     rows = list(csv.DictReader((paths.plots("policy") / "kl.csv").open(encoding="utf-8")))
-    assert [row["step"] for row in rows] == ["4", "5"]  # every fourth iteration, and the last
+    assert [row["step"] for row in rows] == ["1", "4", "5"]  # the first, every fourth, and the last
 
     whole, original, calls = weights(paths), DpoTrainer.learn, []
 
