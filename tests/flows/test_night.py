@@ -14,7 +14,7 @@ from uuid import UUID
 import psutil
 import pytest
 
-from tasks import deadline, environment
+from tasks import deadline, environment, runner
 from tasks.params.whole import read_params
 from tasks.paths import Paths
 from tasks.scheduling import history, lock
@@ -67,7 +67,7 @@ def test_the_night_runs_what_is_due_and_dvc_agrees(
     assert toy_night() == []
 
     (toy / "tasks/reward.py").write_text("# another line\n")
-    due = ["reward", "policy", "evaluate", "register"]
+    due = ["reward", "policy", "evaluate", "report", "register"]
     assert night(str(toy)) == {name: "ran" if name in due else "cached" for name in STAGES}
     assert toy_night() == due
 

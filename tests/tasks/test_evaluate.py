@@ -158,9 +158,9 @@ def test_prompts_of_pairs_that_a_model_learnt_from_are_set_aside(copied_night: C
     prompts = prompts_of(paths)
     for place, split in enumerate(("train", "dev", "judge", "test")):
         learn_from(paths, split, [prompts[place]])
-    unseen, seen = split_prompts(paths, None)
+    unseen, seen = split_prompts(stages.files("evaluate", paths), None)
     assert (seen, unseen) == (prompts[:3], prompts[3:])
-    assert split_prompts(paths, 2) == (prompts[3:5], prompts[:3])
+    assert split_prompts(stages.files("evaluate", paths), 2) == (prompts[3:5], prompts[:3])
 
 
 def test_a_prompt_without_references_is_not_measured_on(copied_night: Callable[..., Paths]) -> None:
@@ -168,7 +168,7 @@ def test_a_prompt_without_references_is_not_measured_on(copied_night: Callable[.
     paths = copied_night()
     first, *rest = prompts_of(paths)
     write_records(paths.validated / "test" / "prompts.jsonl", [first.model_copy(update={"references": []}), *rest])
-    assert split_prompts(paths, None) == (rest, [])
+    assert split_prompts(stages.files("evaluate", paths), None) == (rest, [])
 
 
 def test_seen_prompts_count_in_the_figures_over_all_alone(

@@ -50,7 +50,7 @@ def test_a_night_at_one_door_is_up_to_date_at_the_other(
     (toy / "tasks/rank.py").write_text("# another line\n")
     assert runner.pending(paths, params) == ["rank", "register"]
     dvc_repro(toy)
-    assert toy_night() == ["rank", "pairs", "reward", "policy", "evaluate"]
+    assert toy_night() == ["rank", "pairs", "reward", "policy", "evaluate", "report"]
     assert runner.pending(paths, params) == ["register"]
     statuses = [runner.bring_up_to_date(stage, paths, params).status for stage in STAGES]
     assert statuses == ["cached"] * len(VERSIONED) + ["ran"]

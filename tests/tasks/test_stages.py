@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks import stages
+from tasks import runner, stages
 from tasks.params.whole import read_params
 from tasks.paths import Paths
 
@@ -29,7 +29,7 @@ def test_a_stage_gets_its_own_sections_and_its_metrics_are_written(
     monkeypatch.setitem(sys.modules, f"tasks.{stage}", module)
     paths, params = Paths(toy), read_params(toy / "params.yaml")
     assert runner.run_stage(stage, paths, params) == {"loss": 0.5}
-    assert seen == [(paths, *(params.section(name) for name in sections))]
+    assert seen == [(stages.files(stage, paths), *(params.section(name) for name in sections))]
     assert json.loads((toy / f"data/metrics/{stage}.json").read_text()) == {"loss": 0.5}
 
 

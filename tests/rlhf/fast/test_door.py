@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.rlhf.fast.test_cached import FAMILIES, MIXED, PROMPTS, SEEDS
 
 from rlhf.adapters import attach
 from rlhf.batches import make_batch
@@ -25,6 +24,7 @@ from rlhf.settings.model import ComputeSettings
 from rlhf.settings.policy import PolicySettings
 from rlhf.settings.sft import SftSettings
 from rlhf.sft import train_sft
+from tests.rlhf.fast.decoding.test_cached import FAMILIES, MIXED, PROMPTS, SEEDS
 
 NAMES = ("gpt2", "llama, two heads share keys")
 PLAIN, FAST = ComputeSettings(device="cpu", fast=False), ComputeSettings(device="cpu")

@@ -126,7 +126,7 @@ def test_dvc_shows_compares_branches_and_brings_it_back(
     kept = [(toy / name).read_text() for name in ("dvc.lock", "data/models/policy/rows.jsonl")]
     change(toy, "learning_rate: 1.0e-3\nreward", "learning_rate: 2.0e-3\nreward")
     (toy / "tasks/reward.py").write_text("# another line\n")
-    assert run_all(toy) == ["sft", "rollouts", "rank", "pairs", "reward", "policy", "evaluate"]
+    assert run_all(toy) == ["sft", "rollouts", "rank", "pairs", "reward", "policy", "evaluate", "report"]
     experiments.save(Paths(toy), later)
 
     found = shown(toy)
@@ -196,7 +196,7 @@ def test_dvc_runs_experiments_of_its_own_on_the_graph(ignoring: Path, run_all: C
     run_all(toy)
     (toy / "ran.txt").unlink()
     dvc(toy, "exp", "run", "-n", "mine", "-S", "policy.kl.coefficient=.1")
-    assert (toy / "ran.txt").read_text().split() == ["policy", "evaluate"]
+    assert (toy / "ran.txt").read_text().split() == ["policy", "evaluate", "report"]
     params = read_params(toy / "params.yaml")
     assert (params.policy.kl.coefficient, params.policy.learning_rate) == (0.1, 6.0e-4)
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.rlhf.fast.test_cached import PROMPTS, SEEDS, random_policy
 
 from rlhf.fast.decoding import projection
 from rlhf.fast.decoding.projection import PACKED_ROWS, Part, Projection
 from rlhf.generation import sample
 from rlhf.records import Sampling
+from tests.rlhf.fast.decoding.test_cached import PROMPTS, SEEDS, random_policy
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.rlhf.fast.test_cached import FAMILIES, MIXED, PROMPTS, SEEDS, random_policy
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,6 +22,7 @@ from rlhf.fast.decoding.static import StaticDecoder
 from rlhf.generation import sample, sampler
 from rlhf.models import Policy
 from rlhf.records import Sampling
+from tests.rlhf.fast.decoding.test_cached import FAMILIES, MIXED, PROMPTS, SEEDS, random_policy
 
 PLAIN = [
     Sampling(temperature=temperature, max_new_tokens=length)
