@@ -87,7 +87,14 @@ def test_both_learn_the_same_by_ppo(both: tuple[Policy, Policy], critic: str, wo
     found = []
     for policy in both:
         value = Critic(policy.model.base_model if critic == "network" else None, policy.hidden)
-        trainer = PpoTrainer(policy, copy.deepcopy(policy), value, wordy, ["a", "b c", "d", "e a b"], settings)
+        trainer = PpoTrainer(
+            policy=policy,
+            reference=copy.deepcopy(policy),
+            critic=value,
+            scorer=wordy,
+            prompts=["a", "b c", "d", "e a b"],
+            settings=settings,
+        )
         found.append(list(trainer.train()))
     for plain, fast in zip(*found, strict=True):
         assert plain == pytest.approx(fast, abs=1e-3)
