@@ -48,6 +48,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 from tasks import runner
+from tasks.scheduling import diary
 from tasks.scheduling.history import Night
 from tasks.params.whole import read_params
 from tasks.paths import Paths
