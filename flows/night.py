@@ -153,7 +153,7 @@ def upstream(name: str) -> list[str]:
     reads = stages.STAGES[name].reads
 
     def feeds(earlier: str) -> bool:
-        return any(f"{read}/".startswith(f"{written}/") for read in reads for written in stages.STAGES[earlier].writes)
+        return any(f"{read}/".startswith(f"{written}/") for read in reads for written in stages.made_by(earlier))
 
     return [earlier for earlier in stages.STAGES if feeds(earlier)]
 

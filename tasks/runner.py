@@ -164,9 +164,8 @@ def check_inputs(stage: str, paths: Paths) -> None:
 
 
 def _remedy(name: str) -> str:
-    for writer, stage in stages.STAGES.items():
-        written = (*stage.writes, f"data/metrics/{writer}.json")
-        if any(f"{name}/".startswith(f"{path}/") for path in written):
+    for writer in stages.STAGES:
+        if any(f"{name}/".startswith(f"{path}/") for path in stages.made_by(writer)):
             return f"{writer} writes it: nightjar run, or nightjar stage {writer}"
     return f"make the folder: mkdir -p {name}"
 

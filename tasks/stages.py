@@ -156,6 +156,11 @@ def files(stage: str, paths: Paths) -> StageFiles:
     return StageFiles(paths.root, inputs, outputs | ({"plots": paths.plots(stage)} if row.curves else {}), aside)
 
 
+def made_by(stage: str) -> tuple[str, ...]:
+    """The paths of all that a stage writes: its outputs, its metrics, and its curves where it has some."""
+    return (*STAGES[stage].writes, f"data/metrics/{stage}.json", f"data/plots/{stage}")
+
+
 def sections(stage: str) -> list[str]:
     """The sections of params.yaml that a stage gets: its own, and `model` where it loads one."""
     row = check(stage)
