@@ -18,6 +18,9 @@ import pytest
 from tasks import environment, graph, stages
 
 environment.prepare()
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Lines are counted in the tests' own processes: in the commands that they start it takes longer than the commands.
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 # A shell's background job ignores Ctrl-C, and so would all that its tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Shapes are checked while tests run. Left out are modules of pydantic models, whose `Self` beartype cannot read, and

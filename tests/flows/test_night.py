@@ -119,7 +119,7 @@ def test_a_stage_that_refuses_stops_the_night(
     monkeypatch.delenv(deadline.VARIABLE)
     monkeypatch.setattr(runner, "run_stage", good)
     monkeypatch.setattr("flows.night.publish_summary", lambda paths: None)
-    assert list(night(str(toy)).values()) == ["cached"] * 5 + ["ran"] * 5
+    assert list(night(str(toy)).values()) == ["cached"] * 5 + ["ran"] * 6
     assert [past.outcome for past in history.read(Paths(toy))] == ["failed", "deadline", "not promoted"]
 
 

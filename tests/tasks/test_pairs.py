@@ -122,7 +122,7 @@ def test_real_rankings_give_the_pairs_that_were_counted_before(
     for row in held_out:
         write_rows(paths.validated / "feedback" / f"{row['id']}.jsonl", [row])
     files = FeedbackParams(train=[name], dev=["dev.jsonl"], test=["test.jsonl"])
-    rank(paths, RankParams(annotator="people", feedback=files))
+    rank(stages.files("rank", paths), RankParams(annotator="people", feedback=files))
     metrics = run(paths, PairsParams())
     found = (metrics["train_pairs"], metrics["ties_dropped"], metrics["duplicates_dropped"])
     assert found == (pairs, ties, same)

@@ -156,10 +156,10 @@ def test_whom_the_monitor_asks(tmp_path: Any, models: Any) -> None:
 
     from rlhf.reward import RewardModel
 
-    paths, builtin = Paths(tmp_path), [row.prompt for row in DEV]
+    judge_folder, builtin = tmp_path / "judge", [row.prompt for row in DEV]
     model = ComputeSettings(device="cpu")
-    assert find_held_out(paths, model, builtin, seed=4) == Annotator(seed=4)  # type: ignore[arg-type]
-    assert find_held_out(paths, model, ["Tell me a joke"], seed=4) is None  # type: ignore[arg-type]
-    shutil.copytree(models / "reward", paths.models / "judge")
-    judge = find_held_out(paths, model, builtin, seed=4)  # type: ignore[arg-type]
+    assert find_held_out(judge_folder, model, builtin, seed=4) == Annotator(seed=4)  # type: ignore[arg-type]
+    assert find_held_out(judge_folder, model, ["Tell me a joke"], seed=4) is None  # type: ignore[arg-type]
+    shutil.copytree(models / "reward", judge_folder)
+    judge = find_held_out(judge_folder, model, builtin, seed=4)  # type: ignore[arg-type]
     assert isinstance(judge, RewardModel)
