@@ -19,7 +19,7 @@ from tasks import environment, graph, stages
 
 environment.prepare()
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Lines are counted in the tests' own processes: in the commands that they start it takes longer than the commands.
+    # Lines are counted in the tests' own processes: counting them in what they start doubles the time of whole nights.
     os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 # A shell's background job ignores Ctrl-C, and so would all that its tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
