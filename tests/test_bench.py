@@ -66,7 +66,8 @@ def test_a_decoding_step_takes_the_longer_of_its_operations_and_its_bytes() -> N
 @pytest.mark.parametrize("shape", ["tiny", "small"])
 def test_the_counted_matrices_are_the_models_own(shape: str) -> None:
     """The layers' parameters of more than one dimension, and the head's."""
-    built, counted = build(shape, None).model, floor.network_of(shape)
+    built: Any = build(shape, None).model
+    counted = floor.network_of(shape)
     matrices = sum(weight.numel() for weight in built.transformer.h.parameters() if weight.ndim > 1)
     assert (counted.matrices, counted.head) == (matrices, built.lm_head.weight.numel())
 
@@ -299,8 +300,8 @@ def test_we_train_in_the_precision_of_the_race(model: str, subject: Callable[[Jo
 def test_what_a_gpu_held_to_warm_up_is_forgotten_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its peak is that of the repetitions, and starts anew after the first."""
     forgotten: list[int] = []
-    monkeypatch.setattr(worker, "forget_peak", lambda: forgotten.append(len(replies.getvalue().splitlines())))
     replies = io.StringIO()
+    monkeypatch.setattr(worker, "forget_peak", lambda: forgotten.append(len(replies.getvalue().splitlines())))
     turns = Turns(io.StringIO("go\n" * 4), replies)
     for _ in range(4):
         turns()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -65,7 +66,7 @@ def house(tmp_path: Path, repository: Path, toy_module: ModuleType) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(repository / name, root / name)
     for stage in VERSIONED:
-        dvc_repo.reproduce(stage, root, lambda stage=stage: toy_module.run(stage, root))
+        dvc_repo.reproduce(stage, root, partial(toy_module.run, stage, root))
     assert dvc_repo.stale(root) == []
     return root
 

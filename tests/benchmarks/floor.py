@@ -195,7 +195,7 @@ def _products(device: str) -> dict[str, Callable[[Any, Any], Any]]:
 
     if device != "cpu":
         return {"cublas": torch.nn.functional.linear}
-    products = {"mkl": torch.nn.functional.linear}
+    products: dict[str, Callable[[Any, Any], Any]] = {"mkl": torch.nn.functional.linear}
     if torch.backends.mkldnn.is_available():
         products["onednn"] = lambda x, w: torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")
     return products

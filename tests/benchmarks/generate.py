@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -12,7 +14,8 @@ from tests.benchmarks.worker import Job, Turns
 def sampling(job: Job, turn: Turns) -> None:
     """One batch of completions."""
     work = job.work
-    model = AutoModelForCausalLM.from_pretrained(job.folder, dtype=getattr(torch, job.dtype)).to(job.device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(job.folder, dtype=getattr(torch, job.dtype))
+    model = model.to(job.device).eval()
     prompts = shapes.prompts(work)
     width = max(map(len, prompts))
     padded = [[shapes.PAD] * (width - len(prompt)) + prompt for prompt in prompts]

@@ -86,7 +86,7 @@ class Contender:
         Raises:
             RuntimeError: it ended instead; the message holds the end of what it printed.
         """
-        line = self.process.stdout.readline()  # type: ignore[union-attr]
+        line = self.process.stdout.readline()
         if not line:
             self.process.wait()
             self.errors.seek(0)

@@ -36,7 +36,7 @@ def sft(job: Job, turn: Turns) -> None:
     """A step of SFT."""
     examples = shapes.demonstrations(job.work)
     settings = SftSettings(steps=STEPS, batch_size=len(examples), learning_rate=1e-4, eval_every=STEPS)
-    steps = train_sft(_load(job), [tuple(example) for example in examples], [], settings)
+    steps = train_sft(_load(job), [(prompt, response) for prompt, response in examples], [], settings)
     turn()
     first = 0.0
     with _precision(job):
@@ -120,7 +120,7 @@ def sampling(job: Job, turn: Turns) -> None:
     """One batch of completions; option `masked` has a GPU attend to masked buckets in half precision too."""
     work = job.work
     if job.options.get("masked"):
-        static.takes_ragged_rows = lambda *_: False
+        static.takes_ragged_rows = lambda *_: False  # type: ignore[attr-defined]
     policy = _load(job, training=False)
     prompts = shapes.prompts(work)
     settings = [Sampling(top_k=work.top_k, top_p=work.top_p, max_new_tokens=work.new_tokens)] * work.rows

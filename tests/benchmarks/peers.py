@@ -37,9 +37,9 @@ class Holding(TrainerCallback):
         updates, self.updates = self.updates, 0
         self.turn(update_steps=updates, **self.figures)
 
-    def on_log(self, *_: Any, logs: dict[str, Any], **__: Any) -> None:
-        if "loss" in logs:
-            self.figures.setdefault("first_loss", float(logs["loss"]))
+    def on_log(self, *_: Any, **given: Any) -> None:
+        if "loss" in given["logs"]:
+            self.figures.setdefault("first_loss", float(given["logs"]["loss"]))
 
 
 def sft(job: Job, turn: Turns) -> None:

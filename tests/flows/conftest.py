@@ -64,8 +64,8 @@ diary.conclude(paths, params, ended)
 """
 
 
-@pytest.fixture(scope="session")
-def prefect() -> Iterator[None]:
+@pytest.fixture(scope="session", name="prefect")
+def prefect_database() -> Iterator[None]:
     """A Prefect database of the tests' own; starting it takes seconds, so once."""
     from prefect.testing.utilities import prefect_test_harness
 

@@ -193,13 +193,13 @@ def test_a_night_that_is_held_up_is_skipped_as_params_say(
     monkeypatch.setattr(flow, "flow_run", SimpleNamespace(scheduled_start_time=planned))
     state = flow.night(str(toy), return_state=True)
     assert (state.name, state.result()) == ("Missed", {})
-    assert "and night.missed is skip" in state.message
+    assert "and night.missed is skip" in str(state.message)
 
     def refuse(paths: Paths) -> None:
         raise lock.AnotherNightError("another night is at work (process 7, since 02:00)")
 
     monkeypatch.setattr("flows.night.lock.held", refuse)
-    assert "process 7" in flow.night(str(toy), return_state=True).message
+    assert "process 7" in str(flow.night(str(toy), return_state=True).message)
     assert [night.outcome for night in history.read(Paths(toy))] == ["missed", "missed"]
 
 

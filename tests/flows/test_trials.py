@@ -201,11 +201,11 @@ def test_no_process_of_a_candidate_outlives_its_night() -> None:
     from flows.trials import Children
 
     children, command = Children(), ["sleep", "600"]
-    first, late = subprocess.Popen(command), None
+    first, late = subprocess.Popen(command, text=True), None
     try:
         children.add(first)
         children.end()
-        late = subprocess.Popen(command)
+        late = subprocess.Popen(command, text=True)
         children.add(late)
         assert [child.wait(timeout=60) for child in (first, late)] == [-signal.SIGTERM] * 2
     finally:

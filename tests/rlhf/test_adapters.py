@@ -48,7 +48,7 @@ PROMPTS, RESPONSES = [[5, 6, 7, 8], [9, 10]], [[11, 12], [13, 14, 15]]
 
 
 @functools.cache
-def network(family: str, vocabulary: int) -> nn.Module:
+def network(family: str, vocabulary: int) -> Any:
     """A tiny model of the family with random weights large enough to show errors."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -86,7 +86,7 @@ def disturb(policy: Policy) -> None:
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for weight in trainable_parameters(policy):
-            weight += 0.2 * torch.randn(weight.shape, generator=generator)
+            weight.add_(0.2 * torch.randn(weight.shape, generator=generator))
 
 
 def test_only_the_adapter_requires_a_gradient(llama: Policy, clone: Callable[[Policy], Policy]) -> None:
@@ -144,7 +144,9 @@ def test_merged_weights_compute_what_the_adapter_did(policy: Policy, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_the_update_is_scaled_b_times_a(name: str, request: pytest.FixtureRequest, clone: Callable) -> None:
+def test_the_update_is_scaled_b_times_a(
+    name: str, request: pytest.FixtureRequest, clone: Callable[[Policy], Policy]
+) -> None:
     """Each merged weight is W + (alpha / rank)·B·A with alpha 8 and rank 4; GPT-2's layers hold the transpose."""
     adapted = attach(clone(request.getfixturevalue(name)), LORA, seed=0)
     disturb(adapted)
@@ -238,7 +240,9 @@ def test_a_target_is_no_part_of_a_name(bpe: Any) -> None:
 
 
 @pytest.mark.parametrize("target", ["query", "proj", "lm_head", "embed_tokens", "norm"])
-def test_a_target_that_is_no_linear_layer_is_an_error(target: str, llama: Policy, clone: Callable) -> None:
+def test_a_target_that_is_no_linear_layer_is_an_error(
+    target: str, llama: Policy, clone: Callable[[Policy], Policy]
+) -> None:
     """It lists what there is: neither a part of a name, nor the head, nor a layer of another kind."""
     known = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
     with pytest.raises(ValueError, match=f"targets names {target}, which no linear layer is called; there are {known}"):

@@ -137,7 +137,7 @@ def test_chat_messages_are_encoded_by_the_models_own_template(policy: Policy) ->
     assert policy.encode_prompt(CHAT) == theirs
     one = policy.tokenizer.apply_chat_template([turns[0]], add_generation_prompt=True, return_dict=False)
     assert policy.encode_prompt(CHAT[0].content) == one
-    assert set(policy.tokenizer.convert_tokens_to_ids(policy.tokenizer.extra_special_tokens)) & set(one)
+    assert {policy.tokenizer.convert_tokens_to_ids(token) for token in policy.tokenizer.extra_special_tokens} & set(one)
 
 
 @pytest.mark.parametrize("settings", [{}, {"repetition_penalty": 1.4, "min_new_tokens": 6}])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 from rlhf import heads
 from rlhf.batches import Batch, make_batch, response_states
@@ -164,7 +165,7 @@ def train_in_parallel(rank: int, folder: Path) -> None:
 def test_two_processes_get_the_mean_of_their_gradients(gpt2: Policy, tmp_path: Path) -> None:
     """On every weight, the head's among them, in chunks of five tokens."""
     save_policy(gpt2, tmp_path / "model")
-    torch.multiprocessing.spawn(train_in_parallel, (tmp_path,), nprocs=2)
+    spawn(train_in_parallel, (tmp_path,), nprocs=2)
     halves = [gradients(gpt2.model, plain, make_batch(PROMPTS[rank::2], RESPONSES[rank::2])) for rank in range(2)]
     gpt2.model.zero_grad(set_to_none=True)
     for loss in (by_tokens, by_sequences):

@@ -207,7 +207,7 @@ def test_a_chat_template_is_used_with_its_generation_prompt(llama: Policy, bpe: 
 def test_prompts_are_encoded_each_in_its_own_form(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Text and chat, twice each; a chat is not taken for the text that reads like it. Either is encoded once."""
     chat = [Message(role="user", content="Hi")]
-    prompts = ["user: Hi", chat, "user: Hi", list(chat)]
+    prompts: list[str | list[Message]] = ["user: Hi", chat, "user: Hi", list(chat)]
     expected = [llama.encode_prompt(prompt) for prompt in prompts]
     calls: list[object] = []
     plain = Policy.encode_prompt

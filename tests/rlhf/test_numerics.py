@@ -152,7 +152,7 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(bpe: Any, monkeypatch: pytes
         with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             ours = response_logprobs(model, batch, states=states)
         ours.sum().backward()
-        learn(Policy(model, bpe), batch, lambda found, _: sum(found).sum()).total.backward()
+        learn(Policy(model, bpe), batch, lambda found, _: torch.stack(found).sum()).total.backward()
     assert largest.elements == size * vocabulary
     assert sum(saved.values()) < size * vocabulary / 10
 
@@ -260,7 +260,8 @@ def test_recomputed_layers_draw_the_same_dropout(
         torch.manual_seed(3)
         response_logprobs(model, batch).mean().backward()
         found.append(gradients(model))
-    assert_same_gradients(*found)
+    once, again = found
+    assert_same_gradients(once, again)
 
 
 def test_recomputation_leaves_sampling_alone(policy: Policy) -> None:
@@ -316,11 +317,12 @@ def test_pure_bfloat16_holds_for_weights_and_optimizer_alike(policy: Policy, tmp
     optimizer = Optimizer(loaded.model, SftSettings(steps=1, batch_size=1, learning_rate=1e-2, warmup_share=0.0))
     with autocast(compute.precision, loaded.device):
         logprobs = response_logprobs(loaded.model, make_batch(PROMPTS, RESPONSES))
-    before = loaded.model.get_input_embeddings().weight.clone()
+    embedding: Any = loaded.model.get_input_embeddings()
+    before = embedding.weight.clone()
     (-logprobs.mean()).backward()
     optimizer.step()
     assert logprobs.dtype == torch.float32
-    assert not torch.equal(loaded.model.get_input_embeddings().weight, before)
+    assert not torch.equal(embedding.weight, before)
     states = optimizer._adam.state.values()
     moments = {state[name].dtype for state in states for name in ("exp_avg", "exp_avg_sq")}
     assert moments == {weight.dtype for weight in loaded.model.parameters()} == {torch.bfloat16}
@@ -330,5 +332,6 @@ def test_a_model_from_scratch_takes_its_precision_from_the_params(bpe: Any) -> N
     """bfloat16 weights where all is to be, float32 in every other case."""
     fields = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     for precision, expected in (("pure_bfloat16", torch.bfloat16), ("bfloat16", torch.float32)):
-        policy = build_policy(fields, bpe, 0, ComputeSettings(device="cpu", precision=precision))
+        compute = ComputeSettings.model_validate({"device": "cpu", "precision": precision})
+        policy = build_policy(fields, bpe, 0, compute)
         assert {weight.dtype for weight in policy.model.parameters()} == {expected}

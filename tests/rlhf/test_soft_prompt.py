@@ -180,7 +180,8 @@ def test_a_saved_policy_has_them_again(tuned: Policy, tmp_path: Path) -> None:
     plain = AutoModelForCausalLM.from_pretrained(tmp_path)
     prompt = soft_prompt(tuned.model)
     assert prompt is not None
-    assert torch.equal(plain.get_input_embeddings().weight, prompt.embedding.weight)
+    embedding: Any = plain.get_input_embeddings()
+    assert torch.equal(embedding.weight, prompt.embedding.weight)
 
 
 def test_a_policy_without_them_leaves_none_behind(

@@ -81,7 +81,8 @@ def test_sft_with_lora_writes_an_ordinary_model(model: ModelSettings, paths: Pat
     assert {path.name for path in (paths.models / "sft").iterdir()} == {
         path.name for path in Path(str(model.name)).iterdir()
     }
-    _, report = AutoModelForCausalLM.from_pretrained(paths.models / "sft", output_loading_info=True)
+    load: Any = AutoModelForCausalLM.from_pretrained
+    _, report = load(paths.models / "sft", output_loading_info=True)
     assert not any(report.values())
     loss = dev_loss(paths, paths.models / "sft", settings)
     assert loss == pytest.approx(metrics["eval_loss"], abs=1e-4)

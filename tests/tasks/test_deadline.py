@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_ppo_goes_on_from_the_deadline_bit_for_bit(
 
     A second night whose time is over at once loses nothing and trains nothing.
     """
-    from rlhf.ppo import trainer
+    from rlhf.ppo.update import update
 
     paths = copied_night("models/policy", "plots/policy")
     params = night_params.policy.model_copy(update={"iterations": 4, "checkpoint_every": 0})
@@ -76,15 +77,16 @@ def test_ppo_goes_on_from_the_deadline_bit_for_bit(
     whole = weights.read_bytes()
     weights.unlink()
 
-    original, calls = trainer.update, []
+    original: Any = update
+    calls: list[int] = []
 
-    def counted(*given: object) -> dict[str, float]:
+    def counted(*given: Any) -> dict[str, float]:
         calls.append(1)
         if len(calls) == 2:
             monkeypatch.setenv(deadline.VARIABLE, "0")
         return original(*given)
 
-    monkeypatch.setattr(trainer, "update", counted)
+    monkeypatch.setattr("rlhf.ppo.trainer.update", counted)
     for _ in range(2):
         with pytest.raises(deadline.DeadlineError, match=r"at step \d of 4 of policy"):
             policy_stage.run(stages.files("policy", paths), params, night_params.model)

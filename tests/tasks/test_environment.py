@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ def test_telemetry_is_off_unless_the_user_turned_it_on(monkeypatch: pytest.Monke
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GX_ANALYTICS_ENABLED", "true")
     environment.prepare()
-    found = {name: environment.os.environ[name] for name in environment.QUIET}
+    found = {name: os.environ[name] for name in environment.QUIET}
     assert found == {**environment.QUIET, "GX_ANALYTICS_ENABLED": "true"}
 
 
@@ -32,7 +33,7 @@ def test_the_tools_themselves_say_that_telemetry_is_off() -> None:
         "print(is_enabled(), constants.HF_HUB_DISABLE_TELEMETRY, is_telemetry_disabled(),"
         " get_current_settings().server.analytics_enabled)"
     )
-    clean = {name: value for name, value in environment.os.environ.items() if name not in environment.QUIET}
+    clean = {name: value for name, value in os.environ.items() if name not in environment.QUIET}
     done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True", "True", "False"]
 
@@ -55,9 +56,7 @@ def test_the_restarted_command_is_the_same_and_its_children_are_left_alone() -> 
         "print(sys.argv[1:], sys.flags.safe_path, os.environ.get(environment.TUNED), 'GLIBC_TUNABLES' in os.environ)"
     )
     clean = {
-        name: value
-        for name, value in environment.os.environ.items()
-        if name not in (environment.TUNED, *environment.ALLOCATOR)
+        name: value for name, value in os.environ.items() if name not in (environment.TUNED, *environment.ALLOCATOR)
     }
     command = [sys.executable, "-P", "-c", code, "run", "--seed", "3"]
     done = subprocess.run(command, env=clean, capture_output=True, text=True, check=True)
@@ -74,7 +73,7 @@ def test_prefect_gets_a_home_that_can_be_written(tmp_path: Path, monkeypatch: py
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file" / "home"))
     environment.prepare_prefect_home(fallback)
-    assert environment.os.environ["PREFECT_HOME"] == str(fallback)
+    assert os.environ["PREFECT_HOME"] == str(fallback)
     assert fallback.is_dir()
 
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,7 @@ def test_no_title_or_format_of_a_figure_stands_elsewhere(repository: Path) -> No
     """No text of the tasks is a title, but for words that are keys too, or names a kind of ROUGE; and whoever reads the
     table formats no decimal of its own.
     """
-    rows = [*FIGURES.values(), *ROLES.values()]
+    rows: list[Any] = [*FIGURES.values(), *ROLES.values()]
     titles = {text for row in rows for text in (row.title, row.heading)} | {row.label for row in FIGURES.values()}
     titles = {text for text in titles if not (text.islower() and text.isidentifier())}
     spelt = []

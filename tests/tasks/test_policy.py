@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
@@ -115,22 +116,23 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_policy(
     copied_night: Callable[..., Paths], night_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in its third iteration and started again: the weights, curves and metrics of an uninterrupted run."""
-    from rlhf.ppo import trainer
+    from rlhf.ppo.update import update
 
     paths = copied_night("models/policy", "plots/policy")
     params = night_params.policy.model_copy(update={"iterations": 4, "checkpoint_every": 1})
     figures = policy_stage.run(stages.files("policy", paths), params, night_params.model)
     whole, kl = weights(paths), curve(paths, "kl")
 
-    original, calls = trainer.update, []
+    original: Any = update
+    calls: list[int] = []
 
-    def cut_off(*given: object) -> dict[str, float]:
+    def cut_off(*given: Any) -> dict[str, float]:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return original(*given)
 
-    monkeypatch.setattr(trainer, "update", cut_off)
+    monkeypatch.setattr("rlhf.ppo.trainer.update", cut_off)
     with pytest.raises(KeyboardInterrupt):
         policy_stage.run(stages.files("policy", paths), params, night_params.model)
     checkpoint = paths.nights / "checkpoints" / "policy.pt"

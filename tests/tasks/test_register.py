@@ -263,9 +263,9 @@ def test_the_champion_is_asked_as_the_prompts_are_written(
 
     def generate(policy: Any, prompts: Any, sampling: Any, seeds: Any, batch_size: int) -> list[Completion]:
         asked.extend(zip(prompts, sampling, seeds, strict=True))
-        common = {"tokens": 1, "finish_reason": "eos", "logprob": 0.0}
         return [
-            Completion(text="x", seed=seed, sampling=each, **common) for each, seed in zip(sampling, seeds, strict=True)
+            Completion(text="x", seed=seed, sampling=each, tokens=1, finish_reason="eos", logprob=0.0)
+            for each, seed in zip(sampling, seeds, strict=True)
         ]
 
     monkeypatch.setattr("rlhf.evaluation.answers.generate", generate)

@@ -13,6 +13,7 @@ import pytest
 from tasks import report, stages
 from tasks.files import read_curve, write_curve, write_json
 from tasks.paths import Paths
+from tasks.reports import charts
 from tests.tasks.html_page import Page
 
 PICTURES = {
@@ -33,13 +34,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, ...]]:
     """By picture, what it was drawn from: the arguments after the path."""
     seen: dict[str, tuple[Any, ...]] = {}
     for name in ("plot_bars", "plot_curves", "plot_lines", "plot_over_kl", "plot_scores"):
-        draw = getattr(report.charts, name)
+        draw = getattr(charts, name)
 
         def noted(path: Path, *given: Any, draw: Callable[..., None] = draw) -> None:
             seen[f"{path.parent.name}/{path.name}"] = given
             draw(path, *given)
 
-        monkeypatch.setattr(report.charts, name, noted)
+        monkeypatch.setattr(charts, name, noted)
     return seen
 
 

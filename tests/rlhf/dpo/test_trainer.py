@@ -27,7 +27,7 @@ def vector(policy: Policy) -> torch.Tensor:
     return parameters_to_vector(policy.model.parameters()).detach()
 
 
-def shake(policy: Policy) -> None:
+def shake(policy: Policy | None) -> None:
     """Moves every weight by a little noise."""
     draw = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -35,7 +35,7 @@ def shake(policy: Policy) -> None:
             weight.add_(0.1 * torch.randn(weight.shape, generator=draw))
 
 
-def one_by_one(trainer: DpoTrainer, policy: Policy) -> list[torch.Tensor]:
+def one_by_one(trainer: DpoTrainer, policy: Policy | None) -> list[torch.Tensor]:
     """log π of each completion as a batch of its own: the sum of its tokens' logprobs."""
     examples = trainer.train_pairs.examples
     return [response_logprobs(policy.model, make_batch([prompt], [response])).sum() for prompt, response in examples]
@@ -217,7 +217,8 @@ def test_a_run_that_moved_nothing_is_an_error(dpo_of: Callable[..., DpoTrainer])
 def test_what_is_not_finite_is_not_stepped_on(dpo_of: Callable[..., DpoTrainer]) -> None:
     """A gradient of NaN is an error that names the rate, and the weights stay."""
     trainer = dpo_of()
-    trainer.ref_logprobs = tuple(torch.full((len(trainer.train_pairs.examples),), math.nan) for _ in range(2))
+    nothing = torch.full((len(trainer.train_pairs.examples),), math.nan)
+    trainer.ref_logprobs = (nothing, nothing)
     before = vector(trainer.policy)
     with pytest.raises(ValueError, match=r"norm is nan; lower policy.learning_rate"):
         trainer.step([0])
@@ -229,6 +230,6 @@ def test_every_prompt_comes_once_before_any_comes_again(dpo_of: Callable[..., Dp
     trainer = dpo_of(iterations=5, prompts_per_iteration=1)
     seen: list[int] = []
     original = trainer.step
-    trainer.step = lambda rows: seen.extend(rows) or original(rows)  # type: ignore[method-assign, func-returns-value]
+    trainer.step = lambda rows: seen.extend(rows) or original(rows)  # type: ignore[method-assign]
     list(trainer.train())
     assert sorted(seen) == list(range(len({prompt for prompt, _, _ in LIKED})))

@@ -49,7 +49,7 @@ def test_a_plain_model_gets_demonstrations_as_sft_writes_them(speller: Policy) -
 
 def test_a_model_without_a_separator_gets_line_breaks_and_eos(gpt2: Policy) -> None:
     """The newline form: the prompt's own encoding, then the response's with EOS, then the question's."""
-    plain = copy.deepcopy(gpt2.tokenizer)
+    plain: Any = copy.deepcopy(gpt2.tokenizer)
     known = plain.convert_tokens_to_ids
     plain.convert_tokens_to_ids = lambda token: None if token == "<sep>" else known(token)
     policy = Policy(gpt2.model, plain)

@@ -93,7 +93,7 @@ def test_replay_keeps_what_sft_would_wear_away(skilled: Skilled, clone: Callable
 class Shouting:
     """A scorer that likes answers unlike those that the policy was taught: few letters, many marks."""
 
-    def score(self, prompts: Sequence[PromptText], completions: Sequence[str]) -> Tensor:
+    def score(self, prompts: Sequence[PromptText], completions: Sequence[str], batch_size: int = 64) -> Tensor:
         return torch.tensor([4.0 - 0.2 * sum(map(str.isalpha, text)) for text in completions])
 
 

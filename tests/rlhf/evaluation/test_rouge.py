@@ -151,7 +151,7 @@ def test_nothing_is_written_to_the_users_caches(tmp_path: Path, monkeypatch: pyt
         (["a"], ["a"], r"references\[0\] is a text"),
     ],
 )
-def test_rows_that_do_not_match_are_named(predictions: list, references: list, message: str) -> None:
+def test_rows_that_do_not_match_are_named(predictions: list[str], references: list[list[str]], message: str) -> None:
     """The error says which row is at fault and what to give."""
     with pytest.raises(ValueError, match=message):
         rouge(predictions, references)

@@ -41,7 +41,8 @@ def both(request: pytest.FixtureRequest, bpe: Any) -> tuple[Policy, Policy]:
 @torch.no_grad()
 def assert_same_distribution(plain: Policy, fast: Policy) -> None:
     """Of the responses; weights that no logit depends on, as the keys' biases, drift with the rounding."""
-    batch = make_batch(*zip(*EXAMPLES, strict=True))
+    prompts, responses = zip(*EXAMPLES, strict=True)
+    batch = make_batch(prompts, responses)
     one, other = (response_logprobs(policy.model, batch) for policy in (plain, fast))
     torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
 
@@ -81,9 +82,8 @@ def test_both_learn_the_same_from_demonstrations(both: tuple[Policy, Policy]) ->
 @pytest.mark.parametrize("critic", ["network", "head"])
 def test_both_learn_the_same_by_ppo(both: tuple[Policy, Policy], critic: str, wordy: Any) -> None:
     """Two iterations, with either critic: what is sampled, measured and learnt."""
-    settings = PolicySettings(
-        iterations=2, prompts_per_iteration=4, minibatches=2, max_new_tokens=6, critic_warmup=0, critic=critic
-    )
+    sizes = {"iterations": 2, "prompts_per_iteration": 4, "minibatches": 2, "max_new_tokens": 6}
+    settings = PolicySettings.model_validate({**sizes, "critic_warmup": 0, "critic": critic})
     found = []
     for policy in both:
         value = Critic(policy.model.base_model if critic == "network" else None, policy.hidden)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlhf.batches import make_batch, response_positions, response_states
@@ -165,9 +166,9 @@ def test_on_a_gpu_one_kernel_rounds_no_more_than_groups_do(
     wider = {"n_embd": 64, "n_head": 4} if name == "gpt2" else {"hidden_size": 64}
     policy = build_policy(SHAPES[name] | wider | {"initializer_range": 0.2}, bpe, seed=0)
     monkeypatch.setitem(globals(), "make_batch", partial(make_batch, device="cuda"))
-    policy.model.to("cuda")
+    nn.Module.to(policy.model, "cuda")
     exact = torch.cat([each.flatten() for each in flat(*logprobs_and_gradients(policy, PACKED, prompts))])
-    policy.model.to(torch.float32 if mixed else torch.bfloat16)
+    nn.Module.to(policy.model, torch.float32 if mixed else torch.bfloat16)
     distances = []
     for fused in (True, False):
         with monkeypatch.context() as patch, torch.autocast("cuda", torch.bfloat16, mixed, cache_enabled=False):
@@ -220,7 +221,7 @@ def test_the_last_feed_forward_reads_what_is_wanted_alone(policy: Policy) -> Non
 
 def test_a_copy_feeds_its_own_layer(bpe: Any) -> None:
     """What is changed in a copy's last layer changes the copy's states, and leaves the other's as they were."""
-    model = build_policy(SHAPES["gpt2"], bpe, seed=0).model
+    model: Any = build_policy(SHAPES["gpt2"], bpe, seed=0).model
     copied, batch = copy.deepcopy(model), make_batch(PROMPTS, RESPONSES)
     with torch.no_grad():
         before = response_states(model, batch)

@@ -156,7 +156,7 @@ def test_over_optimisation_is_stopped_and_the_best_policy_is_back(trainer_of: Ca
     assert trainer.kept is not None
     assert "so the policy learns to fool it" in trainer.stopped
     assert f"The policy of iteration {trainer.kept.iteration} is kept" in trainer.stopped
-    means = {reading.iteration: float(reading.held_out.mean()) for reading in monitor.readings}  # type: ignore[union-attr]
+    means = {reading.iteration: float(reading.held_out.mean()) for reading in monitor.readings}
     assert means[trainer.kept.iteration] == max(means.values()) > means[0]
     assert rows[-1]["monitor_held_out"] < max(means.values())
     assert rows[-1]["monitor_proxy"] > float(monitor.readings[0].proxy.mean()) + 1.0
@@ -184,7 +184,7 @@ def test_patience_is_how_many_readings_in_a_row_stop(trainer_of: Callable[..., P
     trainer, monitor = trainer_of(None), monitor_of(max_kl=0.1, patience=patience)
     monitor.check(trainer.policy, trainer.networks.log_ratio, 0)
     with torch.no_grad():
-        trainer.policy.model.get_input_embeddings().weight.mul_(3.0)  # type: ignore[operator]
+        trainer.policy.model.get_input_embeddings().weight.mul_(3.0)
     for count in range(1, patience + 1):
         check = monitor.check(trainer.policy, trainer.networks.log_ratio, 2 * count)
         assert check is not None
@@ -197,7 +197,7 @@ def test_at_the_end_one_reading_past_a_limit_is_enough(trainer_of: Callable[...,
     trainer, monitor = trainer_of(None), monitor_of(max_kl=0.1, patience=3, iterations=2)
     monitor.check(trainer.policy, trainer.networks.log_ratio, 0)
     with torch.no_grad():
-        trainer.policy.model.get_input_embeddings().weight.mul_(3.0)  # type: ignore[operator]
+        trainer.policy.model.get_input_embeddings().weight.mul_(3.0)
     check = monitor.check(trainer.policy, trainer.networks.log_ratio, 2)
     assert check is not None
     assert check.stop is not None

@@ -45,6 +45,7 @@ def actors(learner: Policy) -> Actors:
 def experience(learner: Policy, actors: Actors) -> Experience:
     """What the policy and the critic say of the rollouts now, with random advantages and returns."""
     batch, draw = make_batch(PROMPTS, RESPONSES), torch.Generator().manual_seed(2)
+    assert actors.critic is not None
     with torch.no_grad():
         logprobs, values = response_logprobs(learner.model, batch), actors.critic(batch)
     advantages, returns = (
@@ -66,9 +67,8 @@ def trainer_of(speller: Policy, clone: Callable[[Policy], Policy], wordiness: Sc
             "critic_warmup": 0,
         }
         settings = PolicySettings.model_validate(defaults | fields)
-        critic = Critic(None if settings.critic == "head" else policy.model.base_model, policy.hidden)
-        if settings.algorithm != "ppo":
-            critic = None
+        backbone = None if settings.critic == "head" else policy.model.base_model
+        critic = Critic(backbone, policy.hidden) if settings.algorithm == "ppo" else None
         return PpoTrainer(
             policy=clone(policy),
             reference=clone(policy),
@@ -82,10 +82,10 @@ def trainer_of(speller: Policy, clone: Callable[[Policy], Policy], wordiness: Sc
 
 
 @pytest.fixture
-def shake() -> Callable[[Policy], None]:
+def shake() -> Callable[[Policy | None], None]:
     """Moves every weight of a policy by a little noise."""
 
-    def move(policy: Policy) -> None:
+    def move(policy: Policy | None) -> None:
         draw = torch.Generator().manual_seed(5)
         with torch.no_grad():
             for weight in policy.model.parameters():

@@ -83,7 +83,8 @@ class Outcomes(NamedTuple):
 
 def outcomes(policy: Policy, longest: int) -> Outcomes:
     """EOS at once, or words up to the limit."""
-    done, open_ = [], [[]]
+    done: list[list[int]] = []
+    open_: list[list[int]] = [[]]
     for _ in range(longest):
         open_ = [[*row, token] for row in open_ for token in WORDS]
         done += [row for row in open_ if row[-1] == EOS]
@@ -92,7 +93,7 @@ def outcomes(policy: Policy, longest: int) -> Outcomes:
     return Outcomes(responses, Paid().score([], [policy.decode(row) for row in responses]))
 
 
-def exact_logprobs(policy: Policy, prompt: str, responses: list[list[int]]) -> torch.Tensor:
+def exact_logprobs(policy: Policy | None, prompt: str, responses: list[list[int]]) -> torch.Tensor:
     """log π(y|x) of every completion."""
     batch = make_batch([policy.encode_prompt(prompt)] * len(responses), responses)
     return response_logprobs(policy.model, batch).sum(1)

@@ -14,7 +14,7 @@ from rlhf.policy.trainer import Check
 from rlhf.ppo.trainer import PpoTrainer
 
 
-def vector(policy: Policy) -> torch.Tensor:
+def vector(policy: Policy | None) -> torch.Tensor:
     """All weights as one vector."""
     return parameters_to_vector(policy.model.parameters()).detach()
 
@@ -104,7 +104,10 @@ def test_a_watch_that_does_not_stop_the_run_leaves_the_last_policy(trainer_of: C
     ],
 )
 def test_a_resumed_run_equals_one_that_never_stopped(
-    trainer_of: Callable[..., PpoTrainer], fields: dict[str, object], tmp_path: Path, shake: Callable[[Policy], None]
+    trainer_of: Callable[..., PpoTrainer],
+    fields: dict[str, object],
+    tmp_path: Path,
+    shake: Callable[[Policy | None], None],
 ) -> None:
     """Five iterations at once, or two, a file, and three by another trainer: the same figures and weights."""
     fields = {"iterations": 5, "learning_rate": 1e-2, "prompts_per_iteration": 3, **fields}
@@ -130,7 +133,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 
 
 def test_a_checkpoint_of_another_reference_is_refused(
-    trainer_of: Callable[..., PpoTrainer], gpt2: Policy, shake: Callable[[Policy], None]
+    trainer_of: Callable[..., PpoTrainer], gpt2: Policy, shake: Callable[[Policy | None], None]
 ) -> None:
     """KL to one start and weights from another would not fit together."""
     state = trainer_of().state_dict()

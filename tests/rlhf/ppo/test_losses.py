@@ -128,8 +128,8 @@ def test_its_gradient_is_what_the_clips_let_through() -> None:
     The figures carry no graph.
     """
     now, experience, settings = two_tokens()
-    leaves = [tensor.requires_grad_() for tensor in now]
-    losses, figures = ppo_loss(*leaves, experience, settings)
+    leaves = logprobs, entropy, values = [tensor.requires_grad_() for tensor in now]
+    losses, figures = ppo_loss(logprobs, entropy, values, experience, settings)
     losses.sum().backward()
     expected = [[0.0, 2.2], [-0.1, -0.1], [0.0, 0.5 * (0.5 - 2.0)]]
     for leaf, slopes in zip(leaves, expected, strict=True):

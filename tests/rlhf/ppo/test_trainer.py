@@ -23,7 +23,7 @@ from rlhf.settings.policy import PolicySettings
 PROMPTS = ["a", "b c", "d", "e a b", "c", "b", "e d", "a a"]
 
 
-def vector(policy: Policy) -> torch.Tensor:
+def vector(policy: Policy | None) -> torch.Tensor:
     """All weights as one vector."""
     return parameters_to_vector(policy.model.parameters()).detach()
 
@@ -67,7 +67,7 @@ def test_a_stronger_penalty_keeps_the_policy_nearer(trainer_of: Callable[..., Pp
 
 
 def test_the_return_of_the_first_token_is_score_less_the_weighted_kl(
-    trainer_of: Callable[..., PpoTrainer], shake: Callable[[Policy], None]
+    trainer_of: Callable[..., PpoTrainer], shake: Callable[[Policy | None], None]
 ) -> None:
     """With γ = λ = 1 every return is the rest of the rewards: at place 0 that is score - β·Σ(logπ - logπ_ref)."""
     trainer = trainer_of(discount=1.0, gae_lambda=1.0, kl={"coefficient": 0.3}, temperature=1.5)
@@ -156,7 +156,7 @@ def test_the_scorer_is_shown_prompts_and_text(trainer_of: Callable[..., PpoTrain
 
 
 def test_a_reference_that_is_not_the_start_is_noticed(
-    trainer_of: Callable[..., PpoTrainer], shake: Callable[[Policy], None]
+    trainer_of: Callable[..., PpoTrainer], shake: Callable[[Policy | None], None]
 ) -> None:
     """The KL before the first update must be 0; the error says what is likely wrong, and nothing has moved."""
     trainer = trainer_of()
@@ -168,7 +168,7 @@ def test_a_reference_that_is_not_the_start_is_noticed(
 
 
 def test_a_policy_that_does_not_sample_what_it_scores_is_noticed(
-    trainer_of: Callable[..., PpoTrainer], monkeypatch: pytest.MonkeyPatch, shake: Callable[[Policy], None]
+    trainer_of: Callable[..., PpoTrainer], monkeypatch: pytest.MonkeyPatch, shake: Callable[[Policy | None], None]
 ) -> None:
     """Weights that change between scoring and the first minibatch make its ratios other than 1."""
     trainer = trainer_of()
@@ -259,7 +259,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(trainer_of: Callable[..., 
 def test_a_value_head_shares_the_policys_trunk(trainer_of: Callable[..., PpoTrainer]) -> None:
     """It holds a head's weights alone; warming up it learns while the trunk stands still, later both move."""
     trainer = trainer_of(critic="head", iterations=2, critic_warmup=1, critic_learning_rate=1e-2)
-    assert sum(weight.numel() for weight in trainer.critic.parameters()) == trainer.policy.hidden + 1
+    assert parameters_to_vector(trainer.critic.parameters()).numel() == trainer.policy.hidden + 1
     start, steps = vector(trainer.policy), trainer.train()
     next(steps)
     assert torch.equal(vector(trainer.policy), start)

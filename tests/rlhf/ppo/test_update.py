@@ -47,17 +47,19 @@ def shifted(experience: Experience) -> Experience:
 def naive_loss(actors: Actors, experience: Experience, params: PolicySettings) -> torch.Tensor:
     """Equation 9, token by token from forwards of one row without padding, over all tokens of the step."""
     total, tokens = torch.zeros(()), 0
-    batch = experience.batch
+    batch, critic = experience.batch, actors.critic
+    assert critic is not None
+    assert critic.backbone is not None
     for row in range(len(batch.input_ids)):
         ids = batch.input_ids[row][batch.attention_mask[row]]
         length = int(batch.response_mask[row].sum())
         start = len(ids) - length
         logits = actors.policy(ids[None]).logits[0] / params.temperature
-        hidden = actors.critic.backbone(ids[None]).last_hidden_state[0]
+        hidden = critic.backbone(ids[None]).last_hidden_state[0]
         for step in range(length):
             distribution = torch.distributions.Categorical(logits=logits[start + step - 1])
             ratio = (distribution.log_prob(ids[start + step]) - experience.logprobs[row, step]).exp()
-            value = actors.critic.head(hidden[start + step - 1])[0]
+            value = critic.head(hidden[start + step - 1])[0]
             old, target = experience.values[row, step], experience.returns[row, step]
             advantage = experience.advantages[row, step]
             near = min(max(value, old - params.value_clip), old + params.value_clip)

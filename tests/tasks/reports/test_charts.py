@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pytest
@@ -98,9 +99,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     texts: list[str] = []
     draw = Text.draw
 
-    def noted(self: Text, *given: object) -> object:
+    def noted(self: Text, *given: Any) -> None:
         texts.append(self.get_text())
-        return draw(self, *given)
+        draw(self, *given)
 
     monkeypatch.setattr(Text, "draw", noted)
     return texts

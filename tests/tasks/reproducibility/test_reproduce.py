@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -44,7 +46,7 @@ def made(toy: Path, toy_module: ModuleType) -> Callable[..., Experiment]:
 
     def night(odd_stage: str = "", odd: str | None = None) -> Experiment:
         for stage in VERSIONED:
-            dvc_repo.reproduce(stage, toy, lambda stage=stage: run(stage, odd if stage == odd_stage else None))
+            dvc_repo.reproduce(stage, toy, partial(run, stage, odd if stage == odd_stage else None))
         return experiments.save(Paths(toy), NIGHT)
 
     return night
@@ -92,11 +94,11 @@ def test_a_night_comes_out_the_same_whatever_the_workspace_holds_by_now(
 def test_what_differs_is_named_and_ends_it(toy: Path, made: Callable[..., Experiment], tmp_path: Path) -> None:
     """The stage, the output, and the file in it; what stands on it is not run, and no folder stays."""
     experiment = made("reward", "data/models/judge")
-    before = set(Path(reproduce.tempfile.gettempdir()).glob("nightjar-*"))
+    before = set(Path(tempfile.gettempdir()).glob("nightjar-*"))
     found = reproduce.reproduce(Paths(toy), experiment)
     assert list(found.identical) == ["ingest", "validate", "sft", "rollouts", "rank", "pairs"]
     assert (found.stage, found.differences) == ("reward", [Difference("data/models/judge", ["tokenizer.json"])])
-    assert set(Path(reproduce.tempfile.gettempdir()).glob("nightjar-*")) <= before
+    assert set(Path(tempfile.gettempdir()).glob("nightjar-*")) <= before
 
 
 def test_a_digest_that_was_tampered_with_is_found(toy: Path, made: Callable[..., Experiment]) -> None:

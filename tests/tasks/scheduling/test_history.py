@@ -133,4 +133,4 @@ def test_times_are_those_of_the_schedules_zone() -> None:
 def test_a_schedule_that_is_none_is_refused_with_the_params(changes: dict[str, str], said: str) -> None:
     """When params.yaml is read, not when the night was due."""
     with pytest.raises(ValueError, match=said):
-        NightParams(**changes)
+        NightParams.model_validate(changes)

@@ -79,7 +79,8 @@ def test_whatever_ends_a_night_is_written_and_told(
     tmp_path: Path, params: Params, error: BaseException, outcome: str, why: str
 ) -> None:
     """A failure names its stage and goes on to the caller, as an interruption does; a deadline ends in good order."""
-    paths, said = Paths(tmp_path), []
+    paths = Paths(tmp_path)
+    said: list[str] = []
 
     def work() -> None:
         with diary.opened(paths, params, WHEN, said.append) as entry:
@@ -127,7 +128,8 @@ def test_a_decision_stands_whatever_comes_after_it(
     tmp_path: Path, params: Params, error: BaseException, noted: str
 ) -> None:
     """A promoted night is no failed one: what went wrong is in the reason, and who starts the night still hears it."""
-    paths, said = Paths(tmp_path), []
+    paths = Paths(tmp_path)
+    said: list[str] = []
     write_json(paths.registered, {"promoted": True, "reason": "it won", "policy": {"version": 5}})
 
     def work() -> None:

@@ -58,7 +58,7 @@ def night(copied_night: Callable[..., Paths], monkeypatch: pytest.MonkeyPatch) -
 
 def hacked(params: Params, monitor: MonitorSettings | None, **changes: Any) -> PolicySettings:
     """PPO that is free to do what the proxy pays for."""
-    fields = {"iterations": 24, "prompts_per_iteration": 16, "critic_warmup": 0, "learning_rate": 2e-3}
+    fields: dict[str, Any] = {"iterations": 24, "prompts_per_iteration": 16, "critic_warmup": 0, "learning_rate": 2e-3}
     fields |= {"unfinished": "reduce", "unfinished_score": 0.0, "update_kl_ceiling": None, "monitor": monitor}
     fields |= {"kl": params.policy.kl.model_copy(update={"coefficient": 0.0})}
     return params.policy.model_copy(update=fields | changes)

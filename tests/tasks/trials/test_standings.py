@@ -20,7 +20,7 @@ from tasks.trials.standings import Seeds, Selection, Standing
 def standing(name: str, variant: str = UNCHANGED, score: float | None = 0.5, **more: object) -> Standing:
     """A candidate after a night."""
     folder = "." if name == UNCHANGED else f"nights/candidates/{name}"
-    return Standing(name=name, variant=variant, seed=None, folder=folder, score=score, **more)  # type: ignore[arg-type]
+    return Standing(name=name, variant=variant, seed=None, folder=folder, score=score, **more)
 
 
 def keep(paths: Paths, winner: str, rows: list[Standing]) -> None:

@@ -81,7 +81,8 @@ def test_what_candidates_have_in_common_is_trained_once(
         return run_stage(stage, paths, params)
 
     monkeypatch.setattr(runner, "run_stage", logged)
-    params, said = read_params(several.root / "params.yaml"), []
+    params = read_params(several.root / "params.yaml")
+    said: list[str] = []
     with tracker.night(several, params, "flow"):
         for stage in VERSIONED:
             runner.bring_up_to_date(stage, several, params)
@@ -105,7 +106,8 @@ def test_a_candidate_past_the_deadline_ends_and_the_next_night_goes_on_from_ther
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No stage starts after it, and those that had ended are kept."""
-    seed, said, run_stage = named["seed-1"], [], runner.run_stage
+    seed, run_stage = named["seed-1"], runner.run_stage
+    said: list[str] = []
 
     def late(stage: str, *given: Any) -> dict[str, float]:
         if stage == "sft":

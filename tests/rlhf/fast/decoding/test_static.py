@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlhf.drawing.samples import Samples
@@ -273,7 +273,7 @@ class TestOnAGpu:
     def test_it_writes_what_the_cpu_writes(self, policy: Policy, sampling: list[Sampling]) -> None:
         """In float32: the same tokens, and logprobs within 1e-4."""
         expected = sample(policy, PROMPTS, sampling, SEEDS)
-        policy.model.to("cuda")
+        nn.Module.to(policy.model, "cuda")
         assert isinstance(sampler.open_decoder(policy, PROMPTS, 4), StaticDecoder)
         ours = Samples(*(tensor.cpu() for tensor in sample(policy, PROMPTS, sampling, SEEDS)[:4]))
         assert torch.equal(ours.tokens, expected.tokens)
@@ -285,7 +285,7 @@ class TestOnAGpu:
     ) -> None:
         """Logits after the same tokens: their distance to float32's is at most 1.2 times the other decoder's."""
         exact = logits_after(lambda start: start, policy)
-        policy.model.to("cuda", torch.bfloat16)
+        nn.Module.to(policy.model, "cuda", torch.bfloat16)
         own = (logits_after(lambda start: start, policy) - exact).abs().mean()
         if not ragged:
             monkeypatch.setattr(static, "takes_ragged_rows", lambda *_: False)
