@@ -22,7 +22,7 @@ from rlhf.records import Demonstration, Prompt, Ranking, Record
 from rlhf.settings.model import ModelSettings
 from tasks.files import write_records, write_rows
 from tasks.params.validate import ValidateParams
-from tasks.sources.files import read_file
+from tasks.sources.files import files_below, rankings_name, read_file
 from tasks.sources.rows import Problems, as_records
 from tasks.stage_files import StageFiles
 from tasks.validation.expectations import SuiteVerdict, check_table
@@ -86,7 +86,7 @@ def read_inputs(files: StageFiles) -> Inputs:
     feedback, sources = [], dict[str, str]()
     for file in _feedback_files(files.inputs["feedback"]):
         source = file.relative_to(files.inputs["feedback"]).as_posix()
-        name = validated_name(source)
+        name = str(rankings_name(source))
         if name in sources:
             raise ValueError(f"data/feedback holds {sources[name]} and {source}; keep one of the two")
         sources[name] = source
@@ -96,21 +96,19 @@ def read_inputs(files: StageFiles) -> Inputs:
     return Inputs(demonstrations, prompts, general, feedback, list(sources))
 
 
-def validated_name(source: str) -> str:
-    """The name of a feedback file once validated: the same, without .gz."""
-    return source.removesuffix(".gz")
-
-
 def _feedback_files(folder: Path) -> list[Path]:
     """All rankings' files below a folder; notes, DVC's pointers and hidden files are none."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    if not folder.is_dir():
+        return []
+    files = [file for file in files_below(folder) if not file.name.startswith(".")]
     for file in files:
-        if not file.name.endswith((".jsonl", ".jsonl.gz", ".md", ".txt", ".dvc")):
+        name = file.relative_to(folder).as_posix()
+        if rankings_name(name) is None and not file.name.endswith((".md", ".txt", ".dvc")):
             raise ValueError(
-                f"data/feedback/{file.relative_to(folder).as_posix()}: found a {file.suffix or 'nameless'} "
-                "file; write rankings as .jsonl or .jsonl.gz (see the README there), or move it elsewhere"
+                f"data/feedback/{name}: found a {file.suffix or 'nameless'} file; write rankings as .jsonl or "
+                "another of the formats that the README there names, or move it elsewhere"
             )
-    return [file for file in files if file.name.endswith((".jsonl", ".jsonl.gz"))]
+    return [file for file in files if rankings_name(file.name) is not None]
 
 
 def _check(
@@ -189,7 +187,7 @@ def _write(
 
 def _quarantined(row: Record | tuple[str, Record], reasons: list[str]) -> dict[str, Any]:
     record, file = (row[1], {"file": row[0]}) if isinstance(row, tuple) else (row, {})
-    return {**record.model_dump(mode="json", exclude_none=True), **file, "reasons": reasons}
+    return {**record.model_dump(mode="json"), **file, "reasons": reasons}
 
 
 def _metrics(

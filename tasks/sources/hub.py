@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from tasks.sources.local import SPLITS, SourceRows, sort_row
-from tasks.sources.rows import Problems, RawRow
+from tasks.sources.rows import Problems, RawRow, without_gaps
 
 
 def read_hub(name: str, problems: Problems) -> SourceRows:
@@ -59,7 +59,7 @@ def load_splits(dataset: str, split: str | None) -> dict[str, Any]:
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """A row without empty columns (a table has every column in every row), its id as text."""
-    kept = {name: value for name, value in values.items() if value is not None}
+    kept = without_gaps(values)
     if isinstance(kept.get("id"), int):
         kept["id"] = str(kept["id"])
     return kept

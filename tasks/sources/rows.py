@@ -24,6 +24,11 @@ class RawRow:
     values: dict[str, Any]
 
 
+def without_gaps(values: dict[str, Any]) -> dict[str, Any]:
+    """A row of a table without its empty cells: a table has every column in every row."""
+    return {name: value for name, value in values.items() if value is not None and value == value}  # NaN is no value
+
+
 @dataclass
 class Problems:
     """Malformed rows so far, a message each that opens with the row's location."""
