@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rlhf.fast import prepare
-from rlhf.records import Message
+from rlhf.records import Message, prompt_identity
 from rlhf.settings.model import ComputeSettings
 from rlhf.soft_prompt import load_soft_prompt, save_soft_prompt, soft_prompt, without_soft_prompt
 from rlhf.tokenizers import encode_prompt, explained, load_config, load_tokenizer
@@ -61,7 +61,7 @@ class Policy:
 
     def encode_prompts(self, prompts: Sequence[str | Sequence[Message]]) -> list[list[int]]:
         """`encode_prompt` of each; repeated prompts are encoded once."""
-        keys = [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
+        keys = list(map(prompt_identity, prompts))
         encoded = {key: self.encode_prompt(key) for key in dict.fromkeys(keys)}
         return [encoded[key] for key in keys]
 

@@ -5,6 +5,8 @@ Unknown fields are kept as they are, so a team's own annotations survive every s
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
@@ -130,8 +132,36 @@ class Pair(Record):
     margin: float | None = None
 
 
-def prompt_key(prompt: str | Sequence[Message]) -> str:
-    """The prompt as one string: what tells two prompts apart, whichever form they come in."""
+def prompt_identity(prompt: PromptText | Sequence[Message]) -> str | tuple[Message, ...]:
+    """The prompt as the key of a dictionary: equal where nothing at all differs."""
+    return prompt if isinstance(prompt, str) else tuple(prompt)
+
+
+def prompt_text(prompt: PromptText | Sequence[Message]) -> str:
+    """The prompt as one string: as people are shown it, and as a model without a chat template reads it.
+
+    A single user turn is its content, as a chat template makes one user turn of a text; other turns are lines that open
+    with their roles, so that no role is lost.
+    """
     if isinstance(prompt, str):
         return prompt
-    return "\n".join(f"{message.role}: {message.content}" for message in prompt)
+    if len(prompt) == 1 and prompt[0].role == "user":
+        return prompt[0].content
+    return "\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
+
+
+def prompt_key(prompt: PromptText | Sequence[Message]) -> str:
+    """What tells two prompts apart for what is held out: what the model reads, less what hardly changes it.
+
+    Case, white space, invisible characters and Unicode's ways to write one character (NFKC) make no other prompt;
+    neither does the form, text or chat, nor a turn without content.
+    """
+    text = prompt_text(prompt if isinstance(prompt, str) else [turn for turn in prompt if turn.content.strip()])
+    if not text.isascii():
+        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+        text = unicodedata.normalize("NFKC", text.casefold())
+    return " ".join(text.casefold().split())
+
+
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+"""Soft hyphens, marks of direction, and joiners of no width."""

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from rlhf.records import Demonstration, Prompt, prompt_key
+from rlhf.records import Demonstration, Message, Prompt, prompt_identity
 from tasks.files import write_records
 from tasks.params.ingest import IngestParams
 from tasks.sources.files import files_below, suffix_of
@@ -142,11 +142,11 @@ def derive_prompts(demonstrations: list[Demonstration], prompts: list[Prompt]) -
         ValueError: a made id is the id of another prompt.
     """
     present = {_split(prompt) or "train" for prompt in prompts}
-    groups: dict[tuple[str | None, str], list[Demonstration]] = {}
+    groups: dict[tuple[str | None, str | tuple[Message, ...]], list[Demonstration]] = {}
     for demonstration in demonstrations:
         split = _split(demonstration)
         if (split or "train") not in present or _own_references(demonstration):
-            groups.setdefault((split, prompt_key(demonstration.prompt)), []).append(demonstration)
+            groups.setdefault((split, prompt_identity(demonstration.prompt)), []).append(demonstration)
     ids = {prompt.id for prompt in prompts}
     derived = [_derive(split, group) for (split, _), group in groups.items()]
     for prompt in derived:

@@ -13,7 +13,7 @@ import random
 from pathlib import PurePosixPath
 
 from rlhf.preferences import tied_couples
-from rlhf.records import Ranking, Rollout, prompt_key
+from rlhf.records import Ranking, Rollout, prompt_text
 from tasks.files import read_records, write_records
 from tasks.params.rank import FeedbackParams, RankParams
 from tasks.sources.files import rankings_name, read_file
@@ -54,7 +54,7 @@ def simulate_ranking(rollout: Rollout, noise: float, seed: int) -> Ranking:
             "id": f"{rollout.prompt_id}-r",
             "prompt": rollout.prompt,
             "completions": texts,
-            "ranks": rank_completions(prompt_key(rollout.prompt), texts, noise, generator),
+            "ranks": rank_completions(prompt_text(rollout.prompt), texts, noise, generator),
             "annotator": "simulated",
             "source": "simulated",
             "split": "any",

@@ -28,7 +28,7 @@ from tasks.stage_files import StageFiles
 from tasks.validation.expectations import SuiteVerdict, check_table
 from tasks.validation.frames import demonstration_frame, feedback_frame, prompt_frame
 from tasks.validation.lengths import Lengths, lengths_of
-from tasks.validation.splits import SplitRows, assign_splits, declared_splits, divide
+from tasks.validation.splits import SplitRows, assign_splits, declared_splits, divide, twins
 from tasks.validation.suites import demonstration_checks, feedback_checks, prompt_checks
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def run(files: StageFiles, params: ValidateParams, model: ModelSettings) -> dict
     data: list[Demonstration | Prompt] = [*inputs.demonstrations, *inputs.prompts, *inputs.general]
     declared = declared_splits(data)
     splits = assign_splits(data, declared, params.dev_share, params.test_share, params.seed)
-    verdicts = _check(inputs, declared, splits, lengths, params, model, files.aside["docs"])
+    verdicts = _check(inputs, declared, twins(data), splits, lengths, params, model, files.aside["docs"])
     _stop_or_warn(verdicts, params.max_rejected_share, inputs, files.aside["docs"])
     kept = Inputs(
         _keep(inputs.demonstrations, verdicts["demonstrations"]),
@@ -114,6 +114,7 @@ def _feedback_files(folder: Path) -> list[Path]:
 def _check(
     inputs: Inputs,
     declared: dict[str, list[str]],
+    forms: dict[str, str],
     splits: dict[str, str],
     lengths: Lengths,
     params: ValidateParams,
@@ -121,14 +122,14 @@ def _check(
     docs: Path,
 ) -> dict[str, SuiteVerdict]:
     longest = min(params.max_prompt_tokens, model.max_prompt_tokens)
-    demonstrations = demonstration_frame(inputs.demonstrations, declared, lengths)
-    prompts = prompt_frame(inputs.prompts, declared, lengths)
+    demonstrations = demonstration_frame(inputs.demonstrations, declared, forms, lengths)
+    prompts = prompt_frame(inputs.prompts, declared, forms, lengths)
     verdicts = [
         check_table(demonstrations, "demonstrations", demonstration_checks(params, longest), docs),
         check_table(prompts, "prompts", prompt_checks(params, longest), docs),
     ]
     if inputs.general:
-        general = demonstration_frame(inputs.general, declared, lengths)
+        general = demonstration_frame(inputs.general, declared, forms, lengths)
         verdicts.append(check_table(general, "general", demonstration_checks(params, longest), docs))
     if inputs.feedback:
         feedback = feedback_frame(inputs.feedback, splits, lengths)

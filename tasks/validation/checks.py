@@ -60,7 +60,17 @@ def has_one_split() -> DataCheck:
         {"column": "declared_in", "value_set": ["", "train", "dev", "test"]},
         "error",
         "the prompt is in more than one split",
-        "keep it in one split; nothing may train on test prompts",
+        "keep it in one split, in whatever case, spaces and Unicode form; nothing may train on test prompts",
+    )
+
+
+def has_one_form() -> DataCheck:
+    return DataCheck(
+        "ExpectColumnValuesToBeInSet",
+        {"column": "twins", "value_set": [""]},
+        "warning",
+        "the prompt is written in several ways, which are in one split",
+        "nothing, if they are one question; else put it in other words",
     )
 
 

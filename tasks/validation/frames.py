@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf.preferences import tied_couples
-from rlhf.records import Demonstration, Pair, Prompt, Ranking, prompt_key
+from rlhf.records import Demonstration, Pair, Prompt, Ranking, prompt_identity, prompt_key, prompt_text
 from tasks.validation.lengths import Lengths
 
 if TYPE_CHECKING:
@@ -43,44 +43,48 @@ def _damage(fields: Mapping[str, Iterable[str]]) -> str:
 
 
 def demonstration_frame(
-    rows: Sequence[Demonstration], declared: Mapping[str, list[str]], lengths: Lengths
+    rows: Sequence[Demonstration], declared: Mapping[str, list[str]], twins: Mapping[str, str], lengths: Lengths
 ) -> pd.DataFrame:
-    """Columns row, id, prompt, response, prompt_tokens, response_tokens, declared_in, damage."""
+    """Columns row, id, prompt, response, prompt_tokens, response_tokens, declared_in, twins, damage."""
     import pandas as pd
 
-    keys, prompt_tokens = _prompts(rows, lengths)
+    keys, texts, prompt_tokens = _prompts(rows, lengths)
     return pd.DataFrame(
         {
             "row": range(len(rows)),
             "id": [row.id for row in rows],
-            "prompt": keys,
+            "prompt": texts,
             "response": [row.response for row in rows],
             "prompt_tokens": prompt_tokens,
             "response_tokens": lengths.of_texts([row.response for row in rows]),
             "declared_in": [", ".join(declared.get(key, [])) for key in keys],
+            "twins": [twins.get(key, "") for key in keys],
             "damage": [
-                _damage({"prompt": [key], "response": [row.response]}) for key, row in zip(keys, rows, strict=True)
+                _damage({"prompt": [text], "response": [row.response]}) for text, row in zip(texts, rows, strict=True)
             ],
         }
     )
 
 
-def prompt_frame(rows: Sequence[Prompt], declared: Mapping[str, list[str]], lengths: Lengths) -> pd.DataFrame:
-    """Columns row, id, prompt, prompt_tokens, references, blank_references, declared_in, damage."""
+def prompt_frame(
+    rows: Sequence[Prompt], declared: Mapping[str, list[str]], twins: Mapping[str, str], lengths: Lengths
+) -> pd.DataFrame:
+    """Columns row, id, prompt, prompt_tokens, references, blank_references, declared_in, twins, damage."""
     import pandas as pd
 
-    keys, prompt_tokens = _prompts(rows, lengths)
+    keys, texts, prompt_tokens = _prompts(rows, lengths)
     return pd.DataFrame(
         {
             "row": range(len(rows)),
             "id": [row.id for row in rows],
-            "prompt": keys,
+            "prompt": texts,
             "prompt_tokens": prompt_tokens,
             "references": [len(row.references) for row in rows],
             "blank_references": [sum(not text.strip() for text in row.references) for row in rows],
             "declared_in": [", ".join(declared.get(key, [])) for key in keys],
+            "twins": [twins.get(key, "") for key in keys],
             "damage": [
-                _damage({"prompt": [key], "references": row.references}) for key, row in zip(keys, rows, strict=True)
+                _damage({"prompt": [text], "references": row.references}) for text, row in zip(texts, rows, strict=True)
             ],
         }
     )
@@ -100,7 +104,7 @@ def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str
     import pandas as pd
 
     rankings = [ranking for _, ranking in rows]
-    keys, prompt_tokens = _prompts(rankings, lengths)
+    keys, texts, prompt_tokens = _prompts(rankings, lengths)
     items = [(key, *sorted(ranking.completions)) for key, ranking in zip(keys, rankings, strict=True)]
     annotators: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for item, ranking in zip(items, rankings, strict=True):
@@ -111,7 +115,7 @@ def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str
         {
             "row": range(len(rows)),
             "id": [f"{file}: {ranking.id}" for file, ranking in rows],
-            "prompt": keys,
+            "prompt": texts,
             "annotator": [ranking.annotator for ranking in rankings],
             "prompt_tokens": prompt_tokens,
             "longest_completion": longest,
@@ -120,8 +124,8 @@ def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str
             "annotators": [len(annotators[item]) for item in items],
             "split_of_prompt": [splits.get(key, "") for key in keys],
             "damage": [
-                _damage({"prompt": [key], "completions": ranking.completions})
-                for key, ranking in zip(keys, rankings, strict=True)
+                _damage({"prompt": [text], "completions": ranking.completions})
+                for text, ranking in zip(texts, rankings, strict=True)
             ],
         }
     )
@@ -140,7 +144,7 @@ def pair_frame(pairs: Sequence[tuple[str, Pair]]) -> pd.DataFrame:
         {
             "row": range(len(pairs)),
             "split": [split for split, _ in pairs],
-            "prompt": keys,
+            "prompt": [prompt_text(pair.prompt) for _, pair in pairs],
             "chosen": [pair.chosen for _, pair in pairs],
             "rejected": [pair.rejected for _, pair in pairs],
             "annotator": [pair.annotator for _, pair in pairs],
@@ -150,16 +154,21 @@ def pair_frame(pairs: Sequence[tuple[str, Pair]]) -> pd.DataFrame:
     )
 
 
-def _prompts(rows: Sequence[Demonstration | Prompt | Ranking], lengths: Lengths) -> tuple[list[str], list[int]]:
-    """Keys and lengths of the rows' prompts; each distinct prompt is counted once."""
-    counted: dict[str, int] = {}
-    keys = []
-    for row in rows:
-        key = prompt_key(row.prompt)
-        if key not in counted:
-            counted[key] = lengths.of_prompt(row.prompt)
-        keys.append(key)
-    return keys, [counted[key] for key in keys]
+class _PromptColumns(NamedTuple):
+    """What the rows' prompts are held to; each distinct prompt is counted once."""
+
+    keys: list[str]
+    texts: list[str]
+    tokens: list[int]
+
+
+def _prompts(rows: Sequence[Demonstration | Prompt | Ranking], lengths: Lengths) -> _PromptColumns:
+    identities = [prompt_identity(row.prompt) for row in rows]
+    distinct = dict.fromkeys(identities)
+    keys = {prompt: prompt_key(prompt) for prompt in distinct}
+    texts = {prompt: prompt_text(prompt) for prompt in distinct}
+    counted = {prompt: lengths.of_prompt(prompt) for prompt in distinct}
+    return _PromptColumns(*([column[prompt] for prompt in identities] for column in (keys, texts, counted)))
 
 
 def _longest(rankings: Sequence[Ranking], lengths: Lengths) -> list[int]:

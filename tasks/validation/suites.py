@@ -9,6 +9,7 @@ from tasks.params.validate import ValidateParams
 from tasks.validation.checks import (
     DataCheck,
     has_columns,
+    has_one_form,
     has_one_split,
     has_unique_ids,
     is_not_blank,
@@ -23,6 +24,7 @@ def demonstration_checks(params: ValidateParams, max_prompt_tokens: int) -> list
         *has_columns("id", "prompt", "response"),
         has_unique_ids(),
         has_one_split(),
+        has_one_form(),
         is_not_blank("prompt"),
         is_not_blank("response"),
         is_not_longer("prompt_tokens", max_prompt_tokens, "row"),
@@ -37,6 +39,7 @@ def prompt_checks(params: ValidateParams, max_prompt_tokens: int) -> list[DataCh
         *has_columns("id", "prompt"),
         has_unique_ids(),
         has_one_split(),
+        has_one_form(),
         is_not_blank("prompt"),
         is_not_longer("prompt_tokens", max_prompt_tokens, "row"),
         DataCheck(

@@ -7,8 +7,9 @@ from itertools import permutations
 
 import pytest
 
-from rlhf.preferences import margin_of, pairs_of, split_of, split_rankings, tied_couples
-from rlhf.records import Ranking
+from rlhf.corpus import make_demonstrations, make_prompts
+from rlhf.preferences import margin_of, pairs_of, split_of, split_rankings, splits_of_prompts, tied_couples
+from rlhf.records import Message, Ranking, prompt_key, prompt_text
 
 
 def ranking(ranks: list[int], completions: list[str] | None = None, **fields: object) -> Ranking:
@@ -133,6 +134,40 @@ def test_rankings_of_one_prompt_fall_in_one_split_and_order_does_not_matter() ->
     assert {row.id: split for split, row in split_rankings(rows, 0.1, 0.2, 0).assigned} == first
     assert all(len({first[f"{p}-{k}"] for k in range(3)}) == 1 for p in range(200))
     assert set(first.values()) == {"train", "dev", "test"}
+
+
+def test_forms_of_one_prompt_go_where_the_most_held_out_of_them_goes() -> None:
+    """By hand from each form's own hash, whatever their order; what stands alone keeps the split of its text."""
+    forms = [[f"Prompt {index}", f"prompt {index} "] for index in range(300)]
+    splits = splits_of_prompts([form for both in forms for form in both], 0.1, 0.2, 0)
+    assert splits == splits_of_prompts([form for both in forms for form in reversed(both)], 0.1, 0.2, 0)
+    for first, second in forms:
+        own = {split_of(first, 0.1, 0.2, 0), split_of(second, 0.1, 0.2, 0)}
+        assert splits[second.strip()] == next(split for split in ("test", "dev", "train") if split in own)
+    alone = splits_of_prompts([both[0] for both in forms], 0.1, 0.2, 0)
+    assert alone == {both[1].strip(): split_of(both[0], 0.1, 0.2, 0) for both in forms}
+    chat = [Message(role="user", content="hi")]
+    assert splits_of_prompts([chat], 0.1, 0.2, 0) == {"hi": split_of("user: hi", 0.1, 0.2, 0)}
+
+
+def test_the_generated_corpus_is_split_as_its_texts_are() -> None:
+    """No two of its prompts share a key, so that no figure of the default night moves."""
+    prompts = [row.prompt for row in [*make_prompts(1700, 0), *make_demonstrations(4000, 0)]]
+    texts = {prompt_text(prompt) for prompt in prompts}
+    assert splits_of_prompts(prompts, 0.05, 0.1, 0) == {
+        prompt_key(text): split_of(text, 0.05, 0.1, 0) for text in texts
+    }
+    assert len({prompt_key(text) for text in texts}) == len(texts)
+
+
+def test_rankings_of_one_prompt_s_forms_fall_in_one_split_and_one_role() -> None:
+    """Capitals and spaces: train and judge do not share them, and a declared test binds the other form."""
+    rows = [ranking([1, 2], id=f"{p}-{k}", prompt=f"{k} {p} ") for p in range(200) for k in ("ask", "Ask", "ASK")]
+    assigned = {row.id: split for split, row in split_rankings(rows, 0.1, 0.2, 0, 0.5).assigned}
+    assert all(len({assigned[f"{p}-{k}"] for k in ("ask", "Ask", "ASK")}) == 1 for p in range(200))
+    assert set(assigned.values()) == {"train", "dev", "test", "judge"}
+    held = [ranking([1, 2], id="t", prompt="T", split="test"), ranking([1, 2], id="u", prompt="t", split="train")]
+    assert split_rankings(held, 0.0, 0.0, 0).leaks == 1
 
 
 def test_a_held_out_prompt_leaves_the_other_splits_and_is_counted() -> None:

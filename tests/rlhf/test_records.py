@@ -7,7 +7,19 @@ import json
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from rlhf.records import Completion, Demonstration, Message, Pair, Prompt, Ranking, Rollout, Sampling, prompt_key
+from rlhf.records import (
+    Completion,
+    Demonstration,
+    Message,
+    Pair,
+    Prompt,
+    Ranking,
+    Rollout,
+    Sampling,
+    prompt_identity,
+    prompt_key,
+    prompt_text,
+)
 
 COMPLETION = {
     "text": "Hello.",
@@ -124,9 +136,41 @@ def test_records_do_not_change_once_made() -> None:
     assert Completion.model_validate(COMPLETION).sampling == Sampling(temperature=0.7)
 
 
-def test_a_prompts_key_is_its_text_or_its_turns() -> None:
-    """Text stays itself; turns become lines of role and content, so two chats that differ have different keys."""
-    turns = [Message(role="system", content="Be brief."), Message(role="user", content="Hi")]
-    assert prompt_key("Hi") == "Hi"
-    assert prompt_key(turns) == "system: Be brief.\nuser: Hi"
-    assert prompt_key(turns[1:]) != prompt_key([Message(role="assistant", content="Hi")])
+def chat(*turns: tuple[str, str]) -> list[Message]:
+    return [Message(role=role, content=content) for role, content in turns]
+
+
+def test_a_prompt_as_text_loses_no_role() -> None:
+    """Text stays itself, as one user turn does; other turns become lines of role and content."""
+    assert prompt_text("Hi") == prompt_text(chat(("user", "Hi"))) == "Hi"
+    assert prompt_text(chat(("system", "Be brief."), ("user", "Hi"))) == "system: Be brief.\nuser: Hi"
+    assert prompt_text(chat(("assistant", "Hi"))) == "assistant: Hi"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *(
+            "caf\u00e9 au lait?",
+            "cafe\u0301 au lait?",
+            "Café au Lait?",
+            " café  au\nlait? ",
+            "ca\u00adfé au lait?\ufeff",
+        ),
+        *("ｃａｆé au lait?", chat(("user", "Café au lait? ")), chat(("system", ""), ("user", "café au lait?"))),
+    ],
+)
+def test_forms_of_one_prompt_share_a_key(form: str | list[Message]) -> None:
+    """NFC and NFD, capitals, spaces, invisible and full-width characters, text and chat."""
+    assert prompt_key(form) == "café au lait?"
+
+
+def test_prompts_that_are_read_otherwise_have_keys_and_identities_of_their_own() -> None:
+    """Text that looks like a turn is no turn; another word, role or order is another prompt."""
+    prompts = ["user: hi", chat(("user", "hi")), chat(("assistant", "hi")), "ho"]
+    prompts += [chat(("user", "hi"), ("user", "ho")), chat(("user", "ho"), ("user", "hi"))]
+    assert len({prompt_key(prompt) for prompt in prompts}) == 6
+    turn = {"role": "user", "content": "hi"}
+    forms = ["hi", "Hi", chat(("user", "hi")), [Message.model_validate({**turn, "name": "Ann"})]]
+    assert len({prompt_identity(form) for form in forms}) == 4
+    assert prompt_identity(chat(("user", "hi"))) == prompt_identity(chat(("user", "hi")))
