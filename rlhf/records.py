@@ -5,10 +5,11 @@ Unknown fields are kept as they are, so a team's own annotations survive every s
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -17,11 +18,28 @@ Identifier = Annotated[str, StringConstraints(strict=True, min_length=1)]
 
 
 class Message(BaseModel):
-    """One turn of a chat prompt."""
+    """One turn of a chat prompt; what else it holds, such as `tool_calls`, reaches the chat template."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     role: Identifier
     content: Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _calls_may_stand_alone(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("tool_calls") and values.get("content") is None:
+            return {**values, "content": ""}
+        return values
+
+    @property
+    def calls(self) -> list[Any]:
+        """The tools that the turn calls."""
+        return (self.model_extra or {}).get("tool_calls") or []
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether the turn says nothing and calls nothing."""
+        return not self.content.strip() and not self.calls
 
 
 PromptText = Text | list[Message]
@@ -145,9 +163,21 @@ def prompt_text(prompt: PromptText | Sequence[Message]) -> str:
     """
     if isinstance(prompt, str):
         return prompt
-    if len(prompt) == 1 and prompt[0].role == "user":
+    if len(prompt) == 1 and prompt[0].role == "user" and not prompt[0].calls:
         return prompt[0].content
-    return "\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
+    return "\n".join(f"{turn.role}: {turn.content}{_calls_of(turn)}" for turn in prompt)
+
+
+def _calls_of(turn: Message) -> str:
+    return json.dumps(turn.calls, ensure_ascii=False) if turn.calls else ""
+
+
+def is_blank(prompt: PromptText) -> bool:
+    """Whether nothing is asked: a blank text, no turn, or a blank one; the system's may be blank beside others."""
+    if isinstance(prompt, str):
+        return not prompt.strip()
+    said = [turn for turn in prompt if turn.role != "system"] or prompt
+    return not said or any(turn.is_blank for turn in said)
 
 
 def prompt_key(prompt: PromptText | Sequence[Message]) -> str:
@@ -156,7 +186,7 @@ def prompt_key(prompt: PromptText | Sequence[Message]) -> str:
     Case, white space, invisible characters and Unicode's ways to write one character (NFKC) make no other prompt;
     neither does the form, text or chat, nor a turn without content.
     """
-    text = prompt_text(prompt if isinstance(prompt, str) else [turn for turn in prompt if turn.content.strip()])
+    text = prompt_text(prompt if isinstance(prompt, str) else [turn for turn in prompt if not turn.is_blank])
     if not text.isascii():
         text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
         text = unicodedata.normalize("NFKC", text.casefold())

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rlhf.records import Message
+from rlhf.records import Message, prompt_text
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -20,19 +20,48 @@ def encode_prompt(
 ) -> list[int]:
     """A prompt as token ids, up to where the response begins.
 
-    A chat model gets its own template with the generation prompt. Another causal model gets the text and a separator,
-    which is `<sep>` where the tokenizer has it, else a newline; an encoder the text as its tokenizer frames it.
+    A chat model gets its own template with the generation prompt. Another causal model gets the text (`plain_text`) and
+    a separator, which is `<sep>` where the tokenizer has it, else a newline; an encoder its tokenizer's frame.
+
+    Raises:
+        ValueError: the chat template refuses the prompt, or the model cannot be shown its tool calls.
     """
     if tokenizer.chat_template:
-        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _turns(prompt)
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer.encode(text, add_special_tokens=False))
-    text = prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(map(_fields, prompt))
+        return list(tokenizer.encode(_render(tokenizer, turns), add_special_tokens=False))
+    text = plain_text(prompt)
     if for_encoder:
         return list(tokenizer.encode(text))
     # get_vocab would copy a large tokenizer's vocabulary for every prompt.
     separator = "\n" if tokenizer.convert_tokens_to_ids(BOS) in (None, tokenizer.unk_token_id) else BOS
     return list(tokenizer.encode(text + separator, add_special_tokens=False))
+
+
+def plain_text(prompt: str | Sequence[Message]) -> str:
+    """What a model without a chat template reads; raises ValueError where a turn calls tools, which it never saw."""
+    if not isinstance(prompt, str) and any(turn.calls for turn in prompt):
+        raise ValueError("the model has no chat template, so that it cannot be shown tool_calls; remove them")
+    return prompt_text(prompt)
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, Any]]) -> str:
+    """The turns as the chat template writes them, all that they hold; raises ValueError with the template's reason."""
+    from jinja2 import TemplateError
+
+    def write(turns: list[dict[str, Any]]) -> str:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+    try:
+        text = write(turns)
+        lost = any("tool_calls" in turn for turn in turns) and text == write(
+            [{name: value for name, value in turn.items() if name != "tool_calls"} for turn in turns]
+        )
+    # What a template does with values that it does not expect is up to it.
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ValueError(f"the chat template refuses it ({error})") from error
+    if lost:
+        raise ValueError("the chat template shows nothing of tool_calls; remove them, or take a model that knows tools")
+    return text
 
 
 def load_tokenizer(name: str | Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
@@ -91,5 +120,6 @@ def explain_load(error: Exception) -> str:
     return f"the model could not be loaded ({reason}); {remedy}"
 
 
-def _turns(prompt: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.content} for turn in prompt]
+def _fields(turn: Message) -> dict[str, Any]:
+    """All that a turn holds; a table fills what a turn lacks with null, which templates would take for a value."""
+    return {name: value for name, value in turn.model_dump().items() if value is not None}

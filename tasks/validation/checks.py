@@ -94,6 +94,16 @@ def is_not_longer(column: str, limit: int, level: Literal["row", "warning"]) -> 
     )
 
 
+def can_be_shown() -> DataCheck:
+    return DataCheck(
+        "ExpectColumnValuesToBeInSet",
+        {"column": "refusal", "value_set": [""]},
+        "row",
+        "the model cannot be shown the prompt",
+        "write the turns as its chat template wants them, or remove the row",
+    )
+
+
 def is_undamaged() -> DataCheck:
     return DataCheck(
         "ExpectColumnValuesToBeInSet",

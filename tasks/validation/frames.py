@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf.preferences import tied_couples
-from rlhf.records import Demonstration, Pair, Prompt, Ranking, prompt_identity, prompt_key, prompt_text
+from rlhf.records import Demonstration, Pair, Prompt, Ranking, is_blank, prompt_identity, prompt_key, prompt_text
 from tasks.validation.lengths import Lengths
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ def _damage(fields: Mapping[str, Iterable[str]]) -> str:
 def demonstration_frame(
     rows: Sequence[Demonstration], declared: Mapping[str, list[str]], twins: Mapping[str, str], lengths: Lengths
 ) -> pd.DataFrame:
-    """Columns row, id, prompt, response, prompt_tokens, response_tokens, declared_in, twins, damage."""
+    """Columns row, id, prompt, response, prompt_tokens, refusal, response_tokens, declared_in, twins, damage."""
     import pandas as pd
 
-    keys, texts, prompt_tokens = _prompts(rows, lengths)
+    keys, texts, prompt_tokens, refusals = _prompts(rows, lengths)
     return pd.DataFrame(
         {
             "row": range(len(rows)),
@@ -56,6 +56,7 @@ def demonstration_frame(
             "prompt": texts,
             "response": [row.response for row in rows],
             "prompt_tokens": prompt_tokens,
+            "refusal": refusals,
             "response_tokens": lengths.of_texts([row.response for row in rows]),
             "declared_in": [", ".join(declared.get(key, [])) for key in keys],
             "twins": [twins.get(key, "") for key in keys],
@@ -69,16 +70,17 @@ def demonstration_frame(
 def prompt_frame(
     rows: Sequence[Prompt], declared: Mapping[str, list[str]], twins: Mapping[str, str], lengths: Lengths
 ) -> pd.DataFrame:
-    """Columns row, id, prompt, prompt_tokens, references, blank_references, declared_in, twins, damage."""
+    """Columns row, id, prompt, prompt_tokens, refusal, references, blank_references, declared_in, twins, damage."""
     import pandas as pd
 
-    keys, texts, prompt_tokens = _prompts(rows, lengths)
+    keys, texts, prompt_tokens, refusals = _prompts(rows, lengths)
     return pd.DataFrame(
         {
             "row": range(len(rows)),
             "id": [row.id for row in rows],
             "prompt": texts,
             "prompt_tokens": prompt_tokens,
+            "refusal": refusals,
             "references": [len(row.references) for row in rows],
             "blank_references": [sum(not text.strip() for text in row.references) for row in rows],
             "declared_in": [", ".join(declared.get(key, [])) for key in keys],
@@ -104,7 +106,7 @@ def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str
     import pandas as pd
 
     rankings = [ranking for _, ranking in rows]
-    keys, texts, prompt_tokens = _prompts(rankings, lengths)
+    keys, texts, prompt_tokens, refusals = _prompts(rankings, lengths)
     items = [(key, *sorted(ranking.completions)) for key, ranking in zip(keys, rankings, strict=True)]
     annotators: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for item, ranking in zip(items, rankings, strict=True):
@@ -118,6 +120,7 @@ def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str
             "prompt": texts,
             "annotator": [ranking.annotator for ranking in rankings],
             "prompt_tokens": prompt_tokens,
+            "refusal": refusals,
             "longest_completion": longest,
             "empty_completions": [sum(not text.strip() for text in ranking.completions) for ranking in rankings],
             "tie_share": [tied_couples(ranking.ranks) / couples for ranking in rankings],
@@ -159,16 +162,25 @@ class _PromptColumns(NamedTuple):
 
     keys: list[str]
     texts: list[str]
+    """As people are shown them; empty where nothing is asked."""
     tokens: list[int]
+    refusals: list[str]
+    """Why the model cannot be shown the prompt; empty where it can."""
 
 
 def _prompts(rows: Sequence[Demonstration | Prompt | Ranking], lengths: Lengths) -> _PromptColumns:
     identities = [prompt_identity(row.prompt) for row in rows]
     distinct = dict.fromkeys(identities)
     keys = {prompt: prompt_key(prompt) for prompt in distinct}
-    texts = {prompt: prompt_text(prompt) for prompt in distinct}
-    counted = {prompt: lengths.of_prompt(prompt) for prompt in distinct}
-    return _PromptColumns(*([column[prompt] for prompt in identities] for column in (keys, texts, counted)))
+    texts = {prompt: "" if is_blank(prompt) else prompt_text(prompt) for prompt in distinct}
+    counted, refusals = dict.fromkeys(distinct, 0), dict.fromkeys(distinct, "")
+    for prompt in distinct:
+        try:
+            counted[prompt] = lengths.of_prompt(prompt)
+        except ValueError as error:
+            refusals[prompt] = str(error)
+    columns = keys, texts, counted, refusals
+    return _PromptColumns(*([column[prompt] for prompt in identities] for column in columns))
 
 
 def _longest(rankings: Sequence[Ranking], lengths: Lengths) -> list[int]:

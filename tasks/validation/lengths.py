@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from rlhf.records import Message, prompt_text
+from rlhf.records import Message
+from rlhf.tokenizers import plain_text
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -43,7 +44,7 @@ def lengths_of(model_name: str | None, trust_remote_code: bool = False) -> Lengt
     if model_name is None:
         return Lengths(
             "words and punctuation marks",
-            lambda prompt: count_words(prompt_text(prompt)),
+            lambda prompt: count_words(plain_text(prompt)),
             lambda texts: [count_words(text) for text in texts],
         )
     from rlhf.tokenizers import encode_prompt, load_config, load_tokenizer

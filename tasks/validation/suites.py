@@ -8,6 +8,7 @@ from __future__ import annotations
 from tasks.params.validate import ValidateParams
 from tasks.validation.checks import (
     DataCheck,
+    can_be_shown,
     has_columns,
     has_one_form,
     has_one_split,
@@ -26,6 +27,7 @@ def demonstration_checks(params: ValidateParams, max_prompt_tokens: int) -> list
         has_one_split(),
         has_one_form(),
         is_not_blank("prompt"),
+        can_be_shown(),
         is_not_blank("response"),
         is_not_longer("prompt_tokens", max_prompt_tokens, "row"),
         is_not_longer("response_tokens", params.max_response_tokens, "row"),
@@ -41,6 +43,7 @@ def prompt_checks(params: ValidateParams, max_prompt_tokens: int) -> list[DataCh
         has_one_split(),
         has_one_form(),
         is_not_blank("prompt"),
+        can_be_shown(),
         is_not_longer("prompt_tokens", max_prompt_tokens, "row"),
         DataCheck(
             "ExpectColumnValuesToBeBetween",
@@ -59,6 +62,7 @@ def feedback_checks(params: ValidateParams, max_prompt_tokens: int) -> list[Data
         *has_columns("id", "prompt", "annotator"),
         has_unique_ids(),
         is_not_blank("prompt"),
+        can_be_shown(),
         is_not_longer("prompt_tokens", max_prompt_tokens, "row"),
         is_undamaged(),
         is_not_longer("longest_completion", params.max_response_tokens, "warning"),

@@ -16,6 +16,7 @@ from rlhf.records import (
     Ranking,
     Rollout,
     Sampling,
+    is_blank,
     prompt_identity,
     prompt_key,
     prompt_text,
@@ -174,3 +175,12 @@ def test_prompts_that_are_read_otherwise_have_keys_and_identities_of_their_own()
     forms = ["hi", "Hi", chat(("user", "hi")), [Message.model_validate({**turn, "name": "Ann"})]]
     assert len({prompt_identity(form) for form in forms}) == 4
     assert prompt_identity(chat(("user", "hi"))) == prompt_identity(chat(("user", "hi")))
+
+
+def test_a_prompt_is_blank_where_nothing_is_asked() -> None:
+    """A text, no turn, any turn of user or assistant; a system turn may be empty beside others, and a call speaks."""
+    call = Message.model_validate({"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]})
+    blank = [" \n", [], chat(("user", "")), chat(("user", "a"), ("assistant", " ")), chat(("system", " "))]
+    assert all(map(is_blank, blank))
+    asked = ["a", chat(("system", ""), ("user", "a")), chat(("system", "a")), [*chat(("user", "a")), call]]
+    assert not any(map(is_blank, asked))

@@ -14,9 +14,13 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from transformers import AutoConfig
 
+from rlhf.settings.model import ModelSettings
+from rlhf.tokenizers import train_tokenizer
 from tasks import ingest, stages, validate
 from tasks.params.ingest import IngestParams
+from tasks.params.validate import ValidateParams
 from tasks.paths import Paths
 
 GOOD = '{"prompt": "Is tea hot?", "response": "Yes."}\n'
@@ -225,3 +229,69 @@ def test_null_and_every_other_field_of_a_row_s_own_is_kept(tmp_path: Path) -> No
     read = read_source(tmp_path, "x.csv")
     assert [(row["response"], row["reference_of"]) for row in read["demonstrations"]] == [("r", "u")]
     assert [(row["prompt"], row["references"]) for row in read["prompts"]] == [("q", ["s"])]
+
+
+STRICT = """{% for m in messages %}\
+{% if m.role == "system" %}{{ raise_exception("System role not supported") }}{% endif %}\
+{% if loop.index0 % 2 != (m.role == "assistant") | int %}{{ raise_exception("Roles must alternate") }}{% endif %}\
+[{{ m.role }}]{{ m.content }};{% endfor %}[bot]"""
+RANKS = '"completions": ["Yes.", "No."], "ranks": [1, 2], "annotator": "ann"'
+QUARANTINED = {
+    "a system turn that the template refuses": (
+        "demonstrations",
+        '"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}], "response": "r"',
+        "the model cannot be shown the prompt: the chat template refuses it (System role not supported)",
+    ),
+    "two user turns in a row": (
+        "prompts",
+        '"prompt": [{"role": "user", "content": "u"}, {"role": "user", "content": "v"}]',
+        "the model cannot be shown the prompt: the chat template refuses it (Roles must alternate)",
+    ),
+    "tools that the template passes over": (
+        "prompts",
+        '"prompt": [{"role": "user", "content": "u"}, {"role": "assistant", "tool_calls": [{"function": "f"}]}]',
+        "the model cannot be shown the prompt: the chat template shows nothing of tool_calls; remove them, or take a "
+        "model that knows tools",
+    ),
+    "a turn without content": (
+        "demonstrations",
+        '"prompt": [{"role": "user", "content": ""}], "response": "r"',
+        "prompt is blank",
+    ),
+    "feedback on a prompt that the template refuses": (
+        "feedback",
+        '"prompt": [{"role": "assistant", "content": "a"}], ' + RANKS,
+        "the model cannot be shown the prompt: the chat template refuses it (Roles must alternate)",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    """All of QUARANTINED, a row each, beside rows that pass, validated for a chat model."""
+    root = tmp_path_factory.mktemp("user")
+    tokenizer = train_tokenizer(["Is tea hot? Yes."] * 3, 300)
+    tokenizer.chat_template = STRICT
+    tokenizer.save_pretrained(root / "model")
+    AutoConfig.for_model("llama").save_pretrained(root / "model")
+    files: dict[str, list[str]] = {"demonstrations": [], "prompts": [], "feedback": []}
+    for split in ("train", "dev", "test"):
+        for kind, text in (("demonstrations", '"response": "Yes."'), ("prompts", '"references": ["Yes."]')):
+            files[kind].append(f'{{"id": "{split}", "split": "{split}", "prompt": "Is {split} hot?", {text}}}')
+    for name, (kind, text, _) in QUARANTINED.items():
+        files[kind].append(f'{{"id": "{name}", {text}}}')
+    for kind, lines in files.items():
+        put(root, "feedback/f.jsonl" if kind == "feedback" else f"raw/{kind}.jsonl", "\n".join(lines))
+    paths = Paths(root)
+    params, model = ValidateParams(max_rejected_share=1.0), ModelSettings(name=str(root / "model"))
+    validate.run(stages.files("validate", paths), params, model)
+    return paths
+
+
+@pytest.mark.parametrize("name", QUARANTINED)
+def test_a_row_is_quarantined_with_its_reason(validated: Paths, name: str) -> None:
+    """And none for another reason; the rows beside it pass."""
+    kind, _, reason = QUARANTINED[name]
+    reasons = {row["id"]: row["reasons"] for row in rows(validated.quarantine / f"{kind}.jsonl")}
+    assert reasons[name] == [reason]
+    assert reasons.keys() <= QUARANTINED.keys()
