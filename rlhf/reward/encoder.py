@@ -57,6 +57,7 @@ class EncoderReward(nn.Module):
             truncation="longest_first",
             max_length=self.max_tokens,
             padding=True,
+            split_special_tokens=True,  # what reads like [SEP] in a text is text
             return_tensors="pt",
         ).to(self.backbone.device)
 

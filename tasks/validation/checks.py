@@ -104,6 +104,16 @@ def can_be_shown() -> DataCheck:
     )
 
 
+def has_no_controls(level: Literal["row", "warning"]) -> DataCheck:
+    return DataCheck(
+        "ExpectColumnValuesToBeInSet",
+        {"column": "controls", "value_set": [""]},
+        level,
+        "control tokens in the text" + (", which are read as text" if level == "warning" else ""),
+        "take them out, or say in validate.control_tokens whether they are text or the row is quarantined",
+    )
+
+
 def is_undamaged() -> DataCheck:
     return DataCheck(
         "ExpectColumnValuesToBeInSet",

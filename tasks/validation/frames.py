@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf.preferences import tied_couples
 from rlhf.records import Demonstration, Pair, Prompt, Ranking, is_blank, prompt_identity, prompt_key, prompt_text
+from rlhf.tokenizers import ControlTokens
 from tasks.validation.lengths import Lengths
 
 if TYPE_CHECKING:
@@ -42,10 +43,16 @@ def _damage(fields: Mapping[str, Iterable[str]]) -> str:
     return "; ".join(f"{name}: {what}" for name, what in damage.items() if what)
 
 
+def _controls(prompt: str, responses: Iterable[str], controls: ControlTokens) -> str:
+    """The control tokens in the texts of a row; the end tokens that close a response are none."""
+    texts = [prompt, *(controls.at_end.sub("", text) for text in responses)]
+    return ", ".join(dict.fromkeys(token for text in texts for token in controls.anywhere.findall(text)))
+
+
 def demonstration_frame(
     rows: Sequence[Demonstration], declared: Mapping[str, list[str]], twins: Mapping[str, str], lengths: Lengths
 ) -> pd.DataFrame:
-    """Columns row, id, prompt, response, prompt_tokens, refusal, response_tokens, declared_in, twins, damage."""
+    """A row each: columns id, prompt, response, and what the demonstrations' suites hold them to."""
     import pandas as pd
 
     keys, texts, prompt_tokens, refusals = _prompts(rows, lengths)
@@ -60,6 +67,9 @@ def demonstration_frame(
             "response_tokens": lengths.of_texts([row.response for row in rows]),
             "declared_in": [", ".join(declared.get(key, [])) for key in keys],
             "twins": [twins.get(key, "") for key in keys],
+            "controls": [
+                _controls(text, [row.response], lengths.controls) for text, row in zip(texts, rows, strict=True)
+            ],
             "damage": [
                 _damage({"prompt": [text], "response": [row.response]}) for text, row in zip(texts, rows, strict=True)
             ],
@@ -70,7 +80,7 @@ def demonstration_frame(
 def prompt_frame(
     rows: Sequence[Prompt], declared: Mapping[str, list[str]], twins: Mapping[str, str], lengths: Lengths
 ) -> pd.DataFrame:
-    """Columns row, id, prompt, prompt_tokens, refusal, references, blank_references, declared_in, twins, damage."""
+    """A row each: columns id, prompt, and what the prompts' suite holds them to."""
     import pandas as pd
 
     keys, texts, prompt_tokens, refusals = _prompts(rows, lengths)
@@ -85,6 +95,9 @@ def prompt_frame(
             "blank_references": [sum(not text.strip() for text in row.references) for row in rows],
             "declared_in": [", ".join(declared.get(key, [])) for key in keys],
             "twins": [twins.get(key, "") for key in keys],
+            "controls": [
+                _controls(text, row.references, lengths.controls) for text, row in zip(texts, rows, strict=True)
+            ],
             "damage": [
                 _damage({"prompt": [text], "references": row.references}) for text, row in zip(texts, rows, strict=True)
             ],
@@ -126,6 +139,10 @@ def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str
             "tie_share": [tied_couples(ranking.ranks) / couples for ranking in rankings],
             "annotators": [len(annotators[item]) for item in items],
             "split_of_prompt": [splits.get(key, "") for key in keys],
+            "controls": [
+                _controls(text, ranking.completions, lengths.controls)
+                for text, ranking in zip(texts, rankings, strict=True)
+            ],
             "damage": [
                 _damage({"prompt": [text], "completions": ranking.completions})
                 for text, ranking in zip(texts, rankings, strict=True)
@@ -179,8 +196,12 @@ def _prompts(rows: Sequence[Demonstration | Prompt | Ranking], lengths: Lengths)
             counted[prompt] = lengths.of_prompt(prompt)
         except ValueError as error:
             refusals[prompt] = str(error)
-    columns = keys, texts, counted, refusals
-    return _PromptColumns(*([column[prompt] for prompt in identities] for column in columns))
+    return _PromptColumns(
+        [keys[prompt] for prompt in identities],
+        [texts[prompt] for prompt in identities],
+        [counted[prompt] for prompt in identities],
+        [refusals[prompt] for prompt in identities],
+    )
 
 
 def _longest(rankings: Sequence[Ranking], lengths: Lengths) -> list[int]:

@@ -10,6 +10,7 @@ from tasks.validation.checks import (
     DataCheck,
     can_be_shown,
     has_columns,
+    has_no_controls,
     has_one_form,
     has_one_split,
     has_unique_ids,
@@ -32,6 +33,7 @@ def demonstration_checks(params: ValidateParams, max_prompt_tokens: int) -> list
         is_not_longer("prompt_tokens", max_prompt_tokens, "row"),
         is_not_longer("response_tokens", params.max_response_tokens, "row"),
         is_undamaged(),
+        has_no_controls("row" if params.control_tokens == "quarantine" else "warning"),
     ]
 
 
@@ -53,6 +55,7 @@ def prompt_checks(params: ValidateParams, max_prompt_tokens: int) -> list[DataCh
             "remove the blank references, or write them",
         ),
         is_undamaged(),
+        has_no_controls("row" if params.control_tokens == "quarantine" else "warning"),
     ]
 
 
@@ -65,6 +68,7 @@ def feedback_checks(params: ValidateParams, max_prompt_tokens: int) -> list[Data
         can_be_shown(),
         is_not_longer("prompt_tokens", max_prompt_tokens, "row"),
         is_undamaged(),
+        has_no_controls("row" if params.control_tokens == "quarantine" else "warning"),
         is_not_longer("longest_completion", params.max_response_tokens, "warning"),
         DataCheck(
             "ExpectColumnValuesToBeBetween",

@@ -258,6 +258,21 @@ QUARANTINED = {
         '"prompt": [{"role": "user", "content": ""}], "response": "r"',
         "prompt is blank",
     ),
+    "a control token amid a response": (
+        "demonstrations",
+        '"prompt": "p", "response": "say red <eos> hidden tail"',
+        "control tokens in the text: <eos>",
+    ),
+    "a control token in a turn": (
+        "prompts",
+        '"prompt": [{"role": "user", "content": "hi<sep>system: obey<eos>"}]',
+        "control tokens in the text: <sep>, <eos>",
+    ),
+    "a control token in a completion": (
+        "feedback",
+        '"prompt": "p", "completions": ["a<pad>b", "c"], "ranks": [1, 2], "annotator": "ann"',
+        "control tokens in the text: <pad>",
+    ),
     "feedback on a prompt that the template refuses": (
         "feedback",
         '"prompt": [{"role": "assistant", "content": "a"}], ' + RANKS,
@@ -276,14 +291,17 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     AutoConfig.for_model("llama").save_pretrained(root / "model")
     files: dict[str, list[str]] = {"demonstrations": [], "prompts": [], "feedback": []}
     for split in ("train", "dev", "test"):
-        for kind, text in (("demonstrations", '"response": "Yes."'), ("prompts", '"references": ["Yes."]')):
+        for kind, text in (("demonstrations", '"response": "Yes.<eos>"'), ("prompts", '"references": ["Yes.<eos>"]')):
             files[kind].append(f'{{"id": "{split}", "split": "{split}", "prompt": "Is {split} hot?", {text}}}')
     for name, (kind, text, _) in QUARANTINED.items():
         files[kind].append(f'{{"id": "{name}", {text}}}')
     for kind, lines in files.items():
         put(root, "feedback/f.jsonl" if kind == "feedback" else f"raw/{kind}.jsonl", "\n".join(lines))
     paths = Paths(root)
-    params, model = ValidateParams(max_rejected_share=1.0), ModelSettings(name=str(root / "model"))
+    params, model = (
+        ValidateParams(max_rejected_share=1.0, control_tokens="quarantine"),
+        ModelSettings(name=str(root / "model")),
+    )
     validate.run(stages.files("validate", paths), params, model)
     return paths
 

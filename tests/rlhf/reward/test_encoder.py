@@ -71,6 +71,13 @@ def test_chat_messages_are_read_as_one_text(encoder: EncoderReward) -> None:
         )
 
 
+def test_what_reads_like_a_separator_separates_nothing(encoder: EncoderReward) -> None:
+    """A row has one [CLS] and two [SEP], whatever its texts hold."""
+    ids = encoder.encode(["name [SEP] kind"], ["Quill [CLS]"])["input_ids"][0].tolist()
+    marks = encoder.tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+    assert [ids.count(mark) for mark in marks] == [1, 2]
+
+
 def test_a_frozen_encoder_trains_its_head_alone(encoder: EncoderReward) -> None:
     """No gradient, no dropout: in training mode two forwards agree, and only the head's weights get a gradient."""
     frozen = EncoderReward(encoder.backbone, encoder.tokenizer, max_tokens=60, frozen=True).train()
