@@ -11,17 +11,35 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 Text = Annotated[str, StringConstraints(strict=True)]
-Identifier = Annotated[str, StringConstraints(strict=True, min_length=1)]
+Name = Annotated[str, StringConstraints(strict=True, min_length=1)]
+
+
+def _as_text(value: object) -> object:
+    """7 and 7.0 as "7": tables and other tools number their rows and people."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _as_rank(value: object) -> object:
+    """1.0 and "1" as 1."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,9}(\.0*)?\s*", value):
+        value = float(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Identifier = Annotated[Name, BeforeValidator(_as_text)]
+Rank = Annotated[int, BeforeValidator(_as_rank)]
 
 
 class Message(BaseModel):
     """One turn of a chat prompt; what else it holds, such as `tool_calls`, reaches the chat template."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    role: Identifier
+    role: Name
     content: Text
 
     @model_validator(mode="before")
@@ -120,7 +138,7 @@ class Ranking(Record):
     id: Identifier
     prompt: PromptText
     completions: Annotated[list[Text], Field(min_length=2)]
-    ranks: list[int]
+    ranks: list[Rank]
     annotator: Identifier
     source: Text = "people"
 

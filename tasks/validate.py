@@ -24,6 +24,7 @@ from tasks.files import write_records, write_rows
 from tasks.params.validate import ValidateParams
 from tasks.sources.files import files_below, rankings_name, read_file
 from tasks.sources.rows import Problems, as_records
+from tasks.sources.shapes import without_shapes
 from tasks.stage_files import StageFiles
 from tasks.validation.expectations import SuiteVerdict, check_table
 from tasks.validation.frames import demonstration_frame, feedback_frame, prompt_frame
@@ -90,7 +91,8 @@ def read_inputs(files: StageFiles) -> Inputs:
         if name in sources:
             raise ValueError(f"data/feedback holds {sources[name]} and {source}; keep one of the two")
         sources[name] = source
-        rows = read_file(file, f"data/feedback/{source}", problems)
+        shown = f"data/feedback/{source}"
+        rows = without_shapes(read_file(file, shown, problems), shown, "rankings", problems)
         feedback += [(name, ranking) for ranking in as_records(rows, Ranking, problems)]
     problems.stop()
     return Inputs(demonstrations, prompts, general, feedback, list(sources))

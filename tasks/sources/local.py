@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.sources.files import READABLE, check_link, read_file, stem_of, suffix_of
 from tasks.sources.rows import Problems, RawRow
+from tasks.sources.shapes import without_shapes
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def read_local(root: Path, source: str, problems: Problems) -> SourceRows:
         shown = f"{source.rstrip('/')}/{file.name}" if path.is_dir() else source
         split = SPLITS.get(stem_of(file))
         before = len(rows.demonstrations), len(rows.prompts)
-        for row in read_file(file, shown, problems):
+        for row in without_shapes(read_file(file, shown, problems), shown, "demonstrations", problems):
             sort_row(row, split, rows, problems)
         _tell_bare_prompts(shown, rows.demonstrations[before[0] :], rows.prompts[before[1] :])
     return rows

@@ -13,6 +13,7 @@ from typing import Any
 
 from tasks.files import parse_json
 from tasks.sources.rows import Problems
+from tasks.sources.shapes import advice_on, shape_of
 
 NUMBERED = re.compile(r"reference_\d+")
 CHAT = re.compile(r"""\s*\[\s*\{\s*['"](role|content)['"]""")
@@ -48,6 +49,9 @@ def _header(cells: list[str], shown: str, problems: Problems) -> list[str] | Non
     names = [cell.strip() for cell in cells]
     if "prompt" in names and len(set(names)) == len(names):
         return names
+    if len(set(names)) == len(names) and (shape := shape_of(set(names))):
+        problems.add(f"{shown}: the rows are {shape.name}; {advice_on(shape, shown)}")
+        return None
     problems.add(
         f"{shown}:1: columns are {', '.join(names)}; expected prompt with response, or prompt with "
         "references (a JSON list) or reference_1, reference_2, …, each column once"

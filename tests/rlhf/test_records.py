@@ -64,7 +64,12 @@ def test_every_field_of_its_own_is_needed(kind: type[BaseModel], row: dict[str, 
         (Demonstration, {"prompt": None}),
         (Prompt, {"references": "Hello."}),
         (Prompt, {"prompt": [{"role": "user"}]}),
-        (Ranking, {"ranks": ["1", "1", "3"]}),
+        (Ranking, {"ranks": ["one", "1", "3"]}),
+        (Ranking, {"ranks": [1, 1.5, 3]}),
+        (Ranking, {"ranks": [True, 1, 3]}),
+        (Ranking, {"annotator": True}),
+        (Demonstration, {"id": 1.5}),
+        (Prompt, {"prompt": [{"role": 1, "content": "Hi"}]}),
         (Ranking, {"completions": ["a"], "ranks": [1]}),
         (Rollout, {"completions": [{**COMPLETION, "finish_reason": "bored"}]}),
         (Pair, {"margin": "2"}),
@@ -75,6 +80,13 @@ def test_a_wrong_type_is_not_coerced(kind: type[BaseModel], change: dict[str, ob
     row = dict(ROWS)[kind]
     with pytest.raises(ValidationError, match=next(iter(change))):
         kind.model_validate({**row, **change})
+
+
+def test_numbers_of_rows_and_people_and_ranks_as_tables_write_them_are_taken() -> None:
+    """7 and 7.0 are "7"; 1.0, "1" and " 1.0" are 1."""
+    row = {"id": 7, "prompt": "Hi", "completions": ["a", "b", "c"], "ranks": [1.0, "3", " 1.0"], "annotator": 7.0}
+    made = Ranking.model_validate(row)
+    assert (made.id, made.ranks, made.annotator) == ("7", [1, 3, 1], "7")
 
 
 @pytest.mark.parametrize("ranks", [[1, 2, 3], [3, 1, 2], [1, 1, 3], [1, 2, 2], [1, 1, 1]])

@@ -8,6 +8,8 @@ import json
 import logging
 import lzma
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +231,124 @@ def test_null_and_every_other_field_of_a_row_s_own_is_kept(tmp_path: Path) -> No
     read = read_source(tmp_path, "x.csv")
     assert [(row["response"], row["reference_of"]) for row in read["demonstrations"]] == [("r", "u")]
     assert [(row["prompt"], row["references"]) for row in read["prompts"]] == [("q", ["s"])]
+
+
+CHAT = '[{"role": "user", "content": "Is tea hot?"}, {"role": "assistant", "content": "%s"}]'
+ASKED = [{"role": "user", "content": "Is tea hot?"}]
+SHAPES: dict[str, tuple[str, str, str, dict[str, Any] | None]] = {
+    "preferences of TRL": (
+        "feedback",
+        '{"prompt": "Is tea hot?", "chosen": "Yes.", "rejected": "No.", "note": null}',
+        "are preferences of TRL and Hugging Face (chosen, rejected); write them as rankings below data/feedback:",
+        {"id": "f-1", "prompt": "Is tea hot?", "completions": ["Yes.", "No."], "ranks": [1, 2], "note": None},
+    ),
+    "preferences as chats, numbered": (
+        "feedback",
+        f'{{"id": 7, "annotator": 3, "chosen": {CHAT % "Yes."}, "rejected": {CHAT % "No."}}}',
+        "are preferences of TRL and Hugging Face",
+        {"id": "7", "annotator": "3", "prompt": ASKED, "completions": ["Yes.", "No."], "ranks": [1, 2]},
+    ),
+    "preferences among the sources": (
+        "source",
+        '{"prompt": "Is tea hot?", "chosen": "Yes.", "rejected": "No."}',
+        "are preferences of TRL and Hugging Face (chosen, rejected); write them as rankings below data/feedback",
+        {"completions": ["Yes.", "No."]},
+    ),
+    "OpenAI's preferences": (
+        "feedback",
+        f'{{"input": {{"messages": {json.dumps(ASKED)}}}, '
+        '"preferred_output": [{"role": "assistant", "content": "Yes."}], '
+        '"non_preferred_output": [{"role": "assistant", "content": "No."}]}',
+        "are OpenAI's preferences (input, preferred_output, non_preferred_output); write them as rankings",
+        {"prompt": ASKED, "completions": ["Yes.", "No."], "ranks": [1, 2]},
+    ),
+    "unpaired preferences": (
+        "feedback",
+        '{"prompt": "p", "completion": "c", "label": true}',
+        "a label on one completion is no comparison: give each prompt two or more completions and their ranks",
+        None,
+    ),
+    "Label Studio": (
+        "feedback",
+        '{"id": 1, "data": {"prompt": "p"}, "annotations": [{"result": [], "completed_by": 1}]}',
+        "are an export of Label Studio (data, annotations); write them as rankings below data/feedback: write",
+        None,
+    ),
+    "Argilla": (
+        "feedback",
+        '{"id": 1, "fields": {"prompt": "p"}, "responses": {}}',
+        "are an export of Argilla (fields, responses)",
+        None,
+    ),
+    "chat messages": (
+        "source",
+        f'{{"messages": {CHAT % "Yes."}, "note": 1}}',
+        "are chat messages of OpenAI and TRL (messages); write them as demonstrations below data/source: prompt is the",
+        {"prompt": ASKED, "response": "Yes.", "note": 1},
+    ),
+    "ShareGPT": (
+        "source",
+        '{"id": "a", "conversations": [{"from": "human", "value": "Is tea hot?"}, {"from": "gpt", "value": "Yes."}]}',
+        "are ShareGPT's conversations (from, value)",
+        {"id": "a", "prompt": ASKED, "response": "Yes."},
+    ),
+    "Alpaca": (
+        "source",
+        '{"instruction": "Answer.", "input": "Is tea hot?", "output": "Yes."}\n'
+        '{"instruction": "Greet.", "input": "", "output": "Hi."}',
+        "data/source/f.jsonl: 2 of 2 rows, such as data/source/f.jsonl:1, are Alpaca's instructions (instruction,",
+        {"prompt": "Answer.\n\nIs tea hot?", "response": "Yes."},
+    ),
+    "Dolly": (
+        "source",
+        '{"instruction": "Is tea hot?", "context": "", "response": "Yes."}',
+        "are Dolly's instructions (instruction, context, response)",
+        {"prompt": "Is tea hot?", "response": "Yes."},
+    ),
+    "questions and answers": (
+        "source",
+        '{"question": "Is tea hot?", "answer": "Yes."}',
+        "are questions and answers (question, answer)",
+        {"prompt": "Is tea hot?", "response": "Yes."},
+    ),
+    "demonstrations among the feedback": (
+        "feedback",
+        GOOD,
+        "are demonstrations; move them to a file below data/source",
+        None,
+    ),
+    "rankings among the sources": ("source", RANKED, "are rankings; move them to a file below data/feedback", None),
+}
+
+
+@pytest.mark.parametrize(("door", "text", "message", "becomes"), SHAPES.values(), ids=SHAPES)
+def test_a_shape_of_another_tool_is_named_once_and_its_command_reads_it(
+    tmp_path: Path, door: str, text: str, message: str, becomes: dict[str, Any] | None
+) -> None:
+    """One message for the file; where it ends in a command, what that writes is read."""
+    file = put(tmp_path, f"{door}/f.jsonl", text)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        read_source(tmp_path, "f.jsonl") if door == "source" else read_feedback(tmp_path)
+    assert str(caught.value).count("f.jsonl:1") == 1
+    assert (becomes is not None) == ("\n  jq" in str(caught.value))
+    if becomes is None or not shutil.which("jq"):
+        return
+    command = str(caught.value).rpartition("\n  ")[2]
+    for folder in ("source", "feedback"):
+        (tmp_path / "data" / folder).mkdir(exist_ok=True)
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    file.unlink()
+    written = command.rpartition("/")[2]
+    rankings = written.startswith("rankings")
+    made = (read_feedback(tmp_path) if rankings else read_source(tmp_path, written)["demonstrations"])[0]
+    assert {name: made[name] for name in becomes} == becomes
+
+
+def test_a_table_in_another_shape_is_told_how_its_columns_are_called_here(tmp_path: Path) -> None:
+    """By its header, without a command, which would not read a table."""
+    put(tmp_path, "source/x.csv", "instruction,input,output\na,b,c\n")
+    with pytest.raises(ValueError, match=r"x\.csv: the rows are Alpaca's instructions .* response is output$"):
+        read_source(tmp_path, "x.csv")
 
 
 STRICT = """{% for m in messages %}\
