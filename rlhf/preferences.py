@@ -7,8 +7,9 @@ Pure functions on records; the text length at which two completions count as the
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import NamedTuple
 
 from rlhf.records import Pair, PromptText, Ranking, prompt_key
@@ -76,12 +77,41 @@ def _pair(ranking: Ranking, chosen: int, rejected: int) -> Pair:
     return Pair.model_validate(fields)
 
 
-def ratings_of(ranking: Ranking) -> list[float]:
-    """The ranking's own field `ratings`, one number per completion, higher is better; empty without it."""
+def rating_fault(ranking: Ranking) -> str:
+    """Why the ranking's ratings cannot be used; empty where they can, or where there are none.
+
+    They are one number per completion, and no completion that is ranked above another is rated below it: a margin is
+    never negative. Of two that differ in rank the ratings may be equal.
+    """
     ratings = (ranking.model_extra or {}).get("ratings")
-    if isinstance(ratings, list) and len(ratings) == len(ranking.ranks) and all(map(_is_number, ratings)):
-        return [float(rating) for rating in ratings]
-    return []
+    if ratings is None:
+        return ""
+    if not isinstance(ratings, list):
+        return f"ratings is {ratings!r:.40}; give a list with a number for each completion"
+    if len(ratings) != len(ranking.ranks):
+        return f"ratings has {len(ratings)} entries for {len(ranking.ranks)} completions; give a number for each"
+    for rating in ratings:
+        if not _is_number(rating):
+            return f"ratings holds {rating!r:.40}; give a number for each completion, or no ratings"
+    for first, second in permutations(range(len(ratings)), 2):
+        if ranking.ranks[first] < ranking.ranks[second] and ratings[first] < ratings[second]:
+            return (
+                f"completion {first + 1} has rank {ranking.ranks[first]} and rating {ratings[first]:g}, completion "
+                f"{second + 1} rank {ranking.ranks[second]} and rating {ratings[second]:g}; rank 1 is best, and so is "
+                "the highest rating"
+            )
+    return ""
+
+
+def ratings_of(ranking: Ranking) -> list[float]:
+    """The ranking's own field `ratings`, one number per completion, higher is better; empty without it.
+
+    Raises:
+        ValueError: there are ratings that cannot be used.
+    """
+    if fault := rating_fault(ranking):
+        raise ValueError(f"ranking {ranking.id}: {fault}")
+    return [float(rating) for rating in (ranking.model_extra or {}).get("ratings") or []]
 
 
 def margin_of(ranking: Ranking, chosen: int, rejected: int) -> float:
@@ -93,7 +123,7 @@ def margin_of(ranking: Ranking, chosen: int, rejected: int) -> float:
         rejected: index of the other.
 
     Returns:
-        rating[chosen] − rating[rejected], or rank[rejected] − rank[chosen] where there are no ratings.
+        rating[chosen] − rating[rejected], or rank[rejected] − rank[chosen] where there are no ratings; never negative.
     """
     if ratings := ratings_of(ranking):
         return ratings[chosen] - ratings[rejected]
@@ -101,7 +131,7 @@ def margin_of(ranking: Ranking, chosen: int, rejected: int) -> float:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def tied_couples(ranks: Sequence[int]) -> int:

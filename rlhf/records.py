@@ -165,7 +165,8 @@ class Pair(Record):
     chosen: Text
     rejected: Text
     annotator: Identifier
-    margin: float | None = None
+    margin: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
+    """By how much chosen is preferred: a difference of ratings or ranks."""
 
 
 def prompt_identity(prompt: PromptText | Sequence[Message]) -> str | tuple[Message, ...]:

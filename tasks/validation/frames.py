@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from rlhf.preferences import tied_couples
+from rlhf.preferences import rating_fault, tied_couples
 from rlhf.records import Demonstration, Pair, Prompt, Ranking, is_blank, prompt_identity, prompt_key, prompt_text
 from rlhf.tokenizers import ControlTokens
 from tasks.validation.lengths import Lengths
@@ -126,6 +126,7 @@ def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str
         annotators[item].add(ranking.annotator)
     couples = sum(len(ranking.ranks) * (len(ranking.ranks) - 1) / 2 for ranking in rankings) / len(rankings)
     longest = _longest(rankings, lengths)
+    has_ratings = [(ranking.model_extra or {}).get("ratings") is not None for ranking in rankings]
     return pd.DataFrame(
         {
             "row": range(len(rows)),
@@ -138,6 +139,8 @@ def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str
             "empty_completions": [sum(not text.strip() for text in ranking.completions) for ranking in rankings],
             "tie_share": [tied_couples(ranking.ranks) / couples for ranking in rankings],
             "annotators": [len(annotators[item]) for item in items],
+            "rating_fault": [rating_fault(ranking) for ranking in rankings],
+            "unrated": ["no ratings" if any(has_ratings) and not rated else "" for rated in has_ratings],
             "split_of_prompt": [splits.get(key, "") for key in keys],
             "controls": [
                 _controls(text, ranking.completions, lengths.controls)

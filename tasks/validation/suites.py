@@ -69,6 +69,20 @@ def feedback_checks(params: ValidateParams, max_prompt_tokens: int) -> list[Data
         is_not_longer("prompt_tokens", max_prompt_tokens, "row"),
         is_undamaged(),
         has_no_controls("row" if params.control_tokens == "quarantine" else "warning"),
+        DataCheck(
+            "ExpectColumnValuesToBeInSet",
+            {"column": "rating_fault", "value_set": [""]},
+            "row",
+            "ratings that cannot be used",
+            "give one number per completion, higher is better, that agrees with the ranks, or take the ratings out",
+        ),
+        DataCheck(
+            "ExpectColumnValuesToBeInSet",
+            {"column": "unrated", "value_set": [""]},
+            "warning",
+            "some rankings have ratings and others none: margins are differences of ratings here, of ranks there",
+            "rate all or none, where reward.margin is above 0 or reward.loss is regression",
+        ),
         is_not_longer("longest_completion", params.max_response_tokens, "warning"),
         DataCheck(
             "ExpectColumnValuesToBeBetween",

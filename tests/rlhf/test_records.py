@@ -73,6 +73,8 @@ def test_every_field_of_its_own_is_needed(kind: type[BaseModel], row: dict[str, 
         (Ranking, {"completions": ["a"], "ranks": [1]}),
         (Rollout, {"completions": [{**COMPLETION, "finish_reason": "bored"}]}),
         (Pair, {"margin": "2"}),
+        (Pair, {"margin": -2.0}),
+        (Pair, {"margin": float("nan")}),
     ],
 )
 def test_a_wrong_type_is_not_coerced(kind: type[BaseModel], change: dict[str, object]) -> None:

@@ -393,6 +393,27 @@ QUARANTINED = {
         '"prompt": "p", "completions": ["a<pad>b", "c"], "ranks": [1, 2], "annotator": "ann"',
         "control tokens in the text: <pad>",
     ),
+    "ratings against the ranks": (
+        "feedback",
+        f'"prompt": "p", {RANKS}, "ratings": [1, 9]',
+        "ratings that cannot be used: completion 1 has rank 1 and rating 1, completion 2 rank 2 and rating 9; rank 1 "
+        "is best, and so is the highest rating",
+    ),
+    "ratings as text": (
+        "feedback",
+        f'"prompt": "p", {RANKS}, "ratings": ["9", "1"]',
+        "ratings that cannot be used: ratings holds '9'; give a number for each completion, or no ratings",
+    ),
+    "ratings partly null": (
+        "feedback",
+        f'"prompt": "p", {RANKS}, "ratings": [9, null]',
+        "ratings that cannot be used: ratings holds None; give a number for each completion, or no ratings",
+    ),
+    "a rating too few": (
+        "feedback",
+        f'"prompt": "p", {RANKS}, "ratings": [9]',
+        "ratings that cannot be used: ratings has 1 entries for 2 completions; give a number for each",
+    ),
     "feedback on a prompt that the template refuses": (
         "feedback",
         '"prompt": [{"role": "assistant", "content": "a"}], ' + RANKS,

@@ -103,7 +103,7 @@ def test_pairs_of_one_text_and_prompts_in_two_splits_are_errors(tmp_path: Path) 
     rows = [
         ("train", "p", "same", "same", 1.0),
         ("train", "q", "a", "b", 1.0),
-        ("test", "q", "a", "b", -2.0),
+        ("test", "q", "a", "b", 0.0),
         ("judge", "p", "a", "b", 1.0),
     ]
     pairs = [
