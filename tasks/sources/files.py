@@ -175,4 +175,15 @@ def _parquet_rows(path: Path, shown: str, problems: Problems) -> Rows:
     except (OSError, pyarrow.ArrowException) as error:
         problems.add(f"{shown}: not a whole Parquet file ({str(error).splitlines()[0]:.200}); write it again")
         return
-    yield from enumerate(map(without_gaps, rows), 1)
+    for number, row in enumerate(rows, 1):
+        try:
+            yield number, parse_json(json.dumps(without_gaps(row), default=_as_text))
+        except ValueError as error:
+            problems.add(f"{shown}:{number}: {error}")
+
+
+def _as_text(value: Any) -> str:
+    """Dates and the like as text; bytes are none."""
+    if isinstance(value, bytes):
+        raise ValueError(f"found bytes ({value!r:.40}), which JSON cannot hold; write them as text, or leave them out")
+    return str(value)

@@ -10,6 +10,7 @@ import lzma
 import re
 import shutil
 import subprocess
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -172,13 +173,24 @@ def test_endings_that_libraries_read_are_read(tmp_path: Path) -> None:
         assert read_source(tmp_path, str(number))["demonstrations"] == read, name
     put(tmp_path, "source/tabs/train.tsv", "id\tprompt\tresponse\ntrain-1\tIs tea hot?\tYes.\n")
     assert read_source(tmp_path, "tabs")["demonstrations"] == read
-    prompt = {"prompt": "Is ice?", "references": ["No."], "response": None, "score": float("nan")}
+    prompt = {
+        "prompt": "Is ice?",
+        "references": ["No."],
+        "response": None,
+        "score": float("nan"),
+        "day": date(2026, 3, 29),
+    }
     table = pyarrow.Table.from_pylist([prompt, json.loads(GOOD)])
     pyarrow.parquet.write_table(table, put(tmp_path, "source/x.parquet", ""))
     assert read_source(tmp_path, "x.parquet") == {
         "demonstrations": [{"id": "x-2", "prompt": "Is tea hot?", "response": "Yes."}],
-        "prompts": [{"id": "x-1", "prompt": "Is ice?", "references": ["No."]}],
+        "prompts": [{"id": "x-1", "prompt": "Is ice?", "references": ["No."], "day": "2026-03-29"}],
     }
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([{**prompt, "image": b"\xff"}]), tmp_path / "data/source/x.parquet"
+    )
+    with pytest.raises(ValueError, match=r"x\.parquet:1: found bytes \(b'\\xff'\), which JSON cannot hold"):
+        read_source(tmp_path, "x.parquet")
 
 
 def test_feedback_in_other_endings_is_read_by_its_name_in_jsonl(tmp_path: Path) -> None:
