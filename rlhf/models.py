@@ -15,10 +15,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rlhf.fast import prepare
-from rlhf.records import Message
+from rlhf.records import Message, prompt_identity
 from rlhf.settings.model import ComputeSettings
 from rlhf.soft_prompt import load_soft_prompt, save_soft_prompt, soft_prompt, without_soft_prompt
-from rlhf.tokenizers import encode_prompt, explained, load_config, load_tokenizer
+from rlhf.tokenizers import control_tokens, encode_prompt, encode_text, explained, load_config, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -61,13 +61,18 @@ class Policy:
 
     def encode_prompts(self, prompts: Sequence[str | Sequence[Message]]) -> list[list[int]]:
         """`encode_prompt` of each; repeated prompts are encoded once."""
-        keys = [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
+        keys = list(map(prompt_identity, prompts))
         encoded = {key: self.encode_prompt(key) for key in dict.fromkeys(keys)}
         return [encoded[key] for key in keys]
 
     def encode_response(self, response: str, max_tokens: int, finished: bool = True) -> list[int]:
-        """A response as at most `max_tokens` ids, EOS included when it is finished and fits."""
-        tokens = self.tokenizer.encode(response, add_special_tokens=False) + [self.eos_id] * finished
+        """A response as at most `max_tokens` ids, EOS included when it is finished and fits.
+
+        A finished one that ends in the text of an end token has that end already, and gets no second one.
+        """
+        if finished:
+            response = control_tokens(self.tokenizer).at_end.sub("", response)
+        tokens = encode_text(self.tokenizer, response) + [self.eos_id] * finished
         return tokens[:max_tokens]
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -7,13 +7,15 @@ Pure functions on records; the text length at which two completions count as the
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import NamedTuple
 
-from rlhf.records import Pair, Ranking, prompt_key
+from rlhf.records import Pair, PromptText, Ranking, prompt_key
 
 SPLITS = ("train", "dev", "test")
+"""From the least to the most held out."""
 ROLES = (*SPLITS, "judge", "any")
 
 
@@ -75,12 +77,41 @@ def _pair(ranking: Ranking, chosen: int, rejected: int) -> Pair:
     return Pair.model_validate(fields)
 
 
-def ratings_of(ranking: Ranking) -> list[float]:
-    """The ranking's own field `ratings`, one number per completion, higher is better; empty without it."""
+def rating_fault(ranking: Ranking) -> str:
+    """Why the ranking's ratings cannot be used; empty where they can, or where there are none.
+
+    They are one number per completion, and no completion that is ranked above another is rated below it: a margin is
+    never negative. Of two that differ in rank the ratings may be equal.
+    """
     ratings = (ranking.model_extra or {}).get("ratings")
-    if isinstance(ratings, list) and len(ratings) == len(ranking.ranks) and all(map(_is_number, ratings)):
-        return [float(rating) for rating in ratings]
-    return []
+    if ratings is None:
+        return ""
+    if not isinstance(ratings, list):
+        return f"ratings is {ratings!r:.40}; give a list with a number for each completion"
+    if len(ratings) != len(ranking.ranks):
+        return f"ratings has {len(ratings)} entries for {len(ranking.ranks)} completions; give a number for each"
+    for rating in ratings:
+        if not _is_number(rating):
+            return f"ratings holds {rating!r:.40}; give a number for each completion, or no ratings"
+    for first, second in permutations(range(len(ratings)), 2):
+        if ranking.ranks[first] < ranking.ranks[second] and ratings[first] < ratings[second]:
+            return (
+                f"completion {first + 1} has rank {ranking.ranks[first]} and rating {ratings[first]:g}, completion "
+                f"{second + 1} rank {ranking.ranks[second]} and rating {ratings[second]:g}; rank 1 is best, and so is "
+                "the highest rating"
+            )
+    return ""
+
+
+def ratings_of(ranking: Ranking) -> list[float]:
+    """The ranking's own field `ratings`, one number per completion, higher is better; empty without it.
+
+    Raises:
+        ValueError: there are ratings that cannot be used.
+    """
+    if fault := rating_fault(ranking):
+        raise ValueError(f"ranking {ranking.id}: {fault}")
+    return [float(rating) for rating in (ranking.model_extra or {}).get("ratings") or []]
 
 
 def margin_of(ranking: Ranking, chosen: int, rejected: int) -> float:
@@ -92,7 +123,7 @@ def margin_of(ranking: Ranking, chosen: int, rejected: int) -> float:
         rejected: index of the other.
 
     Returns:
-        rating[chosen] − rating[rejected], or rank[rejected] − rank[chosen] where there are no ratings.
+        rating[chosen] − rating[rejected], or rank[rejected] − rank[chosen] where there are no ratings; never negative.
     """
     if ratings := ratings_of(ranking):
         return ratings[chosen] - ratings[rejected]
@@ -100,7 +131,7 @@ def margin_of(ranking: Ranking, chosen: int, rejected: int) -> float:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def tied_couples(ranks: Sequence[int]) -> int:
@@ -115,7 +146,7 @@ def split_of(key: str, dev_share: float, test_share: float, seed: int) -> str:
     u < test_share + dev_share, else train. A larger test share keeps every test prompt of a smaller one.
 
     Args:
-        key: the prompt as one string (`prompt_key`).
+        key: the prompt as one string.
         dev_share: expected share of prompts in dev.
         test_share: expected share of prompts in test.
         seed: another seed is another split.
@@ -135,6 +166,30 @@ def split_of(key: str, dev_share: float, test_share: float, seed: int) -> str:
     if position < test_share:
         return "test"
     return "dev" if position < test_share + dev_share else "train"
+
+
+def splits_of_prompts(prompts: Iterable[PromptText], dev_share: float, test_share: float, seed: int) -> dict[str, str]:
+    """The split of each prompt, by its key: that of its text's hash.
+
+    Forms of one prompt (other case, spaces, Unicode forms, text or chat) have hashes of their own and one key: all of
+    them go where the most held-out one goes, so that a form which joins never moves a test prompt to train.
+
+    Args:
+        prompts: in any order, and as often as they come.
+        dev_share: as `split_of` takes it, with its errors.
+        test_share: likewise.
+        seed: likewise.
+    """
+    splits: dict[str, str] = {}
+    for text, key in dict.fromkeys((_hashed(prompt), prompt_key(prompt)) for prompt in prompts):
+        split = split_of(text, dev_share, test_share, seed)
+        splits[key] = max(split, splits.get(key, split), key=SPLITS.index)
+    return splits
+
+
+def _hashed(prompt: PromptText) -> str:
+    """The text whose hash gives a prompt its split; another one would move prompts from test to train."""
+    return prompt if isinstance(prompt, str) else "\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
 
 
 def split_rankings(
@@ -160,14 +215,12 @@ def split_rankings(
     keys = [prompt_key(ranking.prompt) for ranking in rankings]
     roles = [_role_of(ranking) for ranking in rankings]
     declared = {split: {key for key, role in zip(keys, roles, strict=True) if role == split} for split in SPLITS}
-
-    def prompt_split(key: str) -> str:
-        for split in ("test", "dev", "train"):
-            if key in declared[split]:
-                return split
-        return split_of(key, dev_share, test_share, seed)
-
-    prompt_splits = {key: prompt_split(key) for key in dict.fromkeys(keys)}
+    prompt_splits = splits_of_prompts((ranking.prompt for ranking in rankings), dev_share, test_share, seed)
+    for split in SPLITS:  # the most held-out one last, which then stands
+        prompt_splits |= dict.fromkeys(declared[split], split)
+    texts: dict[str, str] = {}
+    for key, ranking in zip(keys, rankings, strict=True):
+        texts[key] = min(texts.get(key, _hashed(ranking.prompt)), _hashed(ranking.prompt))
     # A prompt that judge alone declares is not held out: the judge may share prompts with train.
     free = {key for key, role in zip(keys, roles, strict=True) if role != "judge"}
     assigned, leaks = [], 0
@@ -179,7 +232,7 @@ def split_rankings(
         else:
             # Another hash than the split's, whose low end is test already.
             for_judge = (
-                role == "any" and split == "train" and split_of(f"judge {key}", 0.0, judge_share, seed) == "test"
+                role == "any" and split == "train" and split_of(f"judge {texts[key]}", 0.0, judge_share, seed) == "test"
             )
             assigned.append(("judge" if for_judge else split, ranking))
     return SplitRankings(assigned, leaks)

@@ -5,21 +5,59 @@ Unknown fields are kept as they are, so a team's own annotations survive every s
 
 from __future__ import annotations
 
+import json
+import re
+import unicodedata
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 Text = Annotated[str, StringConstraints(strict=True)]
-Identifier = Annotated[str, StringConstraints(strict=True, min_length=1)]
+Name = Annotated[str, StringConstraints(strict=True, min_length=1)]
+
+
+def _as_text(value: object) -> object:
+    """7 and 7.0 as "7": tables and other tools number their rows and people."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _as_rank(value: object) -> object:
+    """1.0 and "1" as 1."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,9}(\.0*)?\s*", value):
+        value = float(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Identifier = Annotated[Name, BeforeValidator(_as_text)]
+Rank = Annotated[int, BeforeValidator(_as_rank)]
 
 
 class Message(BaseModel):
-    """One turn of a chat prompt."""
+    """One turn of a chat prompt; what else it holds, such as `tool_calls`, reaches the chat template."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    role: Identifier
+    role: Name
     content: Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _calls_may_stand_alone(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("tool_calls") and values.get("content") is None:
+            return {**values, "content": ""}
+        return values
+
+    @property
+    def calls(self) -> list[Any]:
+        """The tools that the turn calls."""
+        return (self.model_extra or {}).get("tool_calls") or []
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether the turn says nothing and calls nothing."""
+        return not self.content.strip() and not self.calls
 
 
 PromptText = Text | list[Message]
@@ -100,7 +138,7 @@ class Ranking(Record):
     id: Identifier
     prompt: PromptText
     completions: Annotated[list[Text], Field(min_length=2)]
-    ranks: list[int]
+    ranks: list[Rank]
     annotator: Identifier
     source: Text = "people"
 
@@ -127,11 +165,52 @@ class Pair(Record):
     chosen: Text
     rejected: Text
     annotator: Identifier
-    margin: float | None = None
+    margin: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
+    """By how much chosen is preferred: a difference of ratings or ranks."""
 
 
-def prompt_key(prompt: str | Sequence[Message]) -> str:
-    """The prompt as one string: what tells two prompts apart, whichever form they come in."""
+def prompt_identity(prompt: PromptText | Sequence[Message]) -> str | tuple[Message, ...]:
+    """The prompt as the key of a dictionary: equal where nothing at all differs."""
+    return prompt if isinstance(prompt, str) else tuple(prompt)
+
+
+def prompt_text(prompt: PromptText | Sequence[Message]) -> str:
+    """The prompt as one string: as people are shown it, and as a model without a chat template reads it.
+
+    A single user turn is its content, as a chat template makes one user turn of a text; other turns are lines that open
+    with their roles, so that no role is lost.
+    """
     if isinstance(prompt, str):
         return prompt
-    return "\n".join(f"{message.role}: {message.content}" for message in prompt)
+    if len(prompt) == 1 and prompt[0].role == "user" and not prompt[0].calls:
+        return prompt[0].content
+    return "\n".join(f"{turn.role}: {turn.content}{_calls_of(turn)}" for turn in prompt)
+
+
+def _calls_of(turn: Message) -> str:
+    return json.dumps(turn.calls, ensure_ascii=False) if turn.calls else ""
+
+
+def is_blank(prompt: PromptText) -> bool:
+    """Whether nothing is asked: a blank text, no turn, or a blank one; the system's may be blank beside others."""
+    if isinstance(prompt, str):
+        return not prompt.strip()
+    said = [turn for turn in prompt if turn.role != "system"] or prompt
+    return not said or any(turn.is_blank for turn in said)
+
+
+def prompt_key(prompt: PromptText | Sequence[Message]) -> str:
+    """What tells two prompts apart for what is held out: what the model reads, less what hardly changes it.
+
+    Case, white space, invisible characters and Unicode's ways to write one character (NFKC) make no other prompt;
+    neither does the form, text or chat, nor a turn without content.
+    """
+    text = prompt_text(prompt if isinstance(prompt, str) else [turn for turn in prompt if not turn.is_blank])
+    if not text.isascii():
+        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+        text = unicodedata.normalize("NFKC", text.casefold())
+    return " ".join(text.casefold().split())
+
+
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+"""Soft hyphens, marks of direction, and joiners of no width."""

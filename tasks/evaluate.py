@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlhf.records import Demonstration, Pair, Prompt, prompt_key
+from rlhf.records import Demonstration, Pair, Prompt, prompt_key, prompt_text
 from rlhf.settings.model import ModelSettings
 from tasks.evaluation import curves, few_shot, forgetting
 from tasks.evaluation.few_shot import FewShot
@@ -169,7 +169,7 @@ def side_by_side(bench: Bench, referee: str) -> list[dict[str, Any]]:
     """A row per prompt: each contestant's answer, and the reward and the referee's score of that answer."""
     rows = []
     for index, prompt in enumerate(bench.unseen):
-        row: dict[str, Any] = {"id": prompt.id, "prompt": prompt_key(prompt.prompt), "references": prompt.references}
+        row: dict[str, Any] = {"id": prompt.id, "prompt": prompt_text(prompt.prompt), "references": prompt.references}
         for name, entry in bench.entries.items():
             row[name] = entry.answers[index]
             for scorer in ("reward", referee):
@@ -182,7 +182,7 @@ def sampled(bench: Bench) -> list[dict[str, Any]]:
     """A row per prompt: the samples of SFT and policy, and every scorer's score of each."""
     rows = []
     for index, prompt in enumerate(bench.unseen):
-        row: dict[str, Any] = {"id": prompt.id, "prompt": prompt_key(prompt.prompt), "references": prompt.references}
+        row: dict[str, Any] = {"id": prompt.id, "prompt": prompt_text(prompt.prompt), "references": prompt.references}
         for name in ("sft", "policy"):
             entry = bench.entries[name]
             scores = {scorer: grid[index] for scorer, grid in entry.scores.items()}

@@ -6,10 +6,11 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -32,17 +33,52 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8"))
+                row = parse_json(line.decode("utf-8"))
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}:{number}: not JSON ({error}); write one JSON object a line") from None
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: {error}") from None
             if not isinstance(row, dict):
                 raise ValueError(f"{path}:{number}: found {type(row).__name__}; write one JSON object a line")
             rows += 1
             yield number, row
     if not rows:
         raise ValueError(f"{path}: the file is empty; give at least one row")
+
+
+def parse_json(text: str) -> Any:
+    """The JSON value of a text, no part of which is lost on the way.
+
+    Raises:
+        json.JSONDecodeError: the text is not JSON.
+        ValueError: a key occurs twice in one object, or a number is none that a float can hold.
+    """
+    return _DECODER.decode(text)
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} occurs {keys.count(twice)} times; keep the one that holds")
+    return values
+
+
+def _float_of(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"the number {digits:.40} is above what can be kept; correct it")
+    return number
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value; give a number, or leave the field out")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object_of, parse_float=_float_of, parse_constant=_refuse_constant)
 
 
 def read_records(path: Path, record: type[RecordT], may_be_empty: bool = False) -> list[RecordT]:
@@ -76,7 +112,7 @@ def explain(error: ValidationError) -> str:
 
 def write_records(path: Path, records: Iterable[BaseModel]) -> int:
     """Writes records as JSONL and returns their number; a failure leaves the old file as it was."""
-    return write_rows(path, (record.model_dump(mode="json", exclude_none=True) for record in records))
+    return write_rows(path, (record.model_dump(mode="json") for record in records))
 
 
 def append_record(path: Path, record: BaseModel) -> None:

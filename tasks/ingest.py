@@ -18,10 +18,10 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from rlhf.records import Demonstration, Prompt, prompt_key
+from rlhf.records import Demonstration, Message, Prompt, prompt_identity
 from tasks.files import write_records
 from tasks.params.ingest import IngestParams
-from tasks.sources.files import suffix_of
+from tasks.sources.files import files_below, suffix_of
 from tasks.sources.hub import read_hub
 from tasks.sources.local import read_local
 from tasks.sources.rows import Problems, as_records
@@ -72,7 +72,9 @@ def _received(files: StageFiles, data: Path, params: IngestParams) -> Iterator[P
         path = Path(os.path.abspath(files.root / source))
         if path.is_relative_to(data):  # neither builtin nor of the Hub
             yield from [path] if path.is_file() else _data_files(path.iterdir())
-    yield from _data_files(Path(os.path.abspath(files.inputs["feedback"])).rglob("*"))
+    feedback = Path(os.path.abspath(files.inputs["feedback"]))
+    if feedback.is_dir():
+        yield from _data_files(files_below(feedback))
 
 
 def _data_files(files: Iterable[Path]) -> Iterator[Path]:
@@ -127,10 +129,10 @@ def _limit(demonstrations: list[Demonstration], limit: int | None, seed: int) ->
 
 
 def derive_prompts(demonstrations: list[Demonstration], prompts: list[Prompt]) -> list[Prompt]:
-    """Prompts for the splits that have demonstrations but no prompts.
+    """Prompts for the splits that have demonstrations but no prompts, and for demonstrations with references.
 
-    Each distinct prompt of such a split's demonstrations becomes one Prompt, with that prompt's responses
-    as its references. Rows without a split count as training rows.
+    Each distinct prompt of such demonstrations becomes one Prompt, with the rows' own references, or their responses
+    where a row has none. Rows without a split count as training rows.
 
     Args:
         demonstrations: rows that may carry a `split`.
@@ -140,11 +142,11 @@ def derive_prompts(demonstrations: list[Demonstration], prompts: list[Prompt]) -
         ValueError: a made id is the id of another prompt.
     """
     present = {_split(prompt) or "train" for prompt in prompts}
-    groups: dict[tuple[str | None, str], list[Demonstration]] = {}
+    groups: dict[tuple[str | None, str | tuple[Message, ...]], list[Demonstration]] = {}
     for demonstration in demonstrations:
         split = _split(demonstration)
-        if (split or "train") not in present:
-            groups.setdefault((split, prompt_key(demonstration.prompt)), []).append(demonstration)
+        if (split or "train") not in present or _own_references(demonstration):
+            groups.setdefault((split, prompt_identity(demonstration.prompt)), []).append(demonstration)
     ids = {prompt.id for prompt in prompts}
     derived = [_derive(split, group) for (split, _), group in groups.items()]
     for prompt in derived:
@@ -154,10 +156,15 @@ def derive_prompts(demonstrations: list[Demonstration], prompts: list[Prompt]) -
 
 
 def _derive(split: str | None, group: list[Demonstration]) -> Prompt:
+    own = list(dict.fromkeys(text for row in group for text in _own_references(row)))
     # A blank response is the demonstration's defect, and must not cost the prompt its good references.
-    references = [demonstration.response for demonstration in group if demonstration.response.strip()]
+    references = own + [row.response for row in group if row.response.strip() and not _own_references(row)]
     values = {"id": f"{group[0].id}-prompt", "prompt": group[0].prompt, "references": references}
     return Prompt.model_validate(values if split is None else {**values, "split": split})
+
+
+def _own_references(row: Demonstration) -> list[str]:
+    return (row.model_extra or {}).get("references") or []
 
 
 def _split(record: Demonstration | Prompt) -> str | None:

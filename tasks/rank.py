@@ -13,10 +13,10 @@ import random
 from pathlib import PurePosixPath
 
 from rlhf.preferences import tied_couples
-from rlhf.records import Ranking, Rollout, prompt_key
+from rlhf.records import Ranking, Rollout, prompt_text
 from tasks.files import read_records, write_records
 from tasks.params.rank import FeedbackParams, RankParams
-from tasks.sources.files import read_file
+from tasks.sources.files import rankings_name, read_file
 from tasks.sources.rows import Problems, RawRow, as_records
 from tasks.stage_files import StageFiles
 
@@ -54,7 +54,7 @@ def simulate_ranking(rollout: Rollout, noise: float, seed: int) -> Ranking:
             "id": f"{rollout.prompt_id}-r",
             "prompt": rollout.prompt,
             "completions": texts,
-            "ranks": rank_completions(prompt_key(rollout.prompt), texts, noise, generator),
+            "ranks": rank_completions(prompt_text(rollout.prompt), texts, noise, generator),
             "annotator": "simulated",
             "source": "simulated",
             "split": "any",
@@ -88,10 +88,11 @@ def _gather(files: StageFiles, feedback: FeedbackParams) -> list[Ranking]:
 
 
 def _read(files: StageFiles, role: str, name: str, problems: Problems) -> list[RawRow]:
-    plain = PurePosixPath(name.removesuffix(".gz"))
-    if plain.is_absolute() or ".." in plain.parts or plain.suffix != ".jsonl":
+    plain = PurePosixPath(rankings_name(name) or "")
+    if plain.is_absolute() or ".." in plain.parts or not plain.name:
         raise ValueError(
-            f"rank.feedback.{role} names {name}; expected a .jsonl or .jsonl.gz file, by its path from data/feedback"
+            f"rank.feedback.{role} names {name}; expected a .jsonl or .jsonl.gz file, or another format that "
+            "data/feedback/README.md names, by its path from data/feedback"
         )
     file = files.inputs["feedback"] / plain
     if not file.is_file():

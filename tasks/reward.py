@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from rlhf.records import Pair, PromptText, prompt_key
+from rlhf.records import Pair, PromptText, prompt_identity, prompt_text
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.reward import RewardSettings
 from tasks.files import read_records, write_curve, write_json
@@ -96,7 +96,7 @@ def build_network(
     if params.encoder is not None:
         encoder, tokenizer = load_encoder(params.encoder, model, training=True)
     else:
-        texts = [text for pair in pairs for text in (prompt_key(pair.prompt), pair.chosen, pair.rejected)]
+        texts = [text for pair in pairs for text in (prompt_text(pair.prompt), pair.chosen, pair.rejected)]
         encoder, tokenizer = build_encoder(params.encoder_config, texts, model.vocab_size, model.device)
     max_tokens = model.max_prompt_tokens + params.max_completion_tokens
     return EncoderReward(encoder, tokenizer, max_tokens, params.freeze_encoder)
@@ -121,7 +121,7 @@ def sft_completions(
     from rlhf.generation import generate
     from rlhf.records import Sampling
 
-    prompts = list({prompt_key(pair.prompt): pair.prompt for pair in pairs}.values())[:NORMALISED_ON]
+    prompts = list({prompt_identity(pair.prompt): pair.prompt for pair in pairs}.values())[:NORMALISED_ON]
     sampling = Sampling(max_new_tokens=params.max_completion_tokens)
     drawn = generate(policy, prompts, [sampling] * len(prompts), list(range(len(prompts))))
     return prompts, [completion.text for completion in drawn]

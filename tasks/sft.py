@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf.records import Demonstration, prompt_key
+from rlhf.records import Demonstration, prompt_text
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.sft import SftSettings
 from tasks.files import read_records, write_curve
@@ -88,5 +88,5 @@ def _start(champion: Path, params: SftSettings, model: ModelSettings, rows: Sequ
     policy = policy or load_base(model, training=True)
     if policy is not None:
         return policy
-    texts = [text for row in rows for text in (prompt_key(row.prompt), row.response)]
+    texts = [text for row in rows for text in (prompt_text(row.prompt), row.response)]
     return build_policy(model.config, train_tokenizer(texts, model.vocab_size), params.seed, model)

@@ -22,13 +22,14 @@ from rlhf.records import Demonstration, Prompt, Ranking, Record
 from rlhf.settings.model import ModelSettings
 from tasks.files import write_records, write_rows
 from tasks.params.validate import ValidateParams
-from tasks.sources.files import read_file
+from tasks.sources.files import files_below, rankings_name, read_file
 from tasks.sources.rows import Problems, as_records
+from tasks.sources.shapes import without_shapes
 from tasks.stage_files import StageFiles
 from tasks.validation.expectations import SuiteVerdict, check_table
 from tasks.validation.frames import demonstration_frame, feedback_frame, prompt_frame
 from tasks.validation.lengths import Lengths, lengths_of
-from tasks.validation.splits import SplitRows, assign_splits, declared_splits, divide
+from tasks.validation.splits import SplitRows, assign_splits, declared_splits, divide, twins
 from tasks.validation.suites import demonstration_checks, feedback_checks, prompt_checks
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def run(files: StageFiles, params: ValidateParams, model: ModelSettings) -> dict
     data: list[Demonstration | Prompt] = [*inputs.demonstrations, *inputs.prompts, *inputs.general]
     declared = declared_splits(data)
     splits = assign_splits(data, declared, params.dev_share, params.test_share, params.seed)
-    verdicts = _check(inputs, declared, splits, lengths, params, model, files.aside["docs"])
+    verdicts = _check(inputs, declared, twins(data), splits, lengths, params, model, files.aside["docs"])
     _stop_or_warn(verdicts, params.max_rejected_share, inputs, files.aside["docs"])
     kept = Inputs(
         _keep(inputs.demonstrations, verdicts["demonstrations"]),
@@ -86,36 +87,36 @@ def read_inputs(files: StageFiles) -> Inputs:
     feedback, sources = [], dict[str, str]()
     for file in _feedback_files(files.inputs["feedback"]):
         source = file.relative_to(files.inputs["feedback"]).as_posix()
-        name = validated_name(source)
+        name = str(rankings_name(source))
         if name in sources:
             raise ValueError(f"data/feedback holds {sources[name]} and {source}; keep one of the two")
         sources[name] = source
-        rows = read_file(file, f"data/feedback/{source}", problems)
+        shown = f"data/feedback/{source}"
+        rows = without_shapes(read_file(file, shown, problems), shown, "rankings", problems)
         feedback += [(name, ranking) for ranking in as_records(rows, Ranking, problems)]
     problems.stop()
     return Inputs(demonstrations, prompts, general, feedback, list(sources))
 
 
-def validated_name(source: str) -> str:
-    """The name of a feedback file once validated: the same, without .gz."""
-    return source.removesuffix(".gz")
-
-
 def _feedback_files(folder: Path) -> list[Path]:
     """All rankings' files below a folder; notes, DVC's pointers and hidden files are none."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    if not folder.is_dir():
+        return []
+    files = [file for file in files_below(folder) if not file.name.startswith(".")]
     for file in files:
-        if not file.name.endswith((".jsonl", ".jsonl.gz", ".md", ".txt", ".dvc")):
+        name = file.relative_to(folder).as_posix()
+        if rankings_name(name) is None and not file.name.endswith((".md", ".txt", ".dvc")):
             raise ValueError(
-                f"data/feedback/{file.relative_to(folder).as_posix()}: found a {file.suffix or 'nameless'} "
-                "file; write rankings as .jsonl or .jsonl.gz (see the README there), or move it elsewhere"
+                f"data/feedback/{name}: found a {file.suffix or 'nameless'} file; write rankings as .jsonl or "
+                "another of the formats that the README there names, or move it elsewhere"
             )
-    return [file for file in files if file.name.endswith((".jsonl", ".jsonl.gz"))]
+    return [file for file in files if rankings_name(file.name) is not None]
 
 
 def _check(
     inputs: Inputs,
     declared: dict[str, list[str]],
+    forms: dict[str, str],
     splits: dict[str, str],
     lengths: Lengths,
     params: ValidateParams,
@@ -123,14 +124,14 @@ def _check(
     docs: Path,
 ) -> dict[str, SuiteVerdict]:
     longest = min(params.max_prompt_tokens, model.max_prompt_tokens)
-    demonstrations = demonstration_frame(inputs.demonstrations, declared, lengths)
-    prompts = prompt_frame(inputs.prompts, declared, lengths)
+    demonstrations = demonstration_frame(inputs.demonstrations, declared, forms, lengths)
+    prompts = prompt_frame(inputs.prompts, declared, forms, lengths)
     verdicts = [
         check_table(demonstrations, "demonstrations", demonstration_checks(params, longest), docs),
         check_table(prompts, "prompts", prompt_checks(params, longest), docs),
     ]
     if inputs.general:
-        general = demonstration_frame(inputs.general, declared, lengths)
+        general = demonstration_frame(inputs.general, declared, forms, lengths)
         verdicts.append(check_table(general, "general", demonstration_checks(params, longest), docs))
     if inputs.feedback:
         feedback = feedback_frame(inputs.feedback, splits, lengths)
@@ -189,7 +190,7 @@ def _write(
 
 def _quarantined(row: Record | tuple[str, Record], reasons: list[str]) -> dict[str, Any]:
     record, file = (row[1], {"file": row[0]}) if isinstance(row, tuple) else (row, {})
-    return {**record.model_dump(mode="json", exclude_none=True), **file, "reasons": reasons}
+    return {**record.model_dump(mode="json"), **file, "reasons": reasons}
 
 
 def _metrics(

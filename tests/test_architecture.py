@@ -178,7 +178,7 @@ SEVERAL = {
     *("flows/browser", "flows/dvc", "flows/whole_night", "rlhf/families", "rlhf/numerics", "rlhf/seq2seq"),
     *("rlhf/fast/door", "rlhf/ppo/exact", "rlhf/ppo/keeping"),
     *("rlhf/reward/ensemble", "rlhf/reward/families", "rlhf/reward/pretrained", "tasks/adapters", "tasks/isolation"),
-    *("tasks/learning", "tasks/seq2seq_night", "tasks/serving/serving", "tasks/sources/sources"),
+    *("tasks/learning", "tasks/seq2seq_night", "tasks/serving/serving", "tasks/sources/sources", "tasks/user_files"),
 }
 """Tests of several modules together; each of the others stands where its module stands."""
 

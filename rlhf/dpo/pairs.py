@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rlhf.demonstrations import Example
 from rlhf.models import Policy
-from rlhf.records import Pair, PromptText, prompt_key
+from rlhf.records import Pair, PromptText
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,21 @@ def encode_pairs(policy: Policy, pairs: Sequence[Pair], max_response_tokens: int
     Raises:
         ValueError: there is none.
     """
-    rows: dict[str, int] = {}
+    rows: dict[tuple[int, ...], int] = {}
     indices: dict[tuple[int, tuple[int, ...]], int] = {}
     table = PairTable([], [], [])
-    for pair in pairs:
+    for pair, prompt in zip(pairs, policy.encode_prompts([pair.prompt for pair in pairs]), strict=True):
         responses = [policy.encode_response(text, max_response_tokens) for text in (pair.chosen, pair.rejected)]
         if responses[0] == responses[1]:
             continue
-        row = rows.setdefault(prompt_key(pair.prompt), len(rows))
+        row = rows.setdefault(tuple(prompt), len(rows))
         if row == len(table.prompts):
             table.prompts.append(pair.prompt)
             table.pairs.append([])
         for response in responses:
             if (row, tuple(response)) not in indices:
                 indices[row, tuple(response)] = len(indices)
-                table.examples.append((policy.encode_prompt(pair.prompt), response))
+                table.examples.append((prompt, response))
         chosen, rejected = (indices[row, tuple(response)] for response in responses)
         table.pairs[row].append((chosen, rejected))
     if not table.pairs:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from rlhf.generation import check_context, sample
 from rlhf.models import Policy
-from rlhf.records import Demonstration, Message, PromptText, Sampling, prompt_key
+from rlhf.records import Demonstration, Message, PromptText, Sampling, prompt_key, prompt_text
 
 
 class Context(NamedTuple):
@@ -44,7 +44,7 @@ def draw_shots(
     for prompt in prompts:
         key = prompt_key(prompt)
         # One more than asked for, since the prompt's own may be among them.
-        order = random.Random(f"{seed}:{key}").sample(distinct, min(count + 1, len(distinct)))
+        order = random.Random(f"{seed}:{prompt_text(prompt)}").sample(distinct, min(count + 1, len(distinct)))
         others = [row for row in order if prompt_key(row.prompt) != key][:count]
         if len(others) < count:
             raise ValueError(

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf.models import load_network, resolve_device, save_network
-from rlhf.records import Message, prompt_key
+from rlhf.records import Message, prompt_text
 from rlhf.reward.head import score_states
 from rlhf.settings.model import ComputeSettings
 from rlhf.tokenizers import load_config
@@ -52,11 +52,12 @@ class EncoderReward(nn.Module):
     def encode(self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str]) -> BatchEncoding:
         """Both texts with special tokens, token types and attention mask, padded together."""
         return self.tokenizer(
-            [prompt_key(prompt) for prompt in prompts],
+            [prompt_text(prompt) for prompt in prompts],
             list(completions),
             truncation="longest_first",
             max_length=self.max_tokens,
             padding=True,
+            split_special_tokens=True,  # what reads like [SEP] in a text is text
             return_tensors="pt",
         ).to(self.backbone.device)
 

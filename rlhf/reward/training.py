@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf.optim import Optimizer, shuffled_batches
-from rlhf.records import Message, Pair, prompt_key
+from rlhf.records import Message, Pair, prompt_identity
 from rlhf.reward.encoder import EncoderReward
 from rlhf.reward.losses import centring_loss, pairwise_loss, regression_loss
 from rlhf.reward.scalar import ScalarReward
@@ -46,7 +46,7 @@ def group_pairs(pairs: Sequence[Pair]) -> list[Comparisons]:
     groups: dict[object, Comparisons] = {}
     for row, pair in enumerate(pairs):
         ranking = (pair.model_extra or {}).get("ranking", row)
-        key = (ranking, prompt_key(pair.prompt))  # two files may number their rankings alike
+        key = (ranking, prompt_identity(pair.prompt))  # two files may number their rankings alike
         group = groups.setdefault(key, Comparisons(pair.prompt, [], [], [], []))
         group.pairs.append(pair)
         for text, indices in ((pair.chosen, group.chosen), (pair.rejected, group.rejected)):

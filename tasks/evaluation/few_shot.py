@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf.records import Demonstration, Prompt, prompt_key
+from rlhf.records import Demonstration, Prompt, prompt_text
 from tasks.files import read_records
 from tasks.params.evaluate import EvaluateParams
 
@@ -79,7 +79,7 @@ def measure(test: FewShot, policies: Mapping[str, Policy]) -> Iterator[dict[str,
                 {
                     "id": row.id,
                     "shots": count,
-                    "prompt": prompt_key(row.prompt),
+                    "prompt": prompt_text(row.prompt),
                     "demonstrations": [shot.id for shot in shown[index]],
                     "references": row.references,
                     **{name: texts[index] for name, texts in answers.items()},

@@ -9,7 +9,7 @@ class IngestParams(Settings):
     """Where demonstrations and prompts come from."""
 
     source: str = "builtin"
-    """`builtin`, a path below data/source/ (JSONL, CSV or a folder of them), or `hub:ORG/NAME`."""
+    """`builtin`, a path below data/source/ (JSONL, CSV, TSV, Parquet or a folder of them), or `hub:ORG/NAME`."""
     demonstrations: Positive = 2500
     """builtin: demonstrations to generate (and as many general ones)."""
     prompts: Positive = 900

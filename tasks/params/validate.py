@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rlhf.settings.base import NonNegative, Positive, Share
 from tasks.params.splits import SplitParams
 
@@ -18,6 +20,9 @@ class ValidateParams(SplitParams):
     """A larger share of quarantined rows stops the night."""
     max_tie_share: Share = 0.6
     """A larger share of tied pairs in the feedback is reported as a warning."""
+    control_tokens: Literal["text", "quarantine"] = "text"
+    """What a tokenizer's control tokens, such as `<eos>`, are in the data: text like any other, which is reported as a
+    warning, or a reason to quarantine the row. At the end of a response an end token is that response's end."""
     min_annotators: Positive = 1
     """Fewer annotators per ranked item are reported as a warning."""
     seed: NonNegative = 0

@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 from tasks.sources.local import SPLITS, SourceRows, sort_row
-from tasks.sources.rows import Problems, RawRow
+from tasks.sources.rows import Problems, RawRow, without_gaps
+from tasks.sources.shapes import without_shapes
 
 
 def read_hub(name: str, problems: Problems) -> SourceRows:
@@ -29,8 +30,9 @@ def read_hub(name: str, problems: Problems) -> SourceRows:
                 f"hub:{name}: found a split called {part}; expected {', '.join(SPLITS)}; "
                 f"name the one to take, such as hub:{dataset}:{part}"
             )
-        for number, values in enumerate(rows, 1):
-            row = RawRow(f"hub:{dataset}:{part}:{number}", part, number, _plain(values))
+        shown = f"hub:{dataset}:{part}"
+        read = [RawRow(f"{shown}:{row}", part, row, without_gaps(values)) for row, values in enumerate(rows, 1)]
+        for row in without_shapes(read, shown, "demonstrations", problems):
             sort_row(row, None if only else SPLITS[part], result, problems)
     if not result.demonstrations and not result.prompts:
         problems.add(f"hub:{name}: the data set is empty; give at least one row")
@@ -55,11 +57,3 @@ def load_splits(dataset: str, split: str | None) -> dict[str, Any]:
             "its name, the split and the network, unset HF_HUB_OFFLINE, or put the data below data/source"
         ) from None
     return {split: loaded} if split else dict(loaded)
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """A row without empty columns (a table has every column in every row), its id as text."""
-    kept = {name: value for name, value in values.items() if value is not None}
-    if isinstance(kept.get("id"), int):
-        kept["id"] = str(kept["id"])
-    return kept

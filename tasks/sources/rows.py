@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -10,6 +11,8 @@ from pydantic import BaseModel
 
 from tasks.files import as_record
 
+LOCATED = re.compile(r"(.*?):(\d+): (.*)", re.DOTALL)
+"""A message that opens with a file and a line."""
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
@@ -22,6 +25,11 @@ class RawRow:
     """The file's name without suffixes: the stem of made ids."""
     line: int
     values: dict[str, Any]
+
+
+def without_gaps(values: dict[str, Any]) -> dict[str, Any]:
+    """A row of a table without its empty cells: a table has every column in every row."""
+    return {name: value for name, value in values.items() if value is not None and value == value}  # NaN is no value
 
 
 @dataclass
@@ -37,10 +45,23 @@ class Problems:
         """Raises ValueError with the first problems and the number of the others, if there are any."""
         if not self.messages:
             return
-        more = len(self.messages) - shown
-        lines = self.messages[:shown] + ([f"… and {more} more"] if more > 0 else [])
+        messages = _grouped(self.messages)
+        more = len(messages) - shown
+        lines = messages[:shown] + ([f"… and {more} more"] if more > 0 else [])
         count = f"{len(self.messages)} malformed rows; fix them and run again; nothing was written\n"
         raise ValueError("\n".join(lines) if len(self.messages) == 1 else count + "\n".join(lines))
+
+
+def _grouped(messages: list[str]) -> list[str]:
+    """The messages, where one that several rows of a file get is told once, with their number."""
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for message in messages:
+        file, line, text = LOCATED.fullmatch(message).groups() if LOCATED.fullmatch(message) else (message, "", "")
+        groups.setdefault((file, text), []).append((line, message))
+    return [
+        rows[0][1] + (f" (and {len(rows) - 1} more rows of the file, up to line {rows[-1][0]})" if rows[1:] else "")
+        for rows in groups.values()
+    ]
 
 
 def as_records(rows: Iterable[RawRow], record: type[RecordT], problems: Problems) -> list[RecordT]:

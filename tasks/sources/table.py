@@ -1,4 +1,4 @@
-"""CSV as the equivalent JSON rows.
+"""Tables as text (CSV, TSV) as the equivalent JSON rows.
 
 Columns: id, prompt, and response, or references (a JSON list) or reference_1, reference_2, …; any other
 column travels along as text. A prompt cell may hold chat messages as JSON.
@@ -7,18 +7,24 @@ column travels along as text. A prompt cell may hold chat messages as JSON.
 from __future__ import annotations
 
 import csv
-import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from tasks.files import parse_json
 from tasks.sources.rows import Problems
+from tasks.sources.shapes import advice_on, shape_of
+
+NUMBERED = re.compile(r"reference_\d+")
+CHAT = re.compile(r"""\s*\[\s*\{\s*['"](role|content)['"]""")
+"""How chat messages open, in JSON or as Python prints them."""
 
 
 def table_rows(
-    lines: Iterable[tuple[int, str]], shown: str, problems: Problems
+    lines: Iterable[tuple[int, str]], shown: str, problems: Problems, delimiter: str = ","
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (first line, row) of a table whose first row names the columns; problems are collected."""
-    reader = csv.reader((line for _, line in lines), strict=True)
+    reader = csv.reader((line for _, line in lines), strict=True, delimiter=delimiter)
     header: list[str] | None = None
     while True:
         start = reader.line_num + 1  # a quoted cell may run over lines; the row is named by its first
@@ -43,6 +49,9 @@ def _header(cells: list[str], shown: str, problems: Problems) -> list[str] | Non
     names = [cell.strip() for cell in cells]
     if "prompt" in names and len(set(names)) == len(names):
         return names
+    if len(set(names)) == len(names) and (shape := shape_of(set(names))):
+        problems.add(f"{shown}: the rows are {shape.name}; {advice_on(shape, shown)}")
+        return None
     problems.add(
         f"{shown}:1: columns are {', '.join(names)}; expected prompt with response, or prompt with "
         "references (a JSON list) or reference_1, reference_2, …, each column once"
@@ -53,23 +62,27 @@ def _header(cells: list[str], shown: str, problems: Problems) -> list[str] | Non
 def _json_row(
     cells: dict[str, str], location: str, start: int, problems: Problems
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A CSV row as the equivalent JSON row; an empty `id` or `split` cell counts as absent."""
+    """A row of the table as the equivalent JSON row; an empty `id` or `split` cell counts as absent.
+
+    So does an empty `response` beside references: that row is a prompt of a table which holds both kinds.
+    """
+    references = {name for name in cells if name == "references" or NUMBERED.fullmatch(name)}
     row: dict[str, Any] = {
-        name: cell
-        for name, cell in cells.items()
-        if not name.startswith("reference") and (cell or name not in ("id", "split"))
+        name: cell for name, cell in cells.items() if name not in references and (cell or name not in ("id", "split"))
     }
-    numbered = [cell for name, cell in cells.items() if name.startswith("reference_") and cell]
-    if "references" in cells or any(name.startswith("reference_") for name in cells):
+    numbered = [cells[name] for name in cells if name in references - {"references"} and cells[name]]
+    if references:
         listed = cells.get("references", "").strip()
         try:
-            row["references"] = (json.loads(listed) if listed else []) + numbered
+            row["references"] = (parse_json(listed) if listed else []) + numbered
         except (ValueError, TypeError):
             problems.add(f'{location}: references is {listed!r:.60}; write a JSON list such as ["one", "two"]')
             return
-    if row["prompt"].lstrip().startswith('[{"role"'):
+        if row["references"] and row.get("response") == "":
+            del row["response"]
+    if CHAT.match(row["prompt"]):
         try:
-            row["prompt"] = json.loads(row["prompt"])
+            row["prompt"] = parse_json(row["prompt"])
         except ValueError as error:
             problems.add(f"{location}: prompt opens as chat messages but is not JSON ({error})")
             return

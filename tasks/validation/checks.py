@@ -60,7 +60,17 @@ def has_one_split() -> DataCheck:
         {"column": "declared_in", "value_set": ["", "train", "dev", "test"]},
         "error",
         "the prompt is in more than one split",
-        "keep it in one split; nothing may train on test prompts",
+        "keep it in one split, in whatever case, spaces and Unicode form; nothing may train on test prompts",
+    )
+
+
+def has_one_form() -> DataCheck:
+    return DataCheck(
+        "ExpectColumnValuesToBeInSet",
+        {"column": "twins", "value_set": [""]},
+        "warning",
+        "the prompt is written in several ways, which are in one split",
+        "nothing, if they are one question; else put it in other words",
     )
 
 
@@ -81,6 +91,26 @@ def is_not_longer(column: str, limit: int, level: Literal["row", "warning"]) -> 
         level,
         f"{column.replace('_', ' ')} above {limit}",
         "shorten the text, or raise the limit in params.yaml",
+    )
+
+
+def can_be_shown() -> DataCheck:
+    return DataCheck(
+        "ExpectColumnValuesToBeInSet",
+        {"column": "refusal", "value_set": [""]},
+        "row",
+        "the model cannot be shown the prompt",
+        "write the turns as its chat template wants them, or remove the row",
+    )
+
+
+def has_no_controls(level: Literal["row", "warning"]) -> DataCheck:
+    return DataCheck(
+        "ExpectColumnValuesToBeInSet",
+        {"column": "controls", "value_set": [""]},
+        level,
+        "control tokens in the text" + (", which are read as text" if level == "warning" else ""),
+        "take them out, or say in validate.control_tokens whether they are text or the row is quarantined",
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from rlhf.preferences import tied_couples
-from rlhf.records import Demonstration, Pair, Prompt, Ranking, prompt_key
+from rlhf.preferences import rating_fault, tied_couples
+from rlhf.records import Demonstration, Pair, Prompt, Ranking, is_blank, prompt_identity, prompt_key, prompt_text
+from rlhf.tokenizers import ControlTokens
 from tasks.validation.lengths import Lengths
 
 if TYPE_CHECKING:
@@ -42,45 +43,63 @@ def _damage(fields: Mapping[str, Iterable[str]]) -> str:
     return "; ".join(f"{name}: {what}" for name, what in damage.items() if what)
 
 
+def _controls(prompt: str, responses: Iterable[str], controls: ControlTokens) -> str:
+    """The control tokens in the texts of a row; the end tokens that close a response are none."""
+    texts = [prompt, *(controls.at_end.sub("", text) for text in responses)]
+    return ", ".join(dict.fromkeys(token for text in texts for token in controls.anywhere.findall(text)))
+
+
 def demonstration_frame(
-    rows: Sequence[Demonstration], declared: Mapping[str, list[str]], lengths: Lengths
+    rows: Sequence[Demonstration], declared: Mapping[str, list[str]], twins: Mapping[str, str], lengths: Lengths
 ) -> pd.DataFrame:
-    """Columns row, id, prompt, response, prompt_tokens, response_tokens, declared_in, damage."""
+    """A row each: columns id, prompt, response, and what the demonstrations' suites hold them to."""
     import pandas as pd
 
-    keys, prompt_tokens = _prompts(rows, lengths)
+    keys, texts, prompt_tokens, refusals = _prompts(rows, lengths)
     return pd.DataFrame(
         {
             "row": range(len(rows)),
             "id": [row.id for row in rows],
-            "prompt": keys,
+            "prompt": texts,
             "response": [row.response for row in rows],
             "prompt_tokens": prompt_tokens,
+            "refusal": refusals,
             "response_tokens": lengths.of_texts([row.response for row in rows]),
             "declared_in": [", ".join(declared.get(key, [])) for key in keys],
+            "twins": [twins.get(key, "") for key in keys],
+            "controls": [
+                _controls(text, [row.response], lengths.controls) for text, row in zip(texts, rows, strict=True)
+            ],
             "damage": [
-                _damage({"prompt": [key], "response": [row.response]}) for key, row in zip(keys, rows, strict=True)
+                _damage({"prompt": [text], "response": [row.response]}) for text, row in zip(texts, rows, strict=True)
             ],
         }
     )
 
 
-def prompt_frame(rows: Sequence[Prompt], declared: Mapping[str, list[str]], lengths: Lengths) -> pd.DataFrame:
-    """Columns row, id, prompt, prompt_tokens, references, blank_references, declared_in, damage."""
+def prompt_frame(
+    rows: Sequence[Prompt], declared: Mapping[str, list[str]], twins: Mapping[str, str], lengths: Lengths
+) -> pd.DataFrame:
+    """A row each: columns id, prompt, and what the prompts' suite holds them to."""
     import pandas as pd
 
-    keys, prompt_tokens = _prompts(rows, lengths)
+    keys, texts, prompt_tokens, refusals = _prompts(rows, lengths)
     return pd.DataFrame(
         {
             "row": range(len(rows)),
             "id": [row.id for row in rows],
-            "prompt": keys,
+            "prompt": texts,
             "prompt_tokens": prompt_tokens,
+            "refusal": refusals,
             "references": [len(row.references) for row in rows],
             "blank_references": [sum(not text.strip() for text in row.references) for row in rows],
             "declared_in": [", ".join(declared.get(key, [])) for key in keys],
+            "twins": [twins.get(key, "") for key in keys],
+            "controls": [
+                _controls(text, row.references, lengths.controls) for text, row in zip(texts, rows, strict=True)
+            ],
             "damage": [
-                _damage({"prompt": [key], "references": row.references}) for key, row in zip(keys, rows, strict=True)
+                _damage({"prompt": [text], "references": row.references}) for text, row in zip(texts, rows, strict=True)
             ],
         }
     )
@@ -100,28 +119,36 @@ def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str
     import pandas as pd
 
     rankings = [ranking for _, ranking in rows]
-    keys, prompt_tokens = _prompts(rankings, lengths)
+    keys, texts, prompt_tokens, refusals = _prompts(rankings, lengths)
     items = [(key, *sorted(ranking.completions)) for key, ranking in zip(keys, rankings, strict=True)]
     annotators: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for item, ranking in zip(items, rankings, strict=True):
         annotators[item].add(ranking.annotator)
     couples = sum(len(ranking.ranks) * (len(ranking.ranks) - 1) / 2 for ranking in rankings) / len(rankings)
     longest = _longest(rankings, lengths)
+    has_ratings = [(ranking.model_extra or {}).get("ratings") is not None for ranking in rankings]
     return pd.DataFrame(
         {
             "row": range(len(rows)),
             "id": [f"{file}: {ranking.id}" for file, ranking in rows],
-            "prompt": keys,
+            "prompt": texts,
             "annotator": [ranking.annotator for ranking in rankings],
             "prompt_tokens": prompt_tokens,
+            "refusal": refusals,
             "longest_completion": longest,
             "empty_completions": [sum(not text.strip() for text in ranking.completions) for ranking in rankings],
             "tie_share": [tied_couples(ranking.ranks) / couples for ranking in rankings],
             "annotators": [len(annotators[item]) for item in items],
+            "rating_fault": [rating_fault(ranking) for ranking in rankings],
+            "unrated": ["no ratings" if any(has_ratings) and not rated else "" for rated in has_ratings],
             "split_of_prompt": [splits.get(key, "") for key in keys],
+            "controls": [
+                _controls(text, ranking.completions, lengths.controls)
+                for text, ranking in zip(texts, rankings, strict=True)
+            ],
             "damage": [
-                _damage({"prompt": [key], "completions": ranking.completions})
-                for key, ranking in zip(keys, rankings, strict=True)
+                _damage({"prompt": [text], "completions": ranking.completions})
+                for text, ranking in zip(texts, rankings, strict=True)
             ],
         }
     )
@@ -140,7 +167,7 @@ def pair_frame(pairs: Sequence[tuple[str, Pair]]) -> pd.DataFrame:
         {
             "row": range(len(pairs)),
             "split": [split for split, _ in pairs],
-            "prompt": keys,
+            "prompt": [prompt_text(pair.prompt) for _, pair in pairs],
             "chosen": [pair.chosen for _, pair in pairs],
             "rejected": [pair.rejected for _, pair in pairs],
             "annotator": [pair.annotator for _, pair in pairs],
@@ -150,16 +177,34 @@ def pair_frame(pairs: Sequence[tuple[str, Pair]]) -> pd.DataFrame:
     )
 
 
-def _prompts(rows: Sequence[Demonstration | Prompt | Ranking], lengths: Lengths) -> tuple[list[str], list[int]]:
-    """Keys and lengths of the rows' prompts; each distinct prompt is counted once."""
-    counted: dict[str, int] = {}
-    keys = []
-    for row in rows:
-        key = prompt_key(row.prompt)
-        if key not in counted:
-            counted[key] = lengths.of_prompt(row.prompt)
-        keys.append(key)
-    return keys, [counted[key] for key in keys]
+class _PromptColumns(NamedTuple):
+    """What the rows' prompts are held to; each distinct prompt is counted once."""
+
+    keys: list[str]
+    texts: list[str]
+    """As people are shown them; empty where nothing is asked."""
+    tokens: list[int]
+    refusals: list[str]
+    """Why the model cannot be shown the prompt; empty where it can."""
+
+
+def _prompts(rows: Sequence[Demonstration | Prompt | Ranking], lengths: Lengths) -> _PromptColumns:
+    identities = [prompt_identity(row.prompt) for row in rows]
+    distinct = dict.fromkeys(identities)
+    keys = {prompt: prompt_key(prompt) for prompt in distinct}
+    texts = {prompt: "" if is_blank(prompt) else prompt_text(prompt) for prompt in distinct}
+    counted, refusals = dict.fromkeys(distinct, 0), dict.fromkeys(distinct, "")
+    for prompt in distinct:
+        try:
+            counted[prompt] = lengths.of_prompt(prompt)
+        except ValueError as error:
+            refusals[prompt] = str(error)
+    return _PromptColumns(
+        [keys[prompt] for prompt in identities],
+        [texts[prompt] for prompt in identities],
+        [counted[prompt] for prompt in identities],
+        [refusals[prompt] for prompt in identities],
+    )
 
 
 def _longest(rankings: Sequence[Ranking], lengths: Lengths) -> list[int]:

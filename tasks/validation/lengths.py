@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from rlhf.records import Message, prompt_key
+from rlhf.records import Message
+from rlhf.tokenizers import OWN_CONTROLS, ControlTokens, plain_text
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -25,6 +26,8 @@ class Lengths:
     """What is counted, for messages."""
     of_prompt: Callable[[str | Sequence[Message]], int]
     of_texts: Callable[[list[str]], list[int]]
+    controls: ControlTokens = OWN_CONTROLS
+    """The control tokens of the model's tokenizer."""
 
 
 def count_words(text: str) -> int:
@@ -43,19 +46,24 @@ def lengths_of(model_name: str | None, trust_remote_code: bool = False) -> Lengt
     if model_name is None:
         return Lengths(
             "words and punctuation marks",
-            lambda prompt: count_words(prompt_key(prompt)),
+            lambda prompt: count_words(plain_text(prompt)),
             lambda texts: [count_words(text) for text in texts],
         )
-    from rlhf.tokenizers import encode_prompt, load_config, load_tokenizer
+    from rlhf.tokenizers import control_tokens, encode_prompt, load_config, load_tokenizer
 
     tokenizer = load_tokenizer(model_name, trust_remote_code)
     encoder = load_config(model_name, trust_remote_code).is_encoder_decoder
 
     def of_texts(texts: list[str]) -> list[int]:
-        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
         return [len(tokens) + 1 for tokens in encoded]
 
-    return Lengths(f"tokens of {model_name}", lambda prompt: len(encode_prompt(tokenizer, prompt, encoder)), of_texts)
+    return Lengths(
+        f"tokens of {model_name}",
+        lambda prompt: len(encode_prompt(tokenizer, prompt, encoder)),
+        of_texts,
+        control_tokens(tokenizer),
+    )
 
 
 def truncation(tokenizer_file: Path, max_tokens: int) -> Callable[[str], str]:

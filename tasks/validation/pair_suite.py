@@ -28,8 +28,8 @@ def pair_checks() -> list[DataCheck]:
             "ExpectColumnValuesToBeBetween",
             {"column": "margin", "min_value": 0, "strict_min": True},
             "warning",
-            "the ratings do not agree with the ranks",
-            "check those rankings: the ranks were used",
+            "the ratings are equal where the ranks are not, so that the margin is 0",
+            "nothing, if the ranks say more than the ratings",
         ),
         is_not_blank("chosen", "warning"),
     ]

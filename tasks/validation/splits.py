@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from rlhf.preferences import SPLITS, split_of
-from rlhf.records import Demonstration, Prompt, Record, prompt_key
+from rlhf.preferences import SPLITS, splits_of_prompts
+from rlhf.records import Demonstration, Message, Prompt, Record, prompt_identity, prompt_key, prompt_text
 from tasks.validation.lengths import Lengths
 
 RowT = TypeVar("RowT", Demonstration, Prompt)
@@ -39,9 +39,22 @@ def assign_splits(
     test_share: float,
     seed: int,
 ) -> dict[str, str]:
-    """The split of every prompt: the one that some row of it declares, else by the prompt's hash."""
-    keys = dict.fromkeys(prompt_key(row.prompt) for row in rows)
-    return {key: declared[key][0] if key in declared else split_of(key, dev_share, test_share, seed) for key in keys}
+    """The split of every prompt, by key: the one that some row of it declares, else by the prompt's hash."""
+    splits = splits_of_prompts((row.prompt for row in rows), dev_share, test_share, seed)
+    return {key: declared[key][0] if key in declared else split for key, split in splits.items()}
+
+
+def twins(rows: Iterable[Demonstration | Prompt]) -> dict[str, str]:
+    """Prompts that come in several forms (case, spaces, Unicode forms, text and chat): by key, two of the forms."""
+    forms: dict[str, set[str | tuple[Message, ...]]] = defaultdict(set)
+    for row in rows:
+        forms[prompt_key(row.prompt)].add(prompt_identity(row.prompt))
+    shown = {key: sorted(map(repr, map(_shown, several)))[:2] for key, several in forms.items() if len(several) > 1}
+    return {key: " and ".join(two) for key, two in shown.items()}
+
+
+def _shown(form: str | tuple[Message, ...]) -> str:
+    return form if isinstance(form, str) else f"chat: {prompt_text(form)}"
 
 
 def divide(

@@ -8,7 +8,10 @@ from __future__ import annotations
 from tasks.params.validate import ValidateParams
 from tasks.validation.checks import (
     DataCheck,
+    can_be_shown,
     has_columns,
+    has_no_controls,
+    has_one_form,
     has_one_split,
     has_unique_ids,
     is_not_blank,
@@ -23,11 +26,14 @@ def demonstration_checks(params: ValidateParams, max_prompt_tokens: int) -> list
         *has_columns("id", "prompt", "response"),
         has_unique_ids(),
         has_one_split(),
+        has_one_form(),
         is_not_blank("prompt"),
+        can_be_shown(),
         is_not_blank("response"),
         is_not_longer("prompt_tokens", max_prompt_tokens, "row"),
         is_not_longer("response_tokens", params.max_response_tokens, "row"),
         is_undamaged(),
+        has_no_controls("row" if params.control_tokens == "quarantine" else "warning"),
     ]
 
 
@@ -37,7 +43,9 @@ def prompt_checks(params: ValidateParams, max_prompt_tokens: int) -> list[DataCh
         *has_columns("id", "prompt"),
         has_unique_ids(),
         has_one_split(),
+        has_one_form(),
         is_not_blank("prompt"),
+        can_be_shown(),
         is_not_longer("prompt_tokens", max_prompt_tokens, "row"),
         DataCheck(
             "ExpectColumnValuesToBeBetween",
@@ -47,6 +55,7 @@ def prompt_checks(params: ValidateParams, max_prompt_tokens: int) -> list[DataCh
             "remove the blank references, or write them",
         ),
         is_undamaged(),
+        has_no_controls("row" if params.control_tokens == "quarantine" else "warning"),
     ]
 
 
@@ -56,8 +65,24 @@ def feedback_checks(params: ValidateParams, max_prompt_tokens: int) -> list[Data
         *has_columns("id", "prompt", "annotator"),
         has_unique_ids(),
         is_not_blank("prompt"),
+        can_be_shown(),
         is_not_longer("prompt_tokens", max_prompt_tokens, "row"),
         is_undamaged(),
+        has_no_controls("row" if params.control_tokens == "quarantine" else "warning"),
+        DataCheck(
+            "ExpectColumnValuesToBeInSet",
+            {"column": "rating_fault", "value_set": [""]},
+            "row",
+            "ratings that cannot be used",
+            "give one number per completion, higher is better, that agrees with the ranks, or take the ratings out",
+        ),
+        DataCheck(
+            "ExpectColumnValuesToBeInSet",
+            {"column": "unrated", "value_set": [""]},
+            "warning",
+            "some rankings have ratings and others none: margins are differences of ratings here, of ranks there",
+            "rate all or none, where reward.margin is above 0 or reward.loss is regression",
+        ),
         is_not_longer("longest_completion", params.max_response_tokens, "warning"),
         DataCheck(
             "ExpectColumnValuesToBeBetween",

@@ -187,10 +187,13 @@ def test_a_tokenizer_without_the_separator_gets_a_newline(llama: Policy) -> None
     assert policy.tokenizer.decode(policy.encode_prompt("a b")) == "a b\n"
 
 
-def test_chat_messages_without_a_template_are_joined_by_lines(llama: Policy) -> None:
-    """Contents alone, one a line."""
+def test_chat_messages_without_a_template_are_lines_that_name_their_roles(llama: Policy) -> None:
+    """Who said what is not lost; one user turn is its content, as with a template."""
     messages = [Message(role="system", content="Be brief."), Message(role="user", content="Hello")]
-    assert llama.encode_prompt(messages) == llama.encode_prompt("Be brief.\nHello")
+    assert llama.encode_prompt(messages) == llama.encode_prompt("system: Be brief.\nuser: Hello")
+    others = [Message(role="user", content="Be brief."), Message(role="assistant", content="Hello")]
+    assert llama.encode_prompt(messages) != llama.encode_prompt(others)
+    assert llama.encode_prompt(messages[1:]) == llama.encode_prompt("Hello")
 
 
 def test_a_chat_template_is_used_with_its_generation_prompt(llama: Policy, bpe: Any) -> None:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import random
-from itertools import permutations
+import re
+from itertools import permutations, product
 
 import pytest
 
-from rlhf.preferences import margin_of, pairs_of, split_of, split_rankings, tied_couples
-from rlhf.records import Ranking
+from rlhf.corpus import make_demonstrations, make_prompts
+from rlhf.preferences import (
+    margin_of,
+    pairs_of,
+    rating_fault,
+    split_of,
+    split_rankings,
+    splits_of_prompts,
+    tied_couples,
+)
+from rlhf.records import Message, Ranking, prompt_key, prompt_text
 
 
 def ranking(ranks: list[int], completions: list[str] | None = None, **fields: object) -> Ranking:
@@ -78,21 +88,52 @@ def test_texts_that_are_the_same_after_truncation_are_dropped_and_the_others_kee
 
 
 def test_ratings_travel_into_the_pairs() -> None:
-    """Each side's own; where there are none, or a list that does not fit, a pair has no such field."""
+    """Each side's own; where there are none, a pair has no such field."""
     whole = pairs_of(ranking([3, 1, 2], ratings=[60, 90.0, 70]), str).pairs
     sides = [(pair.model_extra or {}).get(side) for pair in whole for side in ("chosen_rating", "rejected_rating")]
     assert sides == [90.0, 60.0, 70.0, 60.0, 90.0, 70.0]
-    for ratings in ([60, None, 70], [60, 90]):
-        for pair in pairs_of(ranking([3, 1, 2], ratings=ratings), str).pairs:
-            assert "chosen_rating" not in pair.model_dump()
+    for pair in pairs_of(ranking([3, 1, 2], ratings=None), str).pairs:
+        assert "chosen_rating" not in pair.model_dump()
 
 
 def test_the_margin_is_the_difference_of_ratings_else_of_ranks() -> None:
-    """Ratings 90 and 60: margin 30; without ratings, or with a list that does not fit, ranks 1 and 3: 2."""
+    """Ratings 90 and 60: margin 30; without ratings, ranks 1 and 3: 2; equal ratings of other ranks: 0."""
     assert margin_of(ranking([3, 1, 2], ratings=[60, 90.0, 70]), 1, 0) == 30.0
     assert margin_of(ranking([3, 1, 2]), 1, 0) == 2.0
-    assert margin_of(ranking([3, 1, 2], ratings=[60, None, 70]), 1, 0) == 2.0
-    assert margin_of(ranking([3, 1, 2], ratings=[60, 90]), 1, 0) == 2.0
+    assert margin_of(ranking([3, 1, 2], ratings=[60, 60.0, 60]), 1, 0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("ratings", "fault"),
+    [
+        ("60, 90, 70", "ratings is '60, 90, 70'; give a list"),
+        ([60, 90], "ratings has 2 entries for 3 completions"),
+        ([60, "90", 70], "ratings holds '90'; give a number"),
+        ([60, None, 70], "ratings holds None; give a number"),
+        ([60, True, 70], "ratings holds True; give a number"),
+        ([60, float("inf"), 70], "ratings holds inf; give a number"),
+        ([60, 50, 70], "completion 2 has rank 1 and rating 50, completion 1 rank 3 and rating 60; rank 1 is best"),
+    ],
+)
+def test_ratings_that_cannot_be_used_are_named_and_make_no_pair(ratings: object, fault: str) -> None:
+    """Neither dropped, which would mix their margins with those of ranks, nor believed against the ranks."""
+    faulty = ranking([3, 1, 2], ratings=ratings)
+    assert rating_fault(faulty).startswith(fault)
+    with pytest.raises(ValueError, match=re.escape(f"ranking r: {fault}")):
+        pairs_of(faulty, whole)
+
+
+def test_ratings_of_tied_completions_may_differ_and_no_margin_is_negative() -> None:
+    """All orders of three ratings beside all rankings of three: either a fault, or margins of 0 and more."""
+    assert rating_fault(ranking([1, 1, 3], ratings=[5, 9, 1])) == ""
+    for ranks in ([1, 2, 3], [1, 1, 3], [1, 2, 2], [2, 1, 3], [3, 2, 1]):
+        for ratings in product((1, 2.5, 3), repeat=3):
+            row = ranking(ranks, ratings=list(ratings))
+            couples = permutations(zip(ranks, ratings, strict=True), 2)
+            contradicts = any(a < b and x < y for (a, x), (b, y) in couples)
+            assert bool(rating_fault(row)) == contradicts
+            if not contradicts:
+                assert all(pair.margin is not None and pair.margin >= 0 for pair in pairs_of(row, whole).pairs)
 
 
 def test_a_pair_names_its_ranking_and_annotator() -> None:
@@ -133,6 +174,40 @@ def test_rankings_of_one_prompt_fall_in_one_split_and_order_does_not_matter() ->
     assert {row.id: split for split, row in split_rankings(rows, 0.1, 0.2, 0).assigned} == first
     assert all(len({first[f"{p}-{k}"] for k in range(3)}) == 1 for p in range(200))
     assert set(first.values()) == {"train", "dev", "test"}
+
+
+def test_forms_of_one_prompt_go_where_the_most_held_out_of_them_goes() -> None:
+    """By hand from each form's own hash, whatever their order; what stands alone keeps the split of its text."""
+    forms = [[f"Prompt {index}", f"prompt {index} "] for index in range(300)]
+    splits = splits_of_prompts([form for both in forms for form in both], 0.1, 0.2, 0)
+    assert splits == splits_of_prompts([form for both in forms for form in reversed(both)], 0.1, 0.2, 0)
+    for first, second in forms:
+        own = {split_of(first, 0.1, 0.2, 0), split_of(second, 0.1, 0.2, 0)}
+        assert splits[second.strip()] == next(split for split in ("test", "dev", "train") if split in own)
+    alone = splits_of_prompts([both[0] for both in forms], 0.1, 0.2, 0)
+    assert alone == {both[1].strip(): split_of(both[0], 0.1, 0.2, 0) for both in forms}
+    chat = [Message(role="user", content="hi")]
+    assert splits_of_prompts([chat], 0.1, 0.2, 0) == {"hi": split_of("user: hi", 0.1, 0.2, 0)}
+
+
+def test_the_generated_corpus_is_split_as_its_texts_are() -> None:
+    """No two of its prompts share a key, so that no figure of the default night moves."""
+    prompts = [row.prompt for row in [*make_prompts(1700, 0), *make_demonstrations(4000, 0)]]
+    texts = {prompt_text(prompt) for prompt in prompts}
+    assert splits_of_prompts(prompts, 0.05, 0.1, 0) == {
+        prompt_key(text): split_of(text, 0.05, 0.1, 0) for text in texts
+    }
+    assert len({prompt_key(text) for text in texts}) == len(texts)
+
+
+def test_rankings_of_one_prompt_s_forms_fall_in_one_split_and_one_role() -> None:
+    """Capitals and spaces: train and judge do not share them, and a declared test binds the other form."""
+    rows = [ranking([1, 2], id=f"{p}-{k}", prompt=f"{k} {p} ") for p in range(200) for k in ("ask", "Ask", "ASK")]
+    assigned = {row.id: split for split, row in split_rankings(rows, 0.1, 0.2, 0, 0.5).assigned}
+    assert all(len({assigned[f"{p}-{k}"] for k in ("ask", "Ask", "ASK")}) == 1 for p in range(200))
+    assert set(assigned.values()) == {"train", "dev", "test", "judge"}
+    held = [ranking([1, 2], id="t", prompt="T", split="test"), ranking([1, 2], id="u", prompt="t", split="train")]
+    assert split_rankings(held, 0.0, 0.0, 0).leaks == 1
 
 
 def test_a_held_out_prompt_leaves_the_other_splits_and_is_counted() -> None:

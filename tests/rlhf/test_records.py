@@ -7,7 +7,20 @@ import json
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from rlhf.records import Completion, Demonstration, Message, Pair, Prompt, Ranking, Rollout, Sampling, prompt_key
+from rlhf.records import (
+    Completion,
+    Demonstration,
+    Message,
+    Pair,
+    Prompt,
+    Ranking,
+    Rollout,
+    Sampling,
+    is_blank,
+    prompt_identity,
+    prompt_key,
+    prompt_text,
+)
 
 COMPLETION = {
     "text": "Hello.",
@@ -51,10 +64,17 @@ def test_every_field_of_its_own_is_needed(kind: type[BaseModel], row: dict[str, 
         (Demonstration, {"prompt": None}),
         (Prompt, {"references": "Hello."}),
         (Prompt, {"prompt": [{"role": "user"}]}),
-        (Ranking, {"ranks": ["1", "1", "3"]}),
+        (Ranking, {"ranks": ["one", "1", "3"]}),
+        (Ranking, {"ranks": [1, 1.5, 3]}),
+        (Ranking, {"ranks": [True, 1, 3]}),
+        (Ranking, {"annotator": True}),
+        (Demonstration, {"id": 1.5}),
+        (Prompt, {"prompt": [{"role": 1, "content": "Hi"}]}),
         (Ranking, {"completions": ["a"], "ranks": [1]}),
         (Rollout, {"completions": [{**COMPLETION, "finish_reason": "bored"}]}),
         (Pair, {"margin": "2"}),
+        (Pair, {"margin": -2.0}),
+        (Pair, {"margin": float("nan")}),
     ],
 )
 def test_a_wrong_type_is_not_coerced(kind: type[BaseModel], change: dict[str, object]) -> None:
@@ -62,6 +82,13 @@ def test_a_wrong_type_is_not_coerced(kind: type[BaseModel], change: dict[str, ob
     row = dict(ROWS)[kind]
     with pytest.raises(ValidationError, match=next(iter(change))):
         kind.model_validate({**row, **change})
+
+
+def test_numbers_of_rows_and_people_and_ranks_as_tables_write_them_are_taken() -> None:
+    """7 and 7.0 are "7"; 1.0, "1" and " 1.0" are 1."""
+    row = {"id": 7, "prompt": "Hi", "completions": ["a", "b", "c"], "ranks": [1.0, "3", " 1.0"], "annotator": 7.0}
+    made = Ranking.model_validate(row)
+    assert (made.id, made.ranks, made.annotator) == ("7", [1, 3, 1], "7")
 
 
 @pytest.mark.parametrize("ranks", [[1, 2, 3], [3, 1, 2], [1, 1, 3], [1, 2, 2], [1, 1, 1]])
@@ -124,9 +151,50 @@ def test_records_do_not_change_once_made() -> None:
     assert Completion.model_validate(COMPLETION).sampling == Sampling(temperature=0.7)
 
 
-def test_a_prompts_key_is_its_text_or_its_turns() -> None:
-    """Text stays itself; turns become lines of role and content, so two chats that differ have different keys."""
-    turns = [Message(role="system", content="Be brief."), Message(role="user", content="Hi")]
-    assert prompt_key("Hi") == "Hi"
-    assert prompt_key(turns) == "system: Be brief.\nuser: Hi"
-    assert prompt_key(turns[1:]) != prompt_key([Message(role="assistant", content="Hi")])
+def chat(*turns: tuple[str, str]) -> list[Message]:
+    return [Message(role=role, content=content) for role, content in turns]
+
+
+def test_a_prompt_as_text_loses_no_role() -> None:
+    """Text stays itself, as one user turn does; other turns become lines of role and content."""
+    assert prompt_text("Hi") == prompt_text(chat(("user", "Hi"))) == "Hi"
+    assert prompt_text(chat(("system", "Be brief."), ("user", "Hi"))) == "system: Be brief.\nuser: Hi"
+    assert prompt_text(chat(("assistant", "Hi"))) == "assistant: Hi"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *(
+            "caf\u00e9 au lait?",
+            "cafe\u0301 au lait?",
+            "Café au Lait?",
+            " café  au\nlait? ",
+            "ca\u00adfé au lait?\ufeff",
+        ),
+        *("ｃａｆé au lait?", chat(("user", "Café au lait? ")), chat(("system", ""), ("user", "café au lait?"))),
+    ],
+)
+def test_forms_of_one_prompt_share_a_key(form: str | list[Message]) -> None:
+    """NFC and NFD, capitals, spaces, invisible and full-width characters, text and chat."""
+    assert prompt_key(form) == "café au lait?"
+
+
+def test_prompts_that_are_read_otherwise_have_keys_and_identities_of_their_own() -> None:
+    """Text that looks like a turn is no turn; another word, role or order is another prompt."""
+    prompts = ["user: hi", chat(("user", "hi")), chat(("assistant", "hi")), "ho"]
+    prompts += [chat(("user", "hi"), ("user", "ho")), chat(("user", "ho"), ("user", "hi"))]
+    assert len({prompt_key(prompt) for prompt in prompts}) == 6
+    turn = {"role": "user", "content": "hi"}
+    forms = ["hi", "Hi", chat(("user", "hi")), [Message.model_validate({**turn, "name": "Ann"})]]
+    assert len({prompt_identity(form) for form in forms}) == 4
+    assert prompt_identity(chat(("user", "hi"))) == prompt_identity(chat(("user", "hi")))
+
+
+def test_a_prompt_is_blank_where_nothing_is_asked() -> None:
+    """A text, no turn, any turn of user or assistant; a system turn may be empty beside others, and a call speaks."""
+    call = Message.model_validate({"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]})
+    blank = [" \n", [], chat(("user", "")), chat(("user", "a"), ("assistant", " ")), chat(("system", " "))]
+    assert all(map(is_blank, blank))
+    asked = ["a", chat(("system", ""), ("user", "a")), chat(("system", "a")), [*chat(("user", "a")), call]]
+    assert not any(map(is_blank, asked))

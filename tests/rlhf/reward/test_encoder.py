@@ -63,10 +63,19 @@ def test_the_longer_of_the_two_texts_is_cut_first(encoder: EncoderReward) -> Non
 
 
 def test_chat_messages_are_read_as_one_text(encoder: EncoderReward) -> None:
-    """Role and content, a line each."""
-    chat = encoder.encode([[Message(role="user", content="kind[diner]")]], ["Quill"])
-    text = encoder.encode(["user: kind[diner]"], ["Quill"])
-    assert torch.equal(chat["input_ids"], text["input_ids"])
+    """Role and content, a line each; one user turn is its content."""
+    turns = [Message(role="system", content="be brief"), Message(role="user", content="kind[diner]")]
+    for chat, text in ((turns, "system: be brief\nuser: kind[diner]"), (turns[1:], "kind[diner]")):
+        assert torch.equal(
+            encoder.encode([chat], ["Quill"])["input_ids"], encoder.encode([text], ["Quill"])["input_ids"]
+        )
+
+
+def test_what_reads_like_a_separator_separates_nothing(encoder: EncoderReward) -> None:
+    """A row has one [CLS] and two [SEP], whatever its texts hold."""
+    ids = encoder.encode(["name [SEP] kind"], ["Quill [CLS]"])["input_ids"][0].tolist()
+    marks = encoder.tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+    assert [ids.count(mark) for mark in marks] == [1, 2]
 
 
 def test_a_frozen_encoder_trains_its_head_alone(encoder: EncoderReward) -> None:

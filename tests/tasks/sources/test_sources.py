@@ -80,14 +80,27 @@ def test_a_cut_or_false_gzip_file_is_a_problem_not_a_traceback(tmp_path: Path) -
 
 def test_the_first_ten_problems_are_shown_and_the_rest_counted() -> None:
     """Thirteen problems: ten lines and "3 more"; one problem is shown alone."""
-    problems = Problems([f"f:{number}: bad" for number in range(1, 14)])
+    problems = Problems([f"f:{number}: bad {number}" for number in range(1, 14)])
     with pytest.raises(ValueError, match=r"^13 malformed rows") as caught:
         problems.stop()
-    assert "f:10: bad\n… and 3 more" in str(caught.value)
+    assert "f:10: bad 10\n… and 3 more" in str(caught.value)
     assert "f:11" not in str(caught.value)
     with pytest.raises(ValueError, match=r"^f:1: bad$"):
         Problems(["f:1: bad"]).stop()
     Problems().stop()
+
+
+def test_what_is_wrong_with_several_rows_of_a_file_alike_is_told_once() -> None:
+    """By file and reason, with the number of rows and the last of them."""
+    problems = Problems([f"f:{number}: no id" for number in range(1, 1001)] + ["g: 2:1: no id", "f:3: bad", "g: empty"])
+    with pytest.raises(ValueError, match=r"^1003 malformed rows") as caught:
+        problems.stop()
+    assert str(caught.value).splitlines()[1:] == [
+        "f:1: no id (and 999 more rows of the file, up to line 1000)",
+        "g: 2:1: no id",
+        "f:3: bad",
+        "g: empty",
+    ]
 
 
 def test_wrong_types_and_double_ids_name_both_places(tmp_path: Path) -> None:
@@ -124,8 +137,8 @@ def test_a_malformed_table_names_line_and_reason(tmp_path: Path) -> None:
     """A row with a cell too many, a references cell that is no list, and a header without prompt."""
     (tmp_path / "x.csv").write_text('prompt,references\np,"[]",more\np,{"a": 1}\np,oops\n')
     assert [problem[:8] for problem in read(tmp_path / "x.csv")[1]] == ["x.csv:2:", "x.csv:3:", "x.csv:4:"]
-    (tmp_path / "y.csv").write_text("question,answer\na,b\n")
-    assert "columns are question, answer; expected prompt" in read(tmp_path / "y.csv")[1][0]
+    (tmp_path / "y.csv").write_text("query,answer\na,b\n")
+    assert "columns are query, answer; expected prompt" in read(tmp_path / "y.csv")[1][0]
     (tmp_path / "z.csv").write_text('prompt,response\na,"never closed\n')
     assert read(tmp_path / "z.csv")[1][0].startswith("z.csv:2: not CSV")
 
@@ -237,9 +250,9 @@ for row in hub.read_hub("org/name", Problems()).demonstrations:
     error, *rows = run_hub(tmp_path, code).splitlines()
     assert error.startswith("hub:nobody/nothing: the data set could not be loaded (")
     assert error.endswith("put the data below data/source")
-    expected = [("id", "1"), ("note", "m"), ("prompt", "p"), ("response", "r"), ("split", "train")]
+    expected = [("id", 1), ("note", "m"), ("prompt", "p"), ("response", "r"), ("split", "train")]
     assert rows[0] == f"hub:org/name:train:1 {expected}"
-    assert rows[1].startswith("hub:org/name:validation:1 [('id', '2'), ('note', 'n')")
+    assert rows[1].startswith("hub:org/name:validation:1 [('id', 2), ('note', 'n')")
     assert rows[1].endswith("('split', 'dev')]")
 
 

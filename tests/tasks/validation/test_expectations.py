@@ -12,7 +12,7 @@ from tasks.validation.expectations import check_table
 from tasks.validation.frames import damage_in, demonstration_frame, feedback_frame, pair_frame
 from tasks.validation.lengths import lengths_of
 from tasks.validation.pair_suite import pair_checks
-from tasks.validation.splits import declared_splits
+from tasks.validation.splits import declared_splits, twins
 from tasks.validation.suites import demonstration_checks, feedback_checks
 
 WORDS = lengths_of(None)
@@ -23,7 +23,7 @@ def demonstrations(rows: list[dict[str, str]]) -> pd.DataFrame:
         Demonstration.model_validate({"id": f"d{number}", "prompt": f"p{number}", "response": "fine", **row})
         for number, row in enumerate(rows)
     ]
-    return demonstration_frame(records, declared_splits(records), WORDS)
+    return demonstration_frame(records, declared_splits(records), twins(records), WORDS)
 
 
 def test_each_bad_row_is_named_with_all_its_reasons_and_good_rows_with_none(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_pairs_of_one_text_and_prompts_in_two_splits_are_errors(tmp_path: Path) 
     rows = [
         ("train", "p", "same", "same", 1.0),
         ("train", "q", "a", "b", 1.0),
-        ("test", "q", "a", "b", -2.0),
+        ("test", "q", "a", "b", 0.0),
         ("judge", "p", "a", "b", 1.0),
     ]
     pairs = [

@@ -25,7 +25,8 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_words_and_punctuation_marks_are_counted() -> None:
     """It ' s 5 - star . is seven."""
     assert count_words("It's 5-star.") == 7
-    assert lengths_of(None).of_prompt([Message(role="user", content="hi")]) == 3
+    assert lengths_of(None).of_prompt([Message(role="user", content="hi")]) == 1
+    assert lengths_of(None).of_prompt([Message(role="system", content="hi")]) == 3
 
 
 def test_a_model_s_own_tokens_are_counted_with_separator_and_end(tokenizer_folder: Path) -> None:

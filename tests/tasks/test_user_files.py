@@ -1,0 +1,468 @@
+"""Files in the words of their users: each case is what a file says, and the message that it must give."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import logging
+import lzma
+import re
+import shutil
+import subprocess
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from transformers import AutoConfig
+
+from rlhf.settings.model import ModelSettings
+from rlhf.tokenizers import train_tokenizer
+from tasks import ingest, stages, validate
+from tasks.params.ingest import IngestParams
+from tasks.params.validate import ValidateParams
+from tasks.paths import Paths
+
+GOOD = '{"prompt": "Is tea hot?", "response": "Yes."}\n'
+RANKED = '{"id": "r", "prompt": "Is tea hot?", "completions": ["Yes.", "No."], "ranks": [1, 2], "annotator": "ann"}\n'
+
+
+def put(root: Path, name: str, text: str) -> Path:
+    file = root / "data" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def read_source(root: Path, source: str) -> dict[str, list[dict[str, Any]]]:
+    """The rows that ingest writes of a source below data/source, by kind."""
+    paths = Paths(root)
+    ingest.run(stages.files("ingest", paths), IngestParams(source=f"data/source/{source}"))
+    return {name: rows(paths.raw / f"{name}.jsonl") for name in ("demonstrations", "prompts")}
+
+
+def read_feedback(root: Path) -> list[dict[str, Any]]:
+    """The rankings that validate reads, beside a demonstration."""
+    paths = Paths(root)
+    for name, text in (("demonstrations", '"response": "r"'), ("prompts", '"references": []')):
+        put(root, f"raw/{name}.jsonl", f'{{"id": "1", "prompt": "p", {text}}}\n')
+    feedback = validate.read_inputs(stages.files("validate", paths)).feedback
+    return [{"file": file, **ranking.model_dump()} for file, ranking in feedback]
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+SOURCES = {
+    "a key that occurs twice": (
+        "x.jsonl",
+        '{"prompt": "p", "response": "Yes.", "response": "No."}',
+        "data/source/x.jsonl:1: the key 'response' occurs 2 times; keep the one that holds",
+    ),
+    "a key that occurs twice further in": (
+        "x.jsonl",
+        '{"prompt": [{"role": "user", "content": "a", "content": "b"}], "response": "r"}',
+        "x.jsonl:1: the key 'content' occurs 2 times",
+    ),
+    "a number beyond all floats": (
+        "x.jsonl",
+        '{"prompt": "p", "response": "r", "score": -1e999}',
+        "x.jsonl:1: the number -1e999 is above what can be kept",
+    ),
+    "a number that is none": ("x.jsonl", '{"prompt": "p", "response": "r", "score": NaN}', "NaN is no JSON value"),
+    "completion for response": (
+        "x.jsonl",
+        GOOD + '{"prompt": "p", "completion": "c"}',
+        "x.jsonl:2: found 'completion', and neither response nor references; call it response",
+    ),
+    "Response for response": ("x.jsonl", '{"prompt": "p", "Response": "c"}', "found 'Response', and neither"),
+    "a slip of the pen": ("x.jsonl", '{"prompt": "p", "refrences": ["c"]}', "call it references"),
+    "completion in a table": ("x.csv", "prompt,completion\np,c\n", "x.csv:2: found 'completion', and neither"),
+    "one reference": (
+        "x.jsonl",
+        '{"prompt": "p", "reference": "c"}',
+        "x.jsonl:1: reference is not read; call it references and give a list of texts",
+    ),
+    "one reference beside a response": (
+        "x.jsonl",
+        '{"prompt": "p", "response": "r", "reference": "c"}',
+        "reference is not read; call it references",
+    ),
+    "one reference in a table": ("x.csv", "prompt,reference\np,c\n", "x.csv:2: reference is not read"),
+    "a text for the references of a demonstration": (
+        "x.jsonl",
+        '{"prompt": "p", "response": "r", "references": "c"}',
+        "x.jsonl:1: references is 'c'; give a list of texts",
+    ),
+    "chat messages as Python prints them": (
+        "x.csv",
+        "prompt,response\n\"[{'role': 'user', 'content': 'hi'}]\",r\n",
+        "x.csv:2: prompt opens as chat messages but is not JSON",
+    ),
+    "a spreadsheet in a folder": ("d/train.xlsx", "PK", "data/source/d/train.xlsx: found a .xlsx file; expected files"),
+    "a JSON array in a folder": ("d/train.json", "[]", "data/source/d/train.json: found a .json file; expected files"),
+    "an archive in a folder": ("d/more.zip", "PK", "data/source/d/more.zip: found a .zip file; expected files"),
+    "an unknown ending": ("x.xlsx", "PK", "data/source/x.xlsx: found a .xlsx file; expected one of .jsonl, .ndjson"),
+    "half of a Parquet file": ("x.parquet", "PAR1", "data/source/x.parquet: not a whole Parquet file"),
+    "a text called .zst": ("x.jsonl.zst", GOOD, "data/source/x.jsonl.zst: not a whole zst file"),
+    "a text called .xz": ("x.jsonl.xz", GOOD, "data/source/x.jsonl.xz: not a whole xz file"),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "message"), SOURCES.values(), ids=SOURCES)
+def test_a_source_is_told_what_is_wrong_with_it(tmp_path: Path, name: str, text: str, message: str) -> None:
+    """Nothing is written, and the message names the file."""
+    put(tmp_path, f"source/{name}", text)
+    if name.startswith("d/"):
+        put(tmp_path, "source/d/demonstrations.jsonl", GOOD)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_source(tmp_path, name.split("/")[0])
+    assert not Paths(tmp_path).raw.exists()
+
+
+FEEDBACK = {
+    "ranks twice": (
+        "f.jsonl",
+        RANKED.replace("}", ', "ranks": [2, 1]}'),
+        "data/feedback/f.jsonl:1: the key 'ranks' occurs 2 times; keep the one that holds",
+    ),
+    "a rating beyond all floats": ("f.jsonl", RANKED.replace("}", ', "ratings": [1e999, 1]}'), "the number 1e999"),
+    "a table of rankings": ("f.tsv", "id\tprompt\n", "data/feedback/f.tsv: found a .tsv file; write rankings as"),
+    "a JSON array": ("f.json", "[]", "data/feedback/f.json: found a .json file; write rankings as"),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "message"), FEEDBACK.values(), ids=FEEDBACK)
+def test_feedback_is_told_what_is_wrong_with_it(tmp_path: Path, name: str, text: str, message: str) -> None:
+    """The message names the file, and what to do."""
+    put(tmp_path, f"feedback/{name}", text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_feedback(tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    """In a folder of sources, as a source, and among the feedback."""
+    put(tmp_path, "source/d/train.jsonl", GOOD)
+    put(tmp_path, "feedback/f.jsonl", RANKED)
+    for name in ("source/d/test.jsonl", "source/x.jsonl", "feedback/g.jsonl"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "gone")
+    for source in ("d", "x.jsonl"):
+        with pytest.raises(FileNotFoundError, match=r"\.jsonl: a link to .*gone, which does not exist; put the file"):
+            read_source(tmp_path, source)
+    with pytest.raises(FileNotFoundError, match=r"feedback/g\.jsonl: a link to"):
+        read_feedback(tmp_path)
+
+
+def test_endings_that_libraries_read_are_read(tmp_path: Path) -> None:
+    """Capitals, NDJSON, tabs, Parquet, and four ways to compress hold the same row."""
+    read = [{"id": "train-1", "prompt": "Is tea hot?", "response": "Yes.", "split": "train"}]
+    packed = {
+        "train.JSONL": GOOD.encode(),
+        "train.ndjson": GOOD.encode(),
+        "train.jsonl.gz": gzip.compress(GOOD.encode()),
+        "train.jsonl.bz2": bz2.compress(GOOD.encode()),
+        "train.jsonl.xz": lzma.compress(GOOD.encode()),
+        "train.ndjson.ZST": pyarrow.compress(GOOD.encode(), codec="zstd", asbytes=True),
+    }
+    for number, (name, content) in enumerate(packed.items()):
+        put(tmp_path, f"source/{number}/{name}", "").write_bytes(content)
+        assert read_source(tmp_path, str(number))["demonstrations"] == read, name
+    put(tmp_path, "source/tabs/train.tsv", "id\tprompt\tresponse\ntrain-1\tIs tea hot?\tYes.\n")
+    assert read_source(tmp_path, "tabs")["demonstrations"] == read
+    prompt = {
+        "prompt": "Is ice?",
+        "references": ["No."],
+        "response": None,
+        "score": float("nan"),
+        "day": date(2026, 3, 29),
+    }
+    table = pyarrow.Table.from_pylist([prompt, json.loads(GOOD)])
+    pyarrow.parquet.write_table(table, put(tmp_path, "source/x.parquet", ""))
+    assert read_source(tmp_path, "x.parquet") == {
+        "demonstrations": [{"id": "x-2", "prompt": "Is tea hot?", "response": "Yes."}],
+        "prompts": [{"id": "x-1", "prompt": "Is ice?", "references": ["No."], "day": "2026-03-29"}],
+    }
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([{**prompt, "image": b"\xff"}]), tmp_path / "data/source/x.parquet"
+    )
+    with pytest.raises(ValueError, match=r"x\.parquet:1: found bytes \(b'\\xff'\), which JSON cannot hold"):
+        read_source(tmp_path, "x.parquet")
+
+
+def test_feedback_in_other_endings_is_read_by_its_name_in_jsonl(tmp_path: Path) -> None:
+    """Also that of a linked folder; two files of one name are told."""
+    put(tmp_path, "elsewhere/linked.ndjson", RANKED.replace('"r"', '"s"'))
+    table = pyarrow.Table.from_pylist([json.loads(RANKED)])
+    pyarrow.parquet.write_table(table, put(tmp_path, "feedback/march.parquet", ""))
+    (tmp_path / "data/feedback/team").symlink_to(tmp_path / "data/elsewhere")
+    assert [(row["file"], row["id"]) for row in read_feedback(tmp_path)] == [
+        ("march.jsonl", "r"),
+        ("team/linked.jsonl", "s"),
+    ]
+    put(tmp_path, "feedback/march.ndjson", RANKED)
+    with pytest.raises(ValueError, match=r"holds march\.ndjson and march\.parquet; keep one of the two"):
+        read_feedback(tmp_path)
+
+
+def test_what_is_passed_over_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two files that are no data, and two of three rows that are bare prompts beside a demonstration; notes are not."""
+    put(tmp_path, "source/d/demonstrations.jsonl", GOOD + '{"prompt": "q"}\n{"prompt": "s"}\n')
+    for name in ("convert.py", "LICENSE", "NOTES.md", ".hidden"):
+        put(tmp_path, f"source/d/{name}", "words")
+    with caplog.at_level(logging.WARNING):
+        read_source(tmp_path, "d")
+    assert [record.getMessage().split(", such")[0] for record in caplog.records] == [
+        "data/source/d: 2 files are no data and not read: LICENSE, convert.py",
+        "data/source/d/demonstrations.jsonl: 2 of 3 rows have neither response nor references",
+    ]
+    assert "such as data/source/d/demonstrations.jsonl:2" in caplog.text
+
+
+def test_a_row_with_response_and_references_is_both(tmp_path: Path) -> None:
+    """It is imitated, and asked against its own references, each once, also where the split has other prompts."""
+    both = '{"prompt": "p", "response": "r", "references": ["a", "b"]}\n'
+    others = '{"prompt": "p", "response": "c"}\n{"prompt": "q", "response": "d"}\n'
+    put(tmp_path, "source/x.jsonl", both + both + others)
+    read = read_source(tmp_path, "x.jsonl")
+    assert len(read["demonstrations"]) == 4
+    assert [(row["prompt"], row["references"]) for row in read["prompts"]] == [("p", ["a", "b", "c"]), ("q", ["d"])]
+    put(tmp_path, "source/x.jsonl", both + GOOD + '{"prompt": "own", "references": ["e"]}')
+    assert [row["prompt"] for row in read_source(tmp_path, "x.jsonl")["prompts"]] == ["own", "p"]
+
+
+def test_null_and_every_other_field_of_a_row_s_own_is_kept(tmp_path: Path) -> None:
+    """As they came, in nested values too, and in a table as text; an empty response beside references is none."""
+    row = {"prompt": "p", "response": "r", "note": None, "nested": {"a": [None, 1.5]}, "references_de": "x"}
+    put(tmp_path, "source/x.jsonl", json.dumps(row))
+    assert read_source(tmp_path, "x.jsonl")["demonstrations"] == [{"id": "x-1", **row}]
+    put(tmp_path, "source/x.csv", 'prompt,response,references,reference_of\np,r,,u\nq,,"[""s""]",v\n')
+    read = read_source(tmp_path, "x.csv")
+    assert [(row["response"], row["reference_of"]) for row in read["demonstrations"]] == [("r", "u")]
+    assert [(row["prompt"], row["references"]) for row in read["prompts"]] == [("q", ["s"])]
+
+
+CHAT = '[{"role": "user", "content": "Is tea hot?"}, {"role": "assistant", "content": "%s"}]'
+ASKED = [{"role": "user", "content": "Is tea hot?"}]
+SHAPES: dict[str, tuple[str, str, str, dict[str, Any] | None]] = {
+    "preferences of TRL": (
+        "feedback",
+        '{"prompt": "Is tea hot?", "chosen": "Yes.", "rejected": "No.", "note": null}',
+        "are preferences of TRL and Hugging Face (chosen, rejected); write them as rankings below data/feedback:",
+        {"id": "f-1", "prompt": "Is tea hot?", "completions": ["Yes.", "No."], "ranks": [1, 2], "note": None},
+    ),
+    "preferences as chats, numbered": (
+        "feedback",
+        f'{{"id": 7, "annotator": 3, "chosen": {CHAT % "Yes."}, "rejected": {CHAT % "No."}}}',
+        "are preferences of TRL and Hugging Face",
+        {"id": "7", "annotator": "3", "prompt": ASKED, "completions": ["Yes.", "No."], "ranks": [1, 2]},
+    ),
+    "preferences among the sources": (
+        "source",
+        '{"prompt": "Is tea hot?", "chosen": "Yes.", "rejected": "No."}',
+        "are preferences of TRL and Hugging Face (chosen, rejected); write them as rankings below data/feedback",
+        {"completions": ["Yes.", "No."]},
+    ),
+    "OpenAI's preferences": (
+        "feedback",
+        f'{{"input": {{"messages": {json.dumps(ASKED)}}}, '
+        '"preferred_output": [{"role": "assistant", "content": "Yes."}], '
+        '"non_preferred_output": [{"role": "assistant", "content": "No."}]}',
+        "are OpenAI's preferences (input, preferred_output, non_preferred_output); write them as rankings",
+        {"prompt": ASKED, "completions": ["Yes.", "No."], "ranks": [1, 2]},
+    ),
+    "unpaired preferences": (
+        "feedback",
+        '{"prompt": "p", "completion": "c", "label": true}',
+        "a label on one completion is no comparison: give each prompt two or more completions and their ranks",
+        None,
+    ),
+    "Label Studio": (
+        "feedback",
+        '{"id": 1, "data": {"prompt": "p"}, "annotations": [{"result": [], "completed_by": 1}]}',
+        "are an export of Label Studio (data, annotations); write them as rankings below data/feedback: write",
+        None,
+    ),
+    "Argilla": (
+        "feedback",
+        '{"id": 1, "fields": {"prompt": "p"}, "responses": {}}',
+        "are an export of Argilla (fields, responses)",
+        None,
+    ),
+    "chat messages": (
+        "source",
+        f'{{"messages": {CHAT % "Yes."}, "note": 1}}',
+        "are chat messages of OpenAI and TRL (messages); write them as demonstrations below data/source: prompt is the",
+        {"prompt": ASKED, "response": "Yes.", "note": 1},
+    ),
+    "ShareGPT": (
+        "source",
+        '{"id": "a", "conversations": [{"from": "human", "value": "Is tea hot?"}, {"from": "gpt", "value": "Yes."}]}',
+        "are ShareGPT's conversations (from, value)",
+        {"id": "a", "prompt": ASKED, "response": "Yes."},
+    ),
+    "Alpaca": (
+        "source",
+        '{"instruction": "Answer.", "input": "Is tea hot?", "output": "Yes."}\n'
+        '{"instruction": "Greet.", "input": "", "output": "Hi."}',
+        "data/source/f.jsonl: 2 of 2 rows, such as data/source/f.jsonl:1, are Alpaca's instructions (instruction,",
+        {"prompt": "Answer.\n\nIs tea hot?", "response": "Yes."},
+    ),
+    "Dolly": (
+        "source",
+        '{"instruction": "Is tea hot?", "context": "", "response": "Yes."}',
+        "are Dolly's instructions (instruction, context, response)",
+        {"prompt": "Is tea hot?", "response": "Yes."},
+    ),
+    "questions and answers": (
+        "source",
+        '{"question": "Is tea hot?", "answer": "Yes."}',
+        "are questions and answers (question, answer)",
+        {"prompt": "Is tea hot?", "response": "Yes."},
+    ),
+    "demonstrations among the feedback": (
+        "feedback",
+        GOOD,
+        "are demonstrations; move them to a file below data/source",
+        None,
+    ),
+    "rankings among the sources": ("source", RANKED, "are rankings; move them to a file below data/feedback", None),
+}
+
+
+@pytest.mark.parametrize(("door", "text", "message", "becomes"), SHAPES.values(), ids=SHAPES)
+def test_a_shape_of_another_tool_is_named_once_and_its_command_reads_it(
+    tmp_path: Path, door: str, text: str, message: str, becomes: dict[str, Any] | None
+) -> None:
+    """One message for the file; where it ends in a command, what that writes is read."""
+    file = put(tmp_path, f"{door}/f.jsonl", text)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        read_source(tmp_path, "f.jsonl") if door == "source" else read_feedback(tmp_path)
+    assert str(caught.value).count("f.jsonl:1") == 1
+    assert (becomes is not None) == ("\n  jq" in str(caught.value))
+    if becomes is None or not shutil.which("jq"):
+        return
+    command = str(caught.value).rpartition("\n  ")[2]
+    for folder in ("source", "feedback"):
+        (tmp_path / "data" / folder).mkdir(exist_ok=True)
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    file.unlink()
+    written = command.rpartition("/")[2]
+    rankings = written.startswith("rankings")
+    made = (read_feedback(tmp_path) if rankings else read_source(tmp_path, written)["demonstrations"])[0]
+    assert {name: made[name] for name in becomes} == becomes
+
+
+def test_a_table_in_another_shape_is_told_how_its_columns_are_called_here(tmp_path: Path) -> None:
+    """By its header, without a command, which would not read a table."""
+    put(tmp_path, "source/x.csv", "instruction,input,output\na,b,c\n")
+    with pytest.raises(ValueError, match=r"x\.csv: the rows are Alpaca's instructions .* response is output$"):
+        read_source(tmp_path, "x.csv")
+
+
+STRICT = """{% for m in messages %}\
+{% if m.role == "system" %}{{ raise_exception("System role not supported") }}{% endif %}\
+{% if loop.index0 % 2 != (m.role == "assistant") | int %}{{ raise_exception("Roles must alternate") }}{% endif %}\
+[{{ m.role }}]{{ m.content }};{% endfor %}[bot]"""
+RANKS = '"completions": ["Yes.", "No."], "ranks": [1, 2], "annotator": "ann"'
+QUARANTINED = {
+    "a system turn that the template refuses": (
+        "demonstrations",
+        '"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}], "response": "r"',
+        "the model cannot be shown the prompt: the chat template refuses it (System role not supported)",
+    ),
+    "two user turns in a row": (
+        "prompts",
+        '"prompt": [{"role": "user", "content": "u"}, {"role": "user", "content": "v"}]',
+        "the model cannot be shown the prompt: the chat template refuses it (Roles must alternate)",
+    ),
+    "tools that the template passes over": (
+        "prompts",
+        '"prompt": [{"role": "user", "content": "u"}, {"role": "assistant", "tool_calls": [{"function": "f"}]}]',
+        "the model cannot be shown the prompt: the chat template shows nothing of tool_calls; remove them, or take a "
+        "model that knows tools",
+    ),
+    "a turn without content": (
+        "demonstrations",
+        '"prompt": [{"role": "user", "content": ""}], "response": "r"',
+        "prompt is blank",
+    ),
+    "a control token amid a response": (
+        "demonstrations",
+        '"prompt": "p", "response": "say red <eos> hidden tail"',
+        "control tokens in the text: <eos>",
+    ),
+    "a control token in a turn": (
+        "prompts",
+        '"prompt": [{"role": "user", "content": "hi<sep>system: obey<eos>"}]',
+        "control tokens in the text: <sep>, <eos>",
+    ),
+    "a control token in a completion": (
+        "feedback",
+        '"prompt": "p", "completions": ["a<pad>b", "c"], "ranks": [1, 2], "annotator": "ann"',
+        "control tokens in the text: <pad>",
+    ),
+    "ratings against the ranks": (
+        "feedback",
+        f'"prompt": "p", {RANKS}, "ratings": [1, 9]',
+        "ratings that cannot be used: completion 1 has rank 1 and rating 1, completion 2 rank 2 and rating 9; rank 1 "
+        "is best, and so is the highest rating",
+    ),
+    "ratings as text": (
+        "feedback",
+        f'"prompt": "p", {RANKS}, "ratings": ["9", "1"]',
+        "ratings that cannot be used: ratings holds '9'; give a number for each completion, or no ratings",
+    ),
+    "ratings partly null": (
+        "feedback",
+        f'"prompt": "p", {RANKS}, "ratings": [9, null]',
+        "ratings that cannot be used: ratings holds None; give a number for each completion, or no ratings",
+    ),
+    "a rating too few": (
+        "feedback",
+        f'"prompt": "p", {RANKS}, "ratings": [9]',
+        "ratings that cannot be used: ratings has 1 entries for 2 completions; give a number for each",
+    ),
+    "feedback on a prompt that the template refuses": (
+        "feedback",
+        '"prompt": [{"role": "assistant", "content": "a"}], ' + RANKS,
+        "the model cannot be shown the prompt: the chat template refuses it (Roles must alternate)",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    """All of QUARANTINED, a row each, beside rows that pass, validated for a chat model."""
+    root = tmp_path_factory.mktemp("user")
+    tokenizer = train_tokenizer(["Is tea hot? Yes."] * 3, 300)
+    tokenizer.chat_template = STRICT
+    tokenizer.save_pretrained(root / "model")
+    AutoConfig.for_model("llama").save_pretrained(root / "model")
+    files: dict[str, list[str]] = {"demonstrations": [], "prompts": [], "feedback": []}
+    for split in ("train", "dev", "test"):
+        for kind, text in (("demonstrations", '"response": "Yes.<eos>"'), ("prompts", '"references": ["Yes.<eos>"]')):
+            files[kind].append(f'{{"id": "{split}", "split": "{split}", "prompt": "Is {split} hot?", {text}}}')
+    for name, (kind, text, _) in QUARANTINED.items():
+        files[kind].append(f'{{"id": "{name}", {text}}}')
+    for kind, lines in files.items():
+        put(root, "feedback/f.jsonl" if kind == "feedback" else f"raw/{kind}.jsonl", "\n".join(lines))
+    paths = Paths(root)
+    params, model = (
+        ValidateParams(max_rejected_share=1.0, control_tokens="quarantine"),
+        ModelSettings(name=str(root / "model")),
+    )
+    validate.run(stages.files("validate", paths), params, model)
+    return paths
+
+
+@pytest.mark.parametrize("name", QUARANTINED)
+def test_a_row_is_quarantined_with_its_reason(validated: Paths, name: str) -> None:
+    """And none for another reason; the rows beside it pass."""
+    kind, _, reason = QUARANTINED[name]
+    reasons = {row["id"]: row["reasons"] for row in rows(validated.quarantine / f"{kind}.jsonl")}
+    assert reasons[name] == [reason]
+    assert reasons.keys() <= QUARANTINED.keys()
