@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,28 +22,37 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is not UTF-8 or not a JSON object, or the file holds no row.
+        ValueError: a line is not UTF-8 or not a JSON object, the file is no whole gzip file, or it holds no row.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the path of a JSONL file (plain or .gz)")
     rows = 0
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if not text.strip():
                 continue
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON ({error}); write one JSON object a line") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number}: found {type(row).__name__}; write one JSON object a line")
-            rows += 1
-            yield number, row
+            row = json.loads(text)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+        except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError of its own
+            raise ValueError(f"{path}:{number}: not JSON ({error}); write one JSON object a line") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}:{number}: found {type(row).__name__}; write one JSON object a line")
+        rows += 1
+        yield number, row
     if not rows:
         raise ValueError(f"{path}: the file is empty; give at least one row")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, plain or gzip."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as stream:
+        try:
+            yield from stream
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path}: not a whole gzip file ({error}); compress it again") from None
 
 
 def read_records(path: Path, record: type[RecordT], may_be_empty: bool = False) -> list[RecordT]:

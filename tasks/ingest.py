@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rlhf.records import Demonstration, Prompt, prompt_key
+from tasks.blank import is_blank
 from tasks.files import write_records
 from tasks.params.ingest import IngestParams
 from tasks.sources.files import suffix_of
@@ -155,7 +156,7 @@ def derive_prompts(demonstrations: list[Demonstration], prompts: list[Prompt]) -
 
 def _derive(split: str | None, group: list[Demonstration]) -> Prompt:
     # A blank response is the demonstration's defect, and must not cost the prompt its good references.
-    references = [demonstration.response for demonstration in group if demonstration.response.strip()]
+    references = [demonstration.response for demonstration in group if not is_blank(demonstration.response)]
     values = {"id": f"{group[0].id}-prompt", "prompt": group[0].prompt, "references": references}
     return Prompt.model_validate(values if split is None else {**values, "split": split})
 

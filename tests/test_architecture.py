@@ -23,7 +23,8 @@ ONE_DOOR = {
     "yaml": ("tasks/params/whole.py",),
 }
 ROOMS = (
-    *("environment", "files", "digests", "stage_files", "cron", "deadline", "paths", "params", "progress", "sources"),
+    *("terminal", "blank", "environment", "files", "digests", "stage_files", "cron", "deadline", "paths", "params"),
+    *("progress", "sources"),
     *("roles", "figures"),
     *("validation", "reports", "versioning", "tracking", "evaluation", "training"),
     *VERSIONED,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rlhf.preferences import tied_couples
 from rlhf.records import Demonstration, Pair, Prompt, Ranking, prompt_key
+from tasks.blank import is_blank
 from tasks.validation.lengths import Lengths
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def prompt_frame(rows: Sequence[Prompt], declared: Mapping[str, list[str]], leng
             "prompt": keys,
             "prompt_tokens": prompt_tokens,
             "references": [len(row.references) for row in rows],
-            "blank_references": [sum(not text.strip() for text in row.references) for row in rows],
+            "blank_references": [sum(map(is_blank, row.references)) for row in rows],
             "declared_in": [", ".join(declared.get(key, [])) for key in keys],
             "damage": [
                 _damage({"prompt": [key], "references": row.references}) for key, row in zip(keys, rows, strict=True)
@@ -115,7 +116,7 @@ def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str
             "annotator": [ranking.annotator for ranking in rankings],
             "prompt_tokens": prompt_tokens,
             "longest_completion": longest,
-            "empty_completions": [sum(not text.strip() for text in ranking.completions) for ranking in rankings],
+            "empty_completions": [sum(map(is_blank, ranking.completions)) for ranking in rankings],
             "tie_share": [tied_couples(ranking.ranks) / couples for ranking in rankings],
             "annotators": [len(annotators[item]) for item in items],
             "split_of_prompt": [splits.get(key, "") for key in keys],
