@@ -9,20 +9,18 @@ one split, judge being what only the judge learns from (empty unless rankings ar
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from rlhf.preferences import SPLITS, pairs_of, split_rankings
 from rlhf.records import Pair, Ranking
 from tasks.files import read_records, write_records
 from tasks.params.pairs import PairsParams
+from tasks.progress import warn
 from tasks.stage_files import StageFiles
 from tasks.validation.expectations import check_table
 from tasks.validation.frames import pair_frame
 from tasks.validation.lengths import truncation
 from tasks.validation.pair_suite import pair_checks
-
-log = logging.getLogger(__name__)
 
 
 def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
@@ -44,7 +42,7 @@ def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
         ties += result.ties
         duplicates += result.duplicates
     _require(parts, len(rankings))
-    _guard(parts, files.aside["docs"])
+    warnings = _guard(parts, files.aside["docs"])
     for split, pairs in parts.items():
         write_records(files.outputs["pairs"] / f"{split}.jsonl", pairs)
     return {
@@ -53,6 +51,7 @@ def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
         "ties_dropped": ties,
         "duplicates_dropped": duplicates,
         "leaks_dropped": leaks,
+        "warnings": warnings,
         **{f"{split}_pairs": len(pairs) for split, pairs in parts.items()},
     }
 
@@ -67,11 +66,14 @@ def _require(parts: dict[str, list[Pair]], rankings: int) -> None:
         )
 
 
-def _guard(parts: dict[str, list[Pair]], docs: Path) -> None:
+def _guard(parts: dict[str, list[Pair]], docs: Path) -> int:
+    """Stops at what must not be, warns of what should not, and returns the number of warnings."""
     table = pair_frame([(split, pair) for split, pairs in parts.items() for pair in pairs])
     verdict = check_table(table, "pairs", pair_checks(), docs)
     if errors := verdict.lines("error"):
         listed = "\n".join(f"- {error}" for error in errors)
         raise ValueError(f"the pairs did not pass; nothing was written\n{listed}\nData Docs: {verdict.docs}")
-    for line in verdict.lines("warning"):
-        log.warning("%s", line)
+    warnings = verdict.lines("warning")
+    for line in warnings:
+        warn(line)
+    return len(warnings)

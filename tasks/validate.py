@@ -11,7 +11,6 @@ data/validated/feedback under their own names. The Data Docs show every suite.
 
 from __future__ import annotations
 
-import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from rlhf.records import Demonstration, Prompt, Ranking, Record
 from rlhf.settings.model import ModelSettings
 from tasks.files import write_records, write_rows
 from tasks.params.validate import ValidateParams
+from tasks.progress import warn
 from tasks.sources.files import read_file
 from tasks.sources.rows import Problems, as_records
 from tasks.stage_files import StageFiles
@@ -30,8 +30,6 @@ from tasks.validation.frames import demonstration_frame, feedback_frame, prompt_
 from tasks.validation.lengths import Lengths, lengths_of
 from tasks.validation.splits import SplitRows, assign_splits, declared_splits, divide
 from tasks.validation.suites import demonstration_checks, feedback_checks, prompt_checks
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -152,8 +150,10 @@ def _stop_or_warn(verdicts: dict[str, SuiteVerdict], max_rejected_share: float, 
         listed = "\n".join(f"- {error}" for error in errors)
         raise ValueError(f"the data did not pass; nothing was written\n{listed}\nData Docs: {docs / 'index.html'}")
     for verdict in verdicts.values():
+        for line in verdict.lines("row"):
+            warn(f"in data/quarantine: {line}")
         for line in verdict.lines("warning"):
-            log.warning("%s", line)
+            warn(line)
 
 
 def _keep(rows: list[Any], verdict: SuiteVerdict | None) -> list[Any]:

@@ -52,6 +52,7 @@ def test_every_couple_is_a_pair_a_tie_a_duplicate_or_a_leak(tmp_path: Path) -> N
         "ties_dropped": 1,
         "duplicates_dropped": 1,
         "leaks_dropped": 1,
+        "warnings": 0,
         "train_pairs": 5,
         "dev_pairs": 1,
         "test_pairs": 2,
@@ -89,6 +90,15 @@ def test_a_split_without_pairs_is_an_error_that_says_which(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"no pair falls in dev, test \(2 rankings give 1 train, 0 dev"):
         run(paths, PairsParams())
     assert not paths.pairs.exists()
+
+
+def test_odd_pairs_are_told_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A blank text that was preferred ends nothing, but is said on standard error."""
+    paths = Paths(tmp_path)
+    rows = [ranking(split, split, [1, 2]) for split in ("train", "dev", "test")]
+    write_rows(paths.rankings, [*rows, ranking("blank", "train", [1, 2], [" ", "b"])])
+    assert run(paths, PairsParams())["warnings"] == 1
+    assert "warning: pairs: chosen is blank" in capsys.readouterr().err
 
 
 def test_missing_and_malformed_rankings_are_named(tmp_path: Path) -> None:
