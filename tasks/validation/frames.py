@@ -129,7 +129,10 @@ def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str
 
 
 def pair_frame(pairs: Sequence[tuple[str, Pair]]) -> pd.DataFrame:
-    """Columns row, split, prompt, chosen, rejected, annotator, margin, splits_of_prompt (judge counts as train)."""
+    """A row per pair: its own fields, and what the suite looks at.
+
+    Columns row, split, prompt, chosen, rejected, annotator, margin, same_text, splits_of_prompt (judge is train there).
+    """
     import pandas as pd
 
     keys = [prompt_key(pair.prompt) for _, pair in pairs]
@@ -146,6 +149,8 @@ def pair_frame(pairs: Sequence[tuple[str, Pair]]) -> pd.DataFrame:
             "rejected": [pair.rejected for _, pair in pairs],
             "annotator": [pair.annotator for _, pair in pairs],
             "margin": [pair.margin for _, pair in pairs],
+            # Compared here: the expectation that compares two columns goes through them row by row.
+            "same_text": [pair.chosen == pair.rejected for _, pair in pairs],
             "splits_of_prompt": [len(splits[key]) for key in keys],
         }
     )
