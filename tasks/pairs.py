@@ -1,7 +1,6 @@
 """Turns rankings into pairs, preferred first.
 
-Reads data/rankings/rankings.jsonl, and the tokenizer in data/models/sft for the length at which two texts
-are the same to the reward model. Writes data/pairs/{train,dev,test,judge}.jsonl: all pairs of a prompt in
+Reads data/rankings/rankings.jsonl. Writes data/pairs/{train,dev,test,judge}.jsonl: all pairs of a prompt in
 one split, judge being what only the judge learns from (empty unless rankings are held out for it).
 
     python -m tasks pairs
@@ -19,7 +18,6 @@ from tasks.progress import warn
 from tasks.stage_files import StageFiles
 from tasks.validation.expectations import check_table
 from tasks.validation.frames import pair_frame
-from tasks.validation.lengths import truncation
 from tasks.validation.pair_suite import pair_checks
 
 
@@ -33,11 +31,10 @@ def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
     """
     rankings = read_records(files.inputs["rankings"] / "rankings.jsonl", Ranking)
     assigned, leaks = split_rankings(rankings, params.dev_share, params.test_share, params.seed, params.judge_share)
-    truncate = truncation(files.inputs["tokenizer"], params.max_completion_tokens)
     parts: dict[str, list[Pair]] = {split: [] for split in (*SPLITS, "judge")}
     ties = duplicates = 0
     for split, ranking in assigned:
-        result = pairs_of(ranking, truncate)
+        result = pairs_of(ranking)
         parts[split] += result.pairs
         ties += result.ties
         duplicates += result.duplicates

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from rlhf.records import Message, prompt_key
 
@@ -56,30 +54,3 @@ def lengths_of(model_name: str | None, trust_remote_code: bool = False) -> Lengt
         return [len(tokens) + 1 for tokens in encoded]
 
     return Lengths(f"tokens of {model_name}", lambda prompt: len(encode_prompt(tokenizer, prompt, encoder)), of_texts)
-
-
-def truncation(tokenizer_file: Path, max_tokens: int) -> Callable[[str], str]:
-    """A function that cuts a text to its first `max_tokens` tokens, or words where there is no tokenizer.
-
-    Args:
-        tokenizer_file: the tokenizer.json of the model that SFT made; it may be missing.
-        max_tokens: tokens (or words and punctuation marks) to keep.
-    """
-    if not tokenizer_file.is_file():
-        return lambda text: _cut(text, [match.end() for match in WORD.finditer(text)], max_tokens)
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-
-    @cache
-    def truncate(text: str) -> str:
-        ends = [end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets]
-        return _cut(text, ends, max_tokens)
-
-    return truncate
-
-
-def _cut(text: str, ends: list[int], max_tokens: int) -> str:
-    return text if len(ends) <= max_tokens else text[: ends[max_tokens - 1]]

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from rlhf.tokenizers import train_tokenizer
 from tasks import pairs, stages
 from tasks.files import write_rows
 from tasks.params.pairs import PairsParams
@@ -70,17 +69,6 @@ def test_every_couple_is_a_pair_a_tie_a_duplicate_or_a_leak(tmp_path: Path) -> N
     ]
     assert written(paths, "judge") == []
     assert paths.data_docs.joinpath("index.html").is_file()
-
-
-def test_texts_that_differ_only_beyond_the_reward_model_s_length_are_duplicates(tmp_path: Path) -> None:
-    """The tokenizer of the SFT model says where the length ends: the first three tokens agree, the last do not."""
-    paths = Paths(tmp_path)
-    texts = ["the cat sat on the mat now", "the cat sat on the mat then"]
-    train_tokenizer(texts * 9, 320).save_pretrained(paths.models / "sft")
-    rows = [ranking(split, split, [1, 2], ["x", "y"]) for split in ("train", "dev", "test")]
-    write_rows(paths.rankings, [*rows, ranking("long", "train", [1, 2], texts)])
-    assert run(paths, PairsParams(max_completion_tokens=3))["duplicates_dropped"] == 1
-    assert run(paths, PairsParams(max_completion_tokens=60))["duplicates_dropped"] == 0
 
 
 def test_a_split_without_pairs_is_an_error_that_says_which(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Texts are counted and cut in tokens where a tokenizer is at hand, else in words."""
+"""Texts are counted in tokens where a tokenizer is at hand, else in words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.records import Message
 from rlhf.tokenizers import train_tokenizer
-from tasks.validation.lengths import count_words, lengths_of, truncation
+from tasks.validation.lengths import count_words, lengths_of
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +37,3 @@ def test_a_model_s_own_tokens_are_counted_with_separator_and_end(tokenizer_folde
     lengths = lengths_of(str(tokenizer_folder))
     assert lengths.of_prompt("the cat sat") == bare + 1
     assert lengths.of_texts(["the cat sat", ""]) == [bare + 1, 1]
-
-
-def test_a_text_is_cut_after_its_last_kept_token(tokenizer_folder: Path) -> None:
-    """The kept text encodes to exactly the first tokens of the whole; a short text is left as it is."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    text = "the cat sat on the mat. the dog ran"
-    tokens = tokenizer.encode(text, add_special_tokens=False)
-    truncate = truncation(tokenizer_folder / "tokenizer.json", 6)
-    assert tokenizer.encode(truncate(text), add_special_tokens=False) == tokens[:6]
-    assert truncate("  the cat ") == "  the cat "
-
-
-def test_without_a_tokenizer_a_text_is_cut_in_words(tmp_path: Path) -> None:
-    """Three of "a, b. c" are a , b."""
-    assert truncation(tmp_path / "tokenizer.json", 3)("a, b. c") == "a, b"
