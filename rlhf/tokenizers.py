@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf.records import Message
+from rlhf.records import Demonstration, Message, prompt_key
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -49,6 +49,13 @@ def load_config(name: str | Path, trust_remote_code: bool) -> PretrainedConfig:
 
     with explained(name):
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+
+
+def corpus_of(rows: Iterable[Demonstration]) -> Iterator[str]:
+    """The texts that a model from scratch has its tokenizer trained on."""
+    for row in rows:
+        yield prompt_key(row.prompt)
+        yield row.response
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -8,7 +8,9 @@ one split, judge being what only the judge learns from (empty unless rankings ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rlhf.preferences import SPLITS, pairs_of, split_rankings
 from rlhf.records import Pair, Ranking
@@ -21,6 +23,15 @@ from tasks.validation.frames import pair_frame
 from tasks.validation.pair_suite import pair_checks
 
 
+class SplitPairs(NamedTuple):
+    """The pairs by split (judge too), and the counts of what gave none: ties, equal texts, leaking rankings."""
+
+    pairs: dict[str, list[Pair]]
+    ties: int
+    duplicates: int
+    leaks: int
+
+
 def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
     """Writes the pairs of each split and returns the counts of what was kept and dropped.
 
@@ -30,15 +41,7 @@ def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
             error-level expectation fails.
     """
     rankings = read_records(files.inputs["rankings"] / "rankings.jsonl", Ranking)
-    assigned, leaks = split_rankings(rankings, params.dev_share, params.test_share, params.seed, params.judge_share)
-    parts: dict[str, list[Pair]] = {split: [] for split in (*SPLITS, "judge")}
-    ties = duplicates = 0
-    for split, ranking in assigned:
-        result = pairs_of(ranking)
-        parts[split] += result.pairs
-        ties += result.ties
-        duplicates += result.duplicates
-    _require(parts, len(rankings))
+    parts, ties, duplicates, leaks = split_pairs(rankings, params)
     warnings = _guard(parts, files.aside["docs"])
     for split, pairs in parts.items():
         write_records(files.outputs["pairs"] / f"{split}.jsonl", pairs)
@@ -53,14 +56,23 @@ def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
     }
 
 
-def _require(parts: dict[str, list[Pair]], rankings: int) -> None:
-    empty = [split for split in SPLITS if not parts[split]]
-    if empty:
+def split_pairs(rankings: Sequence[Ranking], params: PairsParams) -> SplitPairs:
+    """The pairs of all rankings, by split; raises ValueError where a split that is needed has none."""
+    assigned, leaks = split_rankings(rankings, params.dev_share, params.test_share, params.seed, params.judge_share)
+    parts: dict[str, list[Pair]] = {split: [] for split in (*SPLITS, "judge")}
+    ties = duplicates = 0
+    for split, ranking in assigned:
+        result = pairs_of(ranking)
+        parts[split] += result.pairs
+        ties += result.ties
+        duplicates += result.duplicates
+    if empty := [split for split in SPLITS if not parts[split]]:
         counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in parts.items())
         raise ValueError(
-            f"no pair falls in {', '.join(empty)} ({rankings} rankings give {counts} pairs); add "
-            "rankings of more prompts, raise the split's share, or name files for it in rank.feedback"
+            f"no pair falls in {', '.join(empty)} ({len(rankings)} rankings give {counts} pairs; {ties} couples are "
+            "tied); add rankings of more prompts, raise the split's share, or name files for it in rank.feedback"
         )
+    return SplitPairs(parts, ties, duplicates, leaks)
 
 
 def _guard(parts: dict[str, list[Pair]], docs: Path) -> int:

@@ -102,6 +102,24 @@ def test_what_is_quarantined_and_what_is_odd_is_told(paths: Paths, capsys: pytes
     assert f"warning: {odd}\n" in said
 
 
+def test_a_long_row_of_a_model_from_scratch_is_quarantined_by_its_tokens(paths: Paths) -> None:
+    """560 Chinese characters are one word; among demonstrations, prompts and rankings they cost no night."""
+    chinese = "".join(map(chr, range(0x4E00, 0x4E00 + 560)))
+    long = {"id": "long", "prompt": chinese, "split": "test"}
+    demonstration = {"id": "response", "prompt": "ask 1", "response": chinese}
+    put(paths.raw / "demonstrations.jsonl", [*lines(paths.raw / "demonstrations.jsonl"), demonstration])
+    put(paths.raw / "prompts.jsonl", [*lines(paths.raw / "prompts.jsonl"), long])
+    put(paths.feedback / "f.jsonl", [*(ranking(f"r{n}") for n in range(30)), ranking("ranked", prompt=chinese)])
+    metrics = run(paths, ValidateParams(), MODEL)
+    assert metrics["rows_rejected"] == 3
+    rejected = {name: lines(paths.quarantine / f"{name}.jsonl") for name in ("demonstrations", "prompts", "feedback")}
+    [[reason], [prompt], [asked]] = [row["reasons"] for rows in rejected.values() for row in rows]
+    assert reason.startswith("response tokens above 96: ")
+    assert prompt == asked
+    assert prompt.startswith("prompt tokens above 20: ")
+    assert [rows[0]["id"] for rows in rejected.values()] == ["response", "long", "ranked"]
+
+
 def test_the_split_of_a_prompt_does_not_depend_on_the_order_of_the_rows(paths: Paths) -> None:
     """Reversing the raw files gives the same rows in each split; what an earlier night left is gone."""
     run(paths, ValidateParams(), MODEL)

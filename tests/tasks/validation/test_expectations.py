@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
 
-from rlhf.records import Demonstration, Pair, Ranking
+from rlhf.records import Demonstration, Pair, Ranking, prompt_key
 from tasks.params.validate import ValidateParams
 from tasks.validation.expectations import check_table
 from tasks.validation.frames import damage_in, demonstration_frame, feedback_frame, pair_frame
-from tasks.validation.lengths import lengths_of
+from tasks.validation.lengths import Lengths
 from tasks.validation.pair_suite import pair_checks
 from tasks.validation.splits import declared_splits
 from tasks.validation.suites import demonstration_checks, feedback_checks
 
-WORDS = lengths_of(None)
+
+def count_words(text: str) -> int:
+    """Words and punctuation marks."""
+    return len(re.findall(r"\w+|[^\w\s]", text))
+
+
+WORDS = Lengths("words", lambda prompt: count_words(prompt_key(prompt)), lambda texts: list(map(count_words, texts)))
 
 
 def demonstrations(rows: list[dict[str, str]]) -> pd.DataFrame:
