@@ -10,18 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.commands import comparison, inspection, registry, reproducibility, scheduling, setup
-from tasks import environment
+from tasks import environment, terminal
 
 GROUPS = (scheduling, setup, inspection, registry, reproducibility, comparison)
 
 USER_ERRORS = (ValueError, FileNotFoundError, ConnectionError)
 """What people can fix: shown as one message, without a traceback (--debug shows it)."""
+UNREAD = 141
+"""The exit code of what SIGPIPE ends, as shells have it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code.
 
-    0 is done, 1 an error of the user's, 2 misuse (from argparse), 130 an interruption.
+    0 is done, 1 an error of the user's, 2 misuse (from argparse), 130 an interruption, 141 output that nobody reads.
     """
     options = parser().parse_args(arguments)
     # SIGTERM ends a command in the same order as Ctrl-C does.
@@ -31,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             environment.restart_tuned()
         environment.prepare()
         environment.ignore_warnings()
-        return int(options.command(options, workspace()) or 0)
+        code = int(options.command(options, workspace()) or 0)
+        return UNREAD if terminal.reader_is_gone() else code
     except KeyboardInterrupt:
         print(
             "\nnightjar: stopped; finished stages are kept, so the next run resumes from here",
@@ -39,9 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     except USER_ERRORS as error:
+        if isinstance(error, BrokenPipeError) and terminal.reader_is_gone():
+            return UNREAD
         if options.debug or os.environ.get("NIGHTJAR_DEBUG"):
             raise
-        print(f"nightjar: {error}", file=sys.stderr)
+        print(terminal.visible(f"nightjar: {error}"), file=sys.stderr)
         return 1
 
 

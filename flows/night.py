@@ -7,6 +7,7 @@ PREFECT_API_URL set, they report to that server.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 
 from flows import trials
-from tasks import cron, deadline, environment, presets, runner, stages
+from tasks import cron, deadline, environment, presets, progress, runner, stages
 from tasks.deadline import DeadlineError
 from tasks.params.whole import Params
 from tasks.paths import Paths
@@ -31,6 +32,7 @@ from tasks.reproducibility import experiments
 from tasks.scheduling import diary, history, lock, missed
 from tasks.scheduling.diary import Entry
 from tasks.scheduling.history import Night
+from tasks.terminal import visible
 from tasks.tracking import tracker
 from tasks.trials import standings
 from tasks.trials.candidates import read_checked
@@ -58,7 +60,12 @@ def night(root: str) -> State[dict[str, str]]:
         raise
     planned = flow_run.scheduled_start_time if deployment.id else None
     try:
-        with lock.held(paths), diary.opened(paths, params, planned or now, _say) as entry, _explained(entry):
+        with (
+            lock.held(paths),
+            diary.opened(paths, params, planned or now, _say) as entry,
+            _explained(entry),
+            progress.hearing(_log),
+        ):
             _work(entry, paths, params, planned)
     except lock.AnotherNightError as busy:
         if planned is None:
@@ -166,8 +173,13 @@ def _bring_up_to_date(name: str, paths: Paths, params: Params) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
-    get_run_logger().info(line)
+    print(visible(line), flush=True)
+    _log(logging.INFO, visible(line))
+
+
+def _log(level: int, line: str) -> None:
+    """A line in Prefect's log of the task that runs, or of the flow between tasks."""
+    get_run_logger().log(level, line)
 
 
 def publish_summary(paths: Paths) -> None:

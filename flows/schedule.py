@@ -30,6 +30,7 @@ from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.scheduling import lock, missed, status
 from tasks.scheduling.notify import notify
+from tasks.terminal import visible
 
 
 def serve(paths: Paths, params: Params) -> None:
@@ -44,9 +45,9 @@ def serve(paths: Paths, params: Params) -> None:
     now = datetime.now().astimezone()
     if due := missed.first_missed(paths, params.night, now):
         if noted := missed.note(paths, params.night, due, now):
-            print(noted.why, flush=True)
+            print(visible(noted.why), flush=True)
             if trouble := notify(noted, params.night, paths.root):
-                print(trouble, flush=True)
+                print(visible(trouble), flush=True)
         if params.night.missed == "catch_up":
             with get_client(sync_client=True) as client:
                 client.create_flow_run_from_deployment(deployment_id)

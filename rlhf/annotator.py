@@ -12,12 +12,20 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from rlhf.corpus import VALUES, delexicalise, find_values, fluent_bigrams, read_prompt
-from rlhf.records import Message
+from rlhf.records import Message, PromptText
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_WORDS = 30
+
+
+def has_gold(prompts: Sequence[PromptText]) -> bool:
+    """Whether every prompt is of the builtin corpus, so that each completion has a gold score."""
+    try:
+        return all(isinstance(prompt, str) and read_prompt(prompt) for prompt in prompts)
+    except ValueError:
+        return False
 
 
 def gold_score(prompt: str, completion: str) -> float:

@@ -1,14 +1,13 @@
 """From rankings to pairs: which completion is preferred to which, and the split of each prompt.
 
-Pure functions on records; the text length at which two completions count as the same is given by a
-`truncate` function, so nothing here knows a tokenizer.
+Pure functions on records; nothing here knows a tokenizer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations, permutations
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ class RankingPairs(NamedTuple):
     ties: int
     """Couples of completions that share a rank."""
     duplicates: int
-    """Strictly ranked couples whose texts are the same (once truncated)."""
+    """Strictly ranked couples whose texts are the same."""
 
 
 class SplitRankings(NamedTuple):
@@ -38,24 +37,23 @@ class SplitRankings(NamedTuple):
     """Rankings left out because a held-out split has their prompt."""
 
 
-def pairs_of(ranking: Ranking, truncate: Callable[[str], str]) -> RankingPairs:
+def pairs_of(ranking: Ranking) -> RankingPairs:
     """All strict preferences of one ranking, preferred first.
 
     n distinct ranks give n(n−1)/2 pairs (Ouyang et al. 2022, section 3.5). Ties give none; neither do two
-    texts that are the same after `truncate`, which the reward model could not tell apart.
+    texts that are the same.
 
     Args:
         ranking: k completions with their ranks, 1 is best.
-        truncate: cuts a text to what the reward model reads of it.
 
     Returns:
         The pairs in the order of the completions, with the counts of what gave no pair.
     """
-    kept, pairs, ties, duplicates = [truncate(text) for text in ranking.completions], [], 0, 0
-    for first, second in combinations(range(len(kept)), 2):
+    texts, pairs, ties, duplicates = ranking.completions, [], 0, 0
+    for first, second in combinations(range(len(texts)), 2):
         if ranking.ranks[first] == ranking.ranks[second]:
             ties += 1
-        elif kept[first] == kept[second]:
+        elif texts[first] == texts[second]:
             duplicates += 1
         else:
             better_first = ranking.ranks[first] < ranking.ranks[second]

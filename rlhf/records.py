@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
+from rlhf.blank import is_blank
+
 Text = Annotated[str, StringConstraints(strict=True)]
 Name = Annotated[str, StringConstraints(strict=True, min_length=1)]
 
@@ -57,7 +59,7 @@ class Message(BaseModel):
     @property
     def is_blank(self) -> bool:
         """Whether the turn says nothing and calls nothing."""
-        return not self.content.strip() and not self.calls
+        return is_blank(self.content) and not self.calls
 
 
 PromptText = Text | list[Message]
@@ -191,10 +193,10 @@ def _calls_of(turn: Message) -> str:
     return json.dumps(turn.calls, ensure_ascii=False) if turn.calls else ""
 
 
-def is_blank(prompt: PromptText) -> bool:
+def is_blank_prompt(prompt: PromptText | Sequence[Message]) -> bool:
     """Whether nothing is asked: a blank text, no turn, or a blank one; the system's may be blank beside others."""
     if isinstance(prompt, str):
-        return not prompt.strip()
+        return is_blank(prompt)
     said = [turn for turn in prompt if turn.role != "system"] or prompt
     return not said or any(turn.is_blank for turn in said)
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlhf.records import Message, prompt_text
+from rlhf.records import Demonstration, Message, prompt_text
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -37,10 +37,15 @@ def encode_prompt(
     if for_encoder:
         return list(tokenizer.encode(text, split_special_tokens=True))
     # get_vocab would copy a large tokenizer's vocabulary for every prompt.
-    separator = tokenizer.convert_tokens_to_ids(BOS)
+    separator = token_id(tokenizer, BOS)
     if separator in (None, tokenizer.unk_token_id):
         return encode_text(tokenizer, text + "\n")
     return [*encode_text(tokenizer, text), separator]
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """The id of one token; None or that of the unknown token where there is none."""
+    return tokenizer.convert_tokens_to_ids(token)  # type: ignore[return-value] # one for one
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -109,7 +114,7 @@ def _encode_turns(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, Any]
     tokens: list[int] = []
     for part in filter(None, controls.split(text)):
         if controls.fullmatch(part):
-            tokens.append(tokenizer.convert_tokens_to_ids(part))
+            tokens.append(token_id(tokenizer, part))
         else:
             tokens += encode_text(tokenizer, part.translate({ord(mark): token for token, mark in marks.items()}))
     return tokens
@@ -167,6 +172,13 @@ def load_config(name: str | Path, trust_remote_code: bool) -> PretrainedConfig:
 
     with explained(name):
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+
+
+def corpus_of(rows: Iterable[Demonstration]) -> Iterator[str]:
+    """The texts that a model from scratch has its tokenizer trained on."""
+    for row in rows:
+        yield prompt_text(row.prompt)
+        yield row.response
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

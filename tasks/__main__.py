@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
 
-from tasks import environment
+from tasks import environment, terminal
 
 REFUSED, LATE = 65, 75
 """Exit codes of a candidate's process: a stage rejects its settings; the night's deadline is over."""
@@ -42,13 +43,14 @@ def _run(stage: str) -> int:
     except (ValueError, FileNotFoundError, ConnectionError) as error:
         if os.environ.get("NIGHTJAR_DEBUG"):
             raise
-        print(f"{stage}: {error}", file=sys.stderr)
+        print(terminal.visible(f"{stage}: {error}"), file=sys.stderr)
         return 1
     return 0
 
 
 def _train(root: Path, name: str) -> int:
     """Trains the candidate of this name; the last line on standard error says what is wrong."""
+    from tasks import progress
     from tasks.deadline import DeadlineError
     from tasks.paths import Paths
     from tasks.runner import train
@@ -57,13 +59,20 @@ def _train(root: Path, name: str) -> int:
 
     candidate = next(row for row in read_candidates(root / "params.yaml") if row.name == name)
     try:
-        train(Paths(root), candidate, lambda line: print(line, flush=True))
+        with progress.hearing(_warn):
+            train(Paths(root), candidate, lambda line: print(line, flush=True))
     except BusyError:
         raise
     except (ValueError, DeadlineError) as error:
-        print(" ".join(str(error).splitlines()), file=sys.stderr)
+        print(terminal.visible(" ".join(str(error).splitlines())), file=sys.stderr)
         return LATE if isinstance(error, DeadlineError) else REFUSED
     return 0
+
+
+def _warn(level: int, line: str) -> None:
+    """Prints a warning where the night reads it; of standard error, among bars, it takes only why a candidate ended."""
+    if level >= logging.WARNING:
+        print(f"warning: {line}", flush=True)
 
 
 if __name__ == "__main__":

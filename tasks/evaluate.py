@@ -13,7 +13,7 @@ other tasks. With evaluate.shots, demonstrations of data/validated/train go into
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +46,8 @@ def run(files: StageFiles, params: EvaluateParams, model: ModelSettings) -> dict
     """
     unseen, seen = split_prompts(files, params.max_prompts)
 
+    from rlhf.annotator import has_gold
     from rlhf.evaluation.compare import mean_scores, text_metrics
-    from rlhf.evaluation.gold import has_gold
     from rlhf.evaluation.winrate import win_rate
 
     judge = None if has_gold([row.prompt for row in unseen]) else find_judge(files.inputs["judge"])
@@ -72,11 +72,27 @@ def run(files: StageFiles, params: EvaluateParams, model: ModelSettings) -> dict
 
 def split_prompts(files: StageFiles, limit: int | None) -> tuple[list[Prompt], list[Prompt]]:
     """The test prompts with references that no reward model has learnt from, and those that one has."""
-    rows = [row for row in read_records(files.inputs["test"] / "prompts.jsonl", Prompt) if row.references]
     learnt = set()
     for name in ("train", "dev", "judge"):
         pairs = read_records(files.inputs[f"{name}_pairs"], Pair, may_be_empty=True)
         learnt |= {prompt_key(pair.prompt) for pair in pairs}
+    return divide_prompts(read_records(files.inputs["test"] / "prompts.jsonl", Prompt), learnt, limit)
+
+
+def divide_prompts(
+    prompts: Sequence[Prompt], learnt: Container[str], limit: int | None
+) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts with references that are not learnt from, at most `limit`, and those that are.
+
+    Raises:
+        ValueError: no prompt has a reference, or all that have are learnt from.
+    """
+    rows = [row for row in prompts if row.references]
+    if not rows:
+        raise ValueError(
+            f"none of the {len(prompts)} test prompts, such as {prompts[0].id}, has a reference to be evaluated "
+            "against; write references for some of them"
+        )
     unseen = [row for row in rows if prompt_key(row.prompt) not in learnt][:limit]
     seen = [row for row in rows if prompt_key(row.prompt) in learnt]
     if not unseen:

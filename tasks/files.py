@@ -8,9 +8,11 @@ import io
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,28 +24,27 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is not UTF-8 or not a JSON object, or the file holds no row.
+        ValueError: a line is not UTF-8 or not a JSON object, the file is no whole gzip file, or it holds no row.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the path of a JSONL file (plain or .gz)")
     rows = 0
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if not text.strip():
                 continue
-            try:
-                row = parse_json(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON ({error}); write one JSON object a line") from None
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number}: found {type(row).__name__}; write one JSON object a line")
-            rows += 1
-            yield number, row
+            row = parse_json(text)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{path}:{number}: not JSON ({error}); write one JSON object a line") from None
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}:{number}: found {type(row).__name__}; write one JSON object a line")
+        rows += 1
+        yield number, row
     if not rows:
         raise ValueError(f"{path}: the file is empty; give at least one row")
 
@@ -79,6 +80,16 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object_of, parse_float=_float_of, parse_constant=_refuse_constant)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, plain or gzip."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as stream:
+        try:
+            yield from stream
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path}: not a whole gzip file ({error}); compress it again") from None
 
 
 def read_records(path: Path, record: type[RecordT], may_be_empty: bool = False) -> list[RecordT]:
@@ -126,9 +137,12 @@ def append_record(path: Path, record: BaseModel) -> None:
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Writes objects as JSONL and returns their number; a failure leaves the old file as it was."""
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    write_text(path, "".join(lines))
-    return len(lines)
+    count = 0
+    with _replacing(path) as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -138,9 +152,17 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text atomically: to a temporary file, which is then renamed."""
+    with _replacing(path) as stream:
+        stream.write(text)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """A temporary file to write to, which takes the path's place once all is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as stream:
+        yield stream
     os.replace(partial, path)
 
 

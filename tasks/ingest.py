@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from rlhf.blank import is_blank
 from rlhf.records import Demonstration, Message, Prompt, prompt_identity
 from tasks.files import write_records
 from tasks.params.ingest import IngestParams
@@ -158,7 +159,7 @@ def derive_prompts(demonstrations: list[Demonstration], prompts: list[Prompt]) -
 def _derive(split: str | None, group: list[Demonstration]) -> Prompt:
     own = list(dict.fromkeys(text for row in group for text in _own_references(row)))
     # A blank response is the demonstration's defect, and must not cost the prompt its good references.
-    references = own + [row.response for row in group if row.response.strip() and not _own_references(row)]
+    references = own + [row.response for row in group if not is_blank(row.response) and not _own_references(row)]
     values = {"id": f"{group[0].id}-prompt", "prompt": group[0].prompt, "references": references}
     return Prompt.model_validate(values if split is None else {**values, "split": split})
 

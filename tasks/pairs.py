@@ -1,7 +1,6 @@
 """Turns rankings into pairs, preferred first.
 
-Reads data/rankings/rankings.jsonl, and the tokenizer in data/models/sft for the length at which two texts
-are the same to the reward model. Writes data/pairs/{train,dev,test,judge}.jsonl: all pairs of a prompt in
+Reads data/rankings/rankings.jsonl. Writes data/pairs/{train,dev,test,judge}.jsonl: all pairs of a prompt in
 one split, judge being what only the judge learns from (empty unless rankings are held out for it).
 
     python -m tasks pairs
@@ -9,20 +8,28 @@ one split, judge being what only the judge learns from (empty unless rankings ar
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rlhf.preferences import SPLITS, pairs_of, split_rankings
 from rlhf.records import Pair, Ranking
 from tasks.files import read_records, write_records
 from tasks.params.pairs import PairsParams
+from tasks.progress import warn
 from tasks.stage_files import StageFiles
 from tasks.validation.expectations import check_table
 from tasks.validation.frames import pair_frame
-from tasks.validation.lengths import truncation
 from tasks.validation.pair_suite import pair_checks
 
-log = logging.getLogger(__name__)
+
+class SplitPairs(NamedTuple):
+    """The pairs by split (judge too), and the counts of what gave none: ties, equal texts, leaking rankings."""
+
+    pairs: dict[str, list[Pair]]
+    ties: int
+    duplicates: int
+    leaks: int
 
 
 def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
@@ -34,17 +41,8 @@ def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
             error-level expectation fails.
     """
     rankings = read_records(files.inputs["rankings"] / "rankings.jsonl", Ranking)
-    assigned, leaks = split_rankings(rankings, params.dev_share, params.test_share, params.seed, params.judge_share)
-    truncate = truncation(files.inputs["tokenizer"], params.max_completion_tokens)
-    parts: dict[str, list[Pair]] = {split: [] for split in (*SPLITS, "judge")}
-    ties = duplicates = 0
-    for split, ranking in assigned:
-        result = pairs_of(ranking, truncate)
-        parts[split] += result.pairs
-        ties += result.ties
-        duplicates += result.duplicates
-    _require(parts, len(rankings))
-    _guard(parts, files.aside["docs"])
+    parts, ties, duplicates, leaks = split_pairs(rankings, params)
+    warnings = _guard(parts, files.aside["docs"])
     for split, pairs in parts.items():
         write_records(files.outputs["pairs"] / f"{split}.jsonl", pairs)
     return {
@@ -53,25 +51,38 @@ def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
         "ties_dropped": ties,
         "duplicates_dropped": duplicates,
         "leaks_dropped": leaks,
+        "warnings": warnings,
         **{f"{split}_pairs": len(pairs) for split, pairs in parts.items()},
     }
 
 
-def _require(parts: dict[str, list[Pair]], rankings: int) -> None:
-    empty = [split for split in SPLITS if not parts[split]]
-    if empty:
+def split_pairs(rankings: Sequence[Ranking], params: PairsParams) -> SplitPairs:
+    """The pairs of all rankings, by split; raises ValueError where a split that is needed has none."""
+    assigned, leaks = split_rankings(rankings, params.dev_share, params.test_share, params.seed, params.judge_share)
+    parts: dict[str, list[Pair]] = {split: [] for split in (*SPLITS, "judge")}
+    ties = duplicates = 0
+    for split, ranking in assigned:
+        result = pairs_of(ranking)
+        parts[split] += result.pairs
+        ties += result.ties
+        duplicates += result.duplicates
+    if empty := [split for split in SPLITS if not parts[split]]:
         counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in parts.items())
         raise ValueError(
-            f"no pair falls in {', '.join(empty)} ({rankings} rankings give {counts} pairs); add "
-            "rankings of more prompts, raise the split's share, or name files for it in rank.feedback"
+            f"no pair falls in {', '.join(empty)} ({len(rankings)} rankings give {counts} pairs; {ties} couples are "
+            "tied); add rankings of more prompts, raise the split's share, or name files for it in rank.feedback"
         )
+    return SplitPairs(parts, ties, duplicates, leaks)
 
 
-def _guard(parts: dict[str, list[Pair]], docs: Path) -> None:
+def _guard(parts: dict[str, list[Pair]], docs: Path) -> int:
+    """Stops at what must not be, warns of what should not, and returns the number of warnings."""
     table = pair_frame([(split, pair) for split, pairs in parts.items() for pair in pairs])
     verdict = check_table(table, "pairs", pair_checks(), docs)
     if errors := verdict.lines("error"):
         listed = "\n".join(f"- {error}" for error in errors)
         raise ValueError(f"the pairs did not pass; nothing was written\n{listed}\nData Docs: {verdict.docs}")
-    for line in verdict.lines("warning"):
-        log.warning("%s", line)
+    warnings = verdict.lines("warning")
+    for line in warnings:
+        warn(line)
+    return len(warnings)

@@ -1,7 +1,12 @@
-"""Progress of long work: a bar for people, and every step's figures to whoever listens (the tracker)."""
+"""Progress of long work: a bar for people, and every step's figures to whoever listens (the tracker).
+
+What a stage has to say is printed, and handed to whoever hears (the night, which logs it).
+"""
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,9 +14,13 @@ from contextvars import ContextVar
 from tqdm import tqdm
 
 from tasks import deadline
+from tasks.terminal import visible
 
 Listener = Callable[[int, dict[str, float]], None]
+Hearer = Callable[[int, str], None]
+"""Called with a level of `logging` and a line."""
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_hearer: ContextVar[Hearer | None] = ContextVar("hearer", default=None)
 
 
 @contextmanager
@@ -24,9 +33,34 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+@contextmanager
+def hearing(hearer: Hearer) -> Iterator[None]:
+    """While open, what is said and warned of also goes to `hearer(level, line)`."""
+    token = _hearer.set(hearer)
+    try:
+        yield
+    finally:
+        _hearer.reset(token)
+
+
 def say(text: str) -> None:
     """Prints a line above the bar, if there is one."""
-    tqdm.write(text)
+    tqdm.write(visible(text))
+    _hand_on(logging.INFO, text)
+
+
+def warn(text: str) -> None:
+    """Prints a line about what ends nothing, and should be looked at, on standard error.
+
+    Libraries set up `logging` as they like, and a logger that one of them silences would swallow it.
+    """
+    tqdm.write(visible(f"warning: {text}"), file=sys.stderr)
+    _hand_on(logging.WARNING, text)
+
+
+def _hand_on(level: int, text: str) -> None:
+    if (hearer := _hearer.get()) is not None:
+        hearer(level, visible(text))
 
 
 def follow(

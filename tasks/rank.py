@@ -28,7 +28,7 @@ def run(files: StageFiles, params: RankParams) -> dict[str, float]:
         FileNotFoundError: rollouts or a named feedback file are missing.
         ValueError: no feedback file is named, one is named twice, or an id occurs in two files.
     """
-    rankings = _simulate(files, params) if params.annotator == "simulated" else _gather(files, params.feedback)
+    rankings = _simulate(files, params) if params.annotator == "simulated" else gather(files, params.feedback)
     write_records(files.outputs["rankings"] / "rankings.jsonl", rankings)
     couples = sum(len(ranking.ranks) * (len(ranking.ranks) - 1) // 2 for ranking in rankings)
     return {
@@ -62,8 +62,8 @@ def simulate_ranking(rollout: Rollout, noise: float, seed: int) -> Ranking:
     )
 
 
-def _gather(files: StageFiles, feedback: FeedbackParams) -> list[Ranking]:
-    """The rankings of all named files, each with the role of its file as `split`."""
+def gather(files: StageFiles, feedback: FeedbackParams) -> list[Ranking]:
+    """The rankings of all named files, each with the role of its file as `split`; raises as `run`."""
     roles = {role: getattr(feedback, role) for role in type(feedback).model_fields}
     named = [(role, name) for role, names in roles.items() for name in names]
     if not named:

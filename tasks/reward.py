@@ -17,7 +17,7 @@ from rlhf.records import Pair, PromptText, prompt_identity, prompt_text
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.reward import RewardSettings
 from tasks.files import read_records, write_curve, write_json
-from tasks.progress import follow
+from tasks.progress import follow, warn
 from tasks.stage_files import StageFiles
 
 if TYPE_CHECKING:
@@ -53,14 +53,21 @@ def run(files: StageFiles, params: RewardSettings, model: ModelSettings) -> dict
         name: [build_network(files.inputs["sft"], pairs, params, model, seed) for seed in seeds_of(name, params)]
         for name, pairs in shares.items()
     }
-    prompts, completions = sft_completions(load_policy(files.inputs["sft"], model), train, params)
+    kept = {
+        name: [drop_duplicates(networks[name][0], split, f"{name}: {title}", params)
+               for title, split in (("train", pairs), ("dev", dev), ("test", test))]
+        for name, pairs in shares.items()
+    }  # fmt: skip
+    prompts, completions = sft_completions(load_policy(files.inputs["sft"], model), kept["reward"][0], params)
     metrics: dict[str, float] = {}
     for name, pairs in shares.items():
-        trained = train_members(files.outputs["plots"], name, networks[name], pairs, dev, params, model)
+        learnt, held_out, measured = kept[name]
+        trained = train_members(files.outputs["plots"], name, networks[name], learnt, held_out, params, model)
         trained.normalise(prompts, completions)
         trained.save(files.outputs[name])
         prefix = "" if name == "reward" else "judge."
-        figures, calibration = evaluate_pairs(trained, test)
+        figures, calibration = evaluate_pairs(trained, measured)
+        figures["duplicates_dropped"] = float(sum(map(len, (pairs, dev, test))) - sum(map(len, kept[name])))
         metrics |= {prefix + key: value for key, value in figures.items()}
         file = "calibration.csv" if name == "reward" else f"{name}_calibration.csv"
         # The last column is the diagonal, which a calibrated model lies on.
@@ -98,8 +105,30 @@ def build_network(
     else:
         texts = [text for pair in pairs for text in (prompt_text(pair.prompt), pair.chosen, pair.rejected)]
         encoder, tokenizer = build_encoder(params.encoder_config, texts, model.vocab_size, model.device)
-    max_tokens = model.max_prompt_tokens + params.max_completion_tokens
-    return EncoderReward(encoder, tokenizer, max_tokens, params.freeze_encoder)
+    limit = params.max_completion_tokens
+    return EncoderReward(encoder, tokenizer, model.max_prompt_tokens + limit, params.freeze_encoder, limit)
+
+
+def drop_duplicates(
+    network: ScalarReward | EncoderReward, pairs: Sequence[Pair], split: str, params: RewardSettings
+) -> list[Pair]:
+    """The pairs that the network can tell apart; how many others there are is told.
+
+    Raises:
+        ValueError: it can tell none apart.
+    """
+    from rlhf.reward.training import distinct_pairs
+
+    kept = distinct_pairs(network, pairs)
+    if len(kept) < len(pairs):
+        same = (
+            f"{split}: {len(pairs) - len(kept)} of {len(pairs)} pairs are the same to the reward model within "
+            f"reward.max_completion_tokens {params.max_completion_tokens}"
+        )
+        if not kept:
+            raise ValueError(f"{same}, so none is left; raise it")
+        warn(f"{same}, and were dropped; raise it if their difference comes later")
+    return kept
 
 
 def load_backbone(sft: Path, params: RewardSettings, model: ModelSettings) -> Policy:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from tasks import deadline, graph, stages
+from tasks import deadline, graph, preflight, stages
 from tasks.files import write_json
 from tasks.params.whole import Params
 from tasks.paths import Paths
@@ -56,15 +56,20 @@ def run_tracked(stage: str, paths: Paths, params: Params, door: str) -> dict[str
 
     Raises:
         FileNotFoundError: an input is missing; the message names the stage that writes it.
-        ValueError: there is no such stage, or it rejects its inputs.
+        ValueError: there is no such stage, it rejects its inputs, or a later one of the open night would reject them.
     """
     check_inputs(stage, paths)
+    in_night = tracker.NIGHT_VARIABLE in os.environ
+    if in_night and stage in preflight.BEFORE:
+        preflight.check(paths, params)
     inputs = provenance.digests(paths, _inputs(stage, paths, params))
     with tracker.stage(stage, paths, params, tuple(stages.sections(stage)), inputs, door) as run:
         metrics = run_stage(stage, paths, params)
         run.log(metrics)
         outputs = provenance.digests(paths, stages.STAGES[stage].writes)
         tracker.record_outputs(paths, run.run_id, outputs)
+    if not in_night and stage in preflight.AFTER:  # whoever runs stages by hand may want no whole night
+        preflight.tell(paths, params)
     if not stages.STAGES[stage].versioned:
         write_json(_memory(stage, paths), _fingerprint(stage, paths, params))
     return metrics
@@ -83,6 +88,8 @@ def bring_up_to_date(stage: str, paths: Paths, params: Params, tracked: bool = T
         if tracked:
             run_tracked(stage, paths, params, "flow")
         else:
+            if stage in preflight.BEFORE:
+                preflight.check(paths, params)
             run_stage(stage, paths, params)
 
     if stages.STAGES[stage].versioned:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf.records import Demonstration, prompt_text
+from rlhf.records import Demonstration
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.sft import SftSettings
 from tasks.files import read_records, write_curve
@@ -80,7 +80,7 @@ def run(files: StageFiles, params: SftSettings, model: ModelSettings) -> dict[st
 def _start(champion: Path, params: SftSettings, model: ModelSettings, rows: Sequence[Demonstration]) -> Policy:
     """The model to train: the champion where it is asked for and there is one, else the base model, else a new one."""
     from rlhf.models import build_policy
-    from rlhf.tokenizers import train_tokenizer
+    from rlhf.tokenizers import corpus_of, train_tokenizer
 
     policy = load_champion(champion, model) if params.start == "champion" else None
     if params.start == "champion":
@@ -88,5 +88,5 @@ def _start(champion: Path, params: SftSettings, model: ModelSettings, rows: Sequ
     policy = policy or load_base(model, training=True)
     if policy is not None:
         return policy
-    texts = [text for row in rows for text in (prompt_text(row.prompt), row.response)]
-    return build_policy(model.config, train_tokenizer(texts, model.vocab_size), params.seed, model)
+    tokenizer = train_tokenizer(corpus_of(rows), model.vocab_size)
+    return build_policy(model.config, tokenizer, params.seed, model)

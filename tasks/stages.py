@@ -76,7 +76,7 @@ STAGES: dict[str, Stage] = {
     ),
     "rank": Stage({"rollouts": "data/rollouts", "feedback": "data/validated/feedback"}, {"rankings": "data/rankings"}),
     "pairs": Stage(
-        {"rankings": "data/rankings", "tokenizer": "data/models/sft/tokenizer.json"},
+        {"rankings": "data/rankings"},
         {"pairs": "data/pairs"},
         aside={"docs": "nights/data_docs"},
     ),

@@ -11,28 +11,27 @@ data/validated/feedback under their own names. The Data Docs show every suite.
 
 from __future__ import annotations
 
-import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlhf.preferences import tied_couples
-from rlhf.records import Demonstration, Prompt, Ranking, Record
+from rlhf.records import Demonstration, Prompt, Ranking, Record, prompt_key
 from rlhf.settings.model import ModelSettings
+from rlhf.tokenizers import corpus_of
 from tasks.files import write_records, write_rows
 from tasks.params.validate import ValidateParams
+from tasks.progress import warn
 from tasks.sources.files import files_below, rankings_name, read_file
 from tasks.sources.rows import Problems, as_records
 from tasks.sources.shapes import without_shapes
 from tasks.stage_files import StageFiles
 from tasks.validation.expectations import SuiteVerdict, check_table
 from tasks.validation.frames import demonstration_frame, feedback_frame, prompt_frame
-from tasks.validation.lengths import Lengths, lengths_of
+from tasks.validation.lengths import Lengths, lengths_of, trained_lengths
 from tasks.validation.splits import SplitRows, assign_splits, declared_splits, divide, twins
 from tasks.validation.suites import demonstration_checks, feedback_checks, prompt_checks
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,10 @@ def run(files: StageFiles, params: ValidateParams, model: ModelSettings) -> dict
             that the later stages need would be empty.
     """
     inputs = read_inputs(files)
-    lengths = lengths_of(model.name, model.trust_remote_code)
     data: list[Demonstration | Prompt] = [*inputs.demonstrations, *inputs.prompts, *inputs.general]
     declared = declared_splits(data)
     splits = assign_splits(data, declared, params.dev_share, params.test_share, params.seed)
+    lengths = _lengths(inputs, splits, model)
     verdicts = _check(inputs, declared, twins(data), splits, lengths, params, model, files.aside["docs"])
     _stop_or_warn(verdicts, params.max_rejected_share, inputs, files.aside["docs"])
     kept = Inputs(
@@ -74,6 +73,14 @@ def run(files: StageFiles, params: ValidateParams, model: ModelSettings) -> dict
     parts = divide(kept.demonstrations, kept.prompts, kept.general, splits, lengths, params.max_response_tokens)
     _write(files, inputs, kept, parts, verdicts)
     return _metrics(inputs, kept, parts, verdicts)
+
+
+def _lengths(inputs: Inputs, splits: dict[str, str], model: ModelSettings) -> Lengths:
+    """Counts as the night's model reads; one from scratch as SFT will train its tokenizer on these rows."""
+    if model.name is not None:
+        return lengths_of(model.name, model.trust_remote_code)
+    train = (row for row in inputs.demonstrations if splits[prompt_key(row.prompt)] == "train")
+    return trained_lengths(corpus_of(train), model.vocab_size)
 
 
 def read_inputs(files: StageFiles) -> Inputs:
@@ -153,8 +160,10 @@ def _stop_or_warn(verdicts: dict[str, SuiteVerdict], max_rejected_share: float, 
         listed = "\n".join(f"- {error}" for error in errors)
         raise ValueError(f"the data did not pass; nothing was written\n{listed}\nData Docs: {docs / 'index.html'}")
     for verdict in verdicts.values():
+        for line in verdict.lines("row"):
+            warn(f"in data/quarantine: {line}")
         for line in verdict.lines("warning"):
-            log.warning("%s", line)
+            warn(line)
 
 
 def _keep(rows: list[Any], verdict: SuiteVerdict | None) -> list[Any]:

@@ -23,12 +23,13 @@ ONE_DOOR = {
     "yaml": ("tasks/params/whole.py",),
 }
 ROOMS = (
-    *("environment", "files", "digests", "stage_files", "cron", "deadline", "paths", "params", "progress", "sources"),
+    *("terminal", "environment", "files", "digests", "stage_files", "cron", "deadline", "paths", "params"),
+    *("progress", "sources"),
     *("roles", "figures"),
     *("validation", "reports", "versioning", "tracking", "evaluation", "training"),
     *VERSIONED,
     *("stages", "graph", "presets", "serving", "registry", "trials", "register"),
-    *("comparison", "inspection", "reproducibility", "scheduling", "runner", "__main__"),
+    *("comparison", "inspection", "reproducibility", "scheduling", "preflight", "runner", "__main__"),
 )
 """The rooms of tasks/ from the ground up: each imports from those before it alone."""
 BANNED = {

@@ -29,6 +29,7 @@ MAY_RERUN: dict[str, tuple[str, ...]] = {
     "tasks/params/__init__.py": (*DATA, "pairs", "evaluate"),
     "tasks/params/splits.py": ("validate", "pairs"),
     "tasks/digests.py": ("policy",),
+    "tasks/terminal.py": ("report",),
     "tasks/sources": DATA,
     "tasks/validation": ("validate", "pairs"),
     "tasks/training": ("sft", "policy", "evaluate"),

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from tasks.terminal import visible
+
 if TYPE_CHECKING:
     from rlhf.records import Sampling
 
@@ -24,9 +26,9 @@ class Add(Protocol):
 
 
 def say(lines: Iterable[str]) -> None:
-    """Prints lines at once, also into a pipe."""
+    """Prints lines at once, also into a pipe; what would steer a terminal is shown."""
     for line in lines:
-        print(line, flush=True)
+        print(visible(line), flush=True)
 
 
 def whole_number(least: int) -> Callable[[str], int]:

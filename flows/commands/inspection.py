@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flows.commands import Add, add_controls, controls_of, whole_number
+from flows.commands import Add, add_controls, controls_of, say, whole_number
 from tasks import presets
 from tasks.params.whole import read_params
 from tasks.paths import Paths
@@ -44,7 +44,7 @@ def _explain_options(explain: argparse.ArgumentParser) -> None:
 def _score(options: argparse.Namespace, root: Path) -> None:
     from tasks.evaluation import scores
 
-    print(scores.render(scores.score_file(options.file)))
+    say([scores.render(scores.score_file(options.file))])
 
 
 def _explain(options: argparse.Namespace, root: Path) -> None:
@@ -77,4 +77,4 @@ def _seeds(options: argparse.Namespace, root: Path) -> None:
         presets.check_needed(paths, candidate.params)
     standings = [runner.train_aside(paths, candidate) for candidate in candidates]
     table.save(file, standings)
-    print(f"\n{table.over_seeds(standings)}\n\nall figures: {file.relative_to(root)}")
+    say([f"\n{table.over_seeds(standings)}\n\nall figures: {file.relative_to(root)}"])

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows.commands import Add, add_controls, controls_of
+from flows.commands import Add, add_controls, controls_of, say
 from tasks.params.whole import read_params
 from tasks.paths import Paths
+from tasks.terminal import visible
 
 VERSION = "a policy version (3 or v3), champion or challenger"
 
@@ -32,7 +33,7 @@ def _lineage(options: argparse.Namespace, root: Path) -> None:
     from tasks.registry import lineage, versions
 
     name, client = read_params(root / "params.yaml").register_.name, versions.open_existing(Paths(root))
-    print(lineage.render(lineage.trace(client, versions.get_policy(client, name, options.version))))
+    say([lineage.render(lineage.trace(client, versions.get_policy(client, name, options.version)))])
 
 
 def _rollback(options: argparse.Namespace, root: Path) -> None:
@@ -40,7 +41,7 @@ def _rollback(options: argparse.Namespace, root: Path) -> None:
 
     name = read_params(root / "params.yaml").register_.name
     done = rollback.roll_back(Paths(root), name, options.to, options.why)
-    print(f"{name}-policy version {done.version} is champion now; version {done.champion_before} was: {done.reason}")
+    say([f"{name}-policy version {done.version} is champion now; version {done.champion_before} was: {done.reason}"])
 
 
 def _chat(options: argparse.Namespace, root: Path) -> None:
@@ -56,14 +57,14 @@ def _chat(options: argparse.Namespace, root: Path) -> None:
     chat = Chat(load_policy(mlflow_store.checkpoint_of(paths, version), params.model), sampling, options.seed)
     live = sys.stdin.isatty()
     if live:
-        print(f"{version.name} version {version.version}; Ctrl-D ends")
+        say([f"{version.name} version {version.version}; Ctrl-D ends"])
     for line in _lines("> " if live else ""):
         try:
-            print(chat.answer(line), flush=True)
+            say([chat.answer(line)])
         except ValueError as error:
             if not live:
                 raise
-            print(error, file=sys.stderr)
+            print(visible(str(error)), file=sys.stderr)
 
 
 def _lines(mark: str) -> Iterator[str]:

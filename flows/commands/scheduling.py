@@ -54,7 +54,7 @@ def _night(paths: Paths, params: Params) -> dict[str, str]:
             from flows.night import night
 
             return dict(night(str(paths.root)))
-    with diary.opened(paths, params, datetime.now().astimezone(), print) as entry:
+    with diary.opened(paths, params, datetime.now().astimezone(), lambda line: say([line])) as entry:
         entry.end("nothing new", diary.nothing_new(paths))
     return dict.fromkeys(stages.STAGES, "cached")
 
@@ -62,7 +62,7 @@ def _night(paths: Paths, params: Params) -> dict[str, str]:
 def _print_summary(paths: Paths) -> None:
     from tasks.reports import summary
 
-    print(f"\n{summary.summary(paths)}\n\n{summary.commands(paths)}")
+    say([f"\n{summary.summary(paths)}\n\n{summary.commands(paths)}"])
 
 
 def _stage(options: argparse.Namespace, root: Path) -> None:
@@ -99,11 +99,9 @@ def _status(options: argparse.Namespace, root: Path) -> None:
 
     if (nights := status.nights(paths, params.night.timezone)) is not None:
         Console(highlight=False).print(nights)
-    print(f"champion:   {status.champion(paths)}")
-    print(
-        f"next night: {status.next_night(params.night, datetime.now().astimezone())}, while nightjar serve or up runs"
-    )
-    print(f"it would:   {_plan(paths, params)}")
+    due = status.next_night(params.night, datetime.now().astimezone())
+    say([f"champion:   {status.champion(paths)}", f"next night: {due}, while nightjar serve or up runs"])
+    say([f"it would:   {_plan(paths, params)}"])
 
 
 def _plan(paths: Paths, params: Params) -> str:

@@ -8,17 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlhf.annotator import swap_value
-from rlhf.corpus import read_prompt
-from rlhf.records import Prompt, PromptText
+from rlhf.records import Prompt
 from rlhf.reward import RewardModel, metrics
-
-
-def has_gold(prompts: Sequence[PromptText]) -> bool:
-    """Whether every prompt is of the builtin corpus, so that each completion has a gold score."""
-    try:
-        return all(isinstance(prompt, str) and read_prompt(prompt) for prompt in prompts)
-    except ValueError:
-        return False
 
 
 def agreement(scores: Sequence[Sequence[float]], gold: Sequence[Sequence[float]]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from rlhf.tokenizers import load_config
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
+CACHED_COMPLETIONS = 2**16
+"""How many completions are kept as they were cut."""
 SMALL_BERT: dict[str, Any] = {
     "model_type": "bert",
     "hidden_size": 128,
@@ -37,14 +40,22 @@ class EncoderReward(nn.Module):
         tokenizer: its own tokenizer, which marks the two texts with token types where the encoder has them.
         max_tokens: prompt and completion together, as far as the encoder has positions; the longer is cut first.
         frozen: train the head alone.
+        max_completion_tokens: longer completions are cut, before they meet their prompts; None cuts none.
     """
 
     def __init__(
-        self, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int, frozen: bool
+        self,
+        encoder: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_tokens: int,
+        frozen: bool,
+        max_completion_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.tokenizer = encoder, tokenizer
         self.max_tokens, self.frozen = min(max_tokens, position_limit(encoder) or max_tokens), frozen
+        self.max_completion_tokens = max_completion_tokens
+        self.cut = lru_cache(CACHED_COMPLETIONS)(self._cut)
         self.backbone.requires_grad_(not frozen)
         self.head = nn.Linear(encoder.config.hidden_size, 1)
         self.to(encoder.device)
@@ -53,13 +64,38 @@ class EncoderReward(nn.Module):
         """Both texts with special tokens, token types and attention mask, padded together."""
         return self.tokenizer(
             [prompt_text(prompt) for prompt in prompts],
-            list(completions),
+            [self.cut(text) for text in completions],
             truncation="longest_first",
             max_length=self.max_tokens,
             padding=True,
             split_special_tokens=True,  # what reads like [SEP] in a text is text
             return_tensors="pt",
         ).to(self.backbone.device)
+
+    def reads(self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str]) -> list[tuple[int, ...]]:
+        """The tokens that it reads of each completion and its prompt: two rows that have the same ones score the same.
+
+        Which text a token is of goes without saying: separators stand between them.
+        """
+        rows = self.tokenizer(
+            [prompt_text(prompt) for prompt in prompts],
+            [self.cut(text) for text in completions],
+            truncation="longest_first",
+            max_length=self.max_tokens,
+        )["input_ids"]
+        return [tuple(row) for row in rows]
+
+    def _cut(self, text: str) -> str:
+        """The text up to the end of its last token that counts."""
+        limit = self.max_completion_tokens
+        if limit is None:
+            return text
+        tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=self.tokenizer.is_fast)
+        if len(tokens["input_ids"]) <= limit:
+            return text
+        if self.tokenizer.is_fast:
+            return text[: tokens["offset_mapping"][limit - 1][1]]
+        return str(self.tokenizer.decode(tokens["input_ids"][:limit]))
 
     def forward(self, batch: BatchEncoding) -> Float[Tensor, " B"]:
         """One raw score per row."""
@@ -89,7 +125,8 @@ class EncoderReward(nn.Module):
     def load(cls, path: Path, description: dict[str, Any], compute: ComputeSettings) -> EncoderReward:
         """Reads the encoder back; the head is filled in by the caller."""
         encoder, tokenizer = load_encoder(path, compute)
-        return cls(encoder, tokenizer, description["max_tokens"], description["frozen"])
+        limit = description.get("max_completion_tokens")  # models of earlier nights have none
+        return cls(encoder, tokenizer, description["max_tokens"], description["frozen"], limit)
 
 
 def position_limit(encoder: PreTrainedModel) -> int | None:

@@ -191,15 +191,20 @@ def _raw_scores(
     return scores
 
 
-def _write(path: Path, description: dict[str, str | int | float | bool]) -> None:
+def _write(path: Path, description: dict[str, str | int | float | bool | None]) -> None:
     (path / "reward.json").write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
 
 
-def _describe(network: ScalarReward | EncoderReward) -> dict[str, str | int | bool]:
+def _describe(network: ScalarReward | EncoderReward) -> dict[str, str | int | float | bool | None]:
     if isinstance(network, ScalarReward):
         return {
             "kind": "scalar",
             "loglikelihood": network.loglikelihood,
             "max_completion_tokens": network.max_completion_tokens,
         }
-    return {"kind": "encoder", "max_tokens": network.max_tokens, "frozen": network.frozen}
+    return {
+        "kind": "encoder",
+        "max_tokens": network.max_tokens,
+        "frozen": network.frozen,
+        "max_completion_tokens": network.max_completion_tokens,
+    }

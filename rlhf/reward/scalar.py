@@ -55,6 +55,10 @@ class ScalarReward(nn.Module):
         responses = [self.encode_response(text) for text in completions]
         return make_batch(self.policy.encode_prompts(prompts), responses, self.policy.device)
 
+    def reads(self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str]) -> list[tuple[int, ...]]:
+        """The tokens that it reads of each completion: two that have the same ones score the same."""
+        return [tuple(self.encode_response(text)) for text in completions]
+
     def forward(self, batch: Batch) -> Float[Tensor, " B"]:
         """One raw score per row."""
         lengths = batch.response_mask.sum(1, keepdim=True)

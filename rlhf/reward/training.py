@@ -56,6 +56,14 @@ def group_pairs(pairs: Sequence[Pair]) -> list[Comparisons]:
     return list(groups.values())
 
 
+def distinct_pairs(network: ScalarReward | EncoderReward, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs whose two completions the network reads as two: others, the same once they are cut, teach nothing."""
+    prompts = [pair.prompt for pair in pairs]
+    chosen = network.reads(prompts, [pair.chosen for pair in pairs])
+    rejected = network.reads(prompts, [pair.rejected for pair in pairs])
+    return [pair for pair, first, second in zip(pairs, chosen, rejected, strict=True) if first != second]
+
+
 def train_reward(
     network: ScalarReward | EncoderReward,
     train: Sequence[Comparisons],

@@ -39,6 +39,7 @@ class RewardSettings(OptimSettings):
     uncertainty_penalty: Annotated[float, Field(ge=0.0)] = 0.0
     """The score is lowered by this many of the members' standard deviations."""
     max_completion_tokens: Positive = 96
+    """Longer completions are cut, in the model's own tokens; pairs that are the same then are dropped."""
     eval_every: Positive = 50
     seed: NonNegative = 0
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 
 from tasks.comparison import as_text
 from tasks.comparison.compare import Comparison
-from tasks.reports.page import SideBySide, comparison_page
+from tasks.reports.page import SideBySide, comparison_page, shown_text
 
 
 def page(comparison: Comparison) -> str:
@@ -19,11 +18,11 @@ def page(comparison: Comparison) -> str:
     figures = [[row.name, *as_text.cells(row)] for row in comparison.figures]
     bold = {index for index, row in enumerate(comparison.figures) if as_text.is_clear(row)}
     intro = [
-        *(f"<p>{escape(line)}</p>" for line in as_text.describe(comparison)),
+        *(f"<p>{shown_text(line)}</p>" for line in as_text.describe(comparison)),
         _table(["param", first, second], settings) if settings else "<p>params: the same</p>",
-        f"<p>data: {escape(', '.join(comparison.data) + ' differ' if comparison.data else 'the same')}</p>",
+        f"<p>data: {shown_text(', '.join(comparison.data) + ' differ' if comparison.data else 'the same')}</p>",
         _table(["figure", first, second, "B − A"], figures, bold),
-        *(f"<p>{escape(line)}</p>" for line in as_text.sentences(comparison)),
+        *(f"<p>{shown_text(line)}</p>" for line in as_text.sentences(comparison)),
     ]
     rows = [
         SideBySide(
@@ -39,11 +38,11 @@ def page(comparison: Comparison) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], bold: Iterable[int] = ()) -> str:
     marked = set(bold)
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
+    titles = "".join(f"<th>{shown_text(title)}</th>" for title in head)
     body = "".join(_row(row, index in marked) for index, row in enumerate(rows))
     return f'<table class="figures"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _row(cells: Sequence[str], bold: bool) -> str:
     style = ' class="best"' if bold else ""
-    return f"<tr{style}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+    return f"<tr{style}>{''.join(f'<td>{shown_text(cell)}</td>' for cell in cells)}</tr>"

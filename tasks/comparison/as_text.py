@@ -10,19 +10,20 @@ from rich.text import Text
 from rlhf.evaluation.intervals import Interval
 from tasks.comparison.compare import Comparison, Contrast, Texts
 from tasks.figures import FIGURES
+from tasks.terminal import visible
 
 SIDES = ("A", "B")
 
 
 def show(comparison: Comparison, rows: int, console: Console) -> None:
     """Prints what differs, the figures and the `rows` prompts whose completions differ most."""
-    console.print(Text("\n".join(describe(comparison))), style="bold")
+    console.print(_text("\n".join(describe(comparison))), style="bold")
     _show_settings(comparison, console)
     table = _table("", *SIDES, "B − A")
     for row in comparison.figures:
         table.add_row(row.name, *cells(row), style="bold" if is_clear(row) else "")
     console.print(table)
-    console.print(Text("\n".join(sentences(comparison))))
+    console.print(_text("\n".join(sentences(comparison))))
     if rows and comparison.texts:
         console.print(Text(f"\nCompletions that {comparison.referee} tells apart most", "bold"))
     for texts in comparison.texts[:rows]:
@@ -78,19 +79,24 @@ def _show_settings(comparison: Comparison, console: Console) -> None:
     if comparison.params:
         table = _table("param", *SIDES)
         for name, values in comparison.params.items():
-            table.add_row(Text(name), *[Text("–" if value is None else value) for value in values])
+            table.add_row(_text(name), *[_text("–" if value is None else value) for value in values])
         console.print(table)
     else:
         console.print(Text("params: the same"))
-    console.print(Text(f"data: {', '.join(comparison.data) + ' differ' if comparison.data else 'the same'}\n"))
+    console.print(_text(f"data: {', '.join(comparison.data) + ' differ' if comparison.data else 'the same'}\n"))
 
 
 def _side_by_side(texts: Texts) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True, title=Text(texts.prompt), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True, title=_text(texts.prompt), title_justify="left")
     for letter, score in zip(SIDES, (texts.first_score, texts.second_score), strict=True):
         table.add_column(Text(f"{letter}: {FIGURES['score'].show(score)}"), ratio=1)
-    table.add_row(Text(texts.first), Text(texts.second))
+    table.add_row(_text(texts.first), _text(texts.second))
     return table
+
+
+def _text(text: str) -> Text:
+    """A text as it is: neither markup nor control characters in it do anything."""
+    return Text(visible(text))
 
 
 def _table(*columns: str) -> Table:

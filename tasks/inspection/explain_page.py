@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from tasks.inspection.explain import Bar, ExplainedToken, Explanation, Prediction
 from tasks.inspection.explain_text import percent
-from tasks.reports.page import THEME
+from tasks.reports.page import THEME, shown_text
 
 
 def explanation_page(explanation: Explanation) -> str:
     """The whole page as HTML; every text is escaped."""
     steps = explanation.steps
-    chips = "".join(f'<a href="#step-{number}">{escape(step.chosen)}</a>' for number, step in enumerate(steps, 1))
+    chips = "".join(f'<a href="#step-{number}">{shown_text(step.chosen)}</a>' for number, step in enumerate(steps, 1))
     sections = "\n".join(_section(number, step) for number, step in enumerate(steps, 1))
     return PAGE.format(
         theme=THEME,
-        prompt=escape(explanation.prompt),
-        how=escape(explanation.how),
+        prompt=shown_text(explanation.prompt),
+        how=shown_text(explanation.how),
         chips=chips,
         sections=sections,
     )
@@ -26,18 +24,18 @@ def explanation_page(explanation: Explanation) -> str:
 def _section(number: int, step: ExplainedToken) -> str:
     predictions = "".join(_prediction(prediction) for prediction in step.predictions)
     return (
-        f'<section id="step-{number}"><h2><small>{number}</small> <span>{escape(step.before)}</span>'
-        f"<mark>{escape(step.chosen)}</mark></h2><div>{predictions}</div></section>"
+        f'<section id="step-{number}"><h2><small>{number}</small> <span>{shown_text(step.before)}</span>'
+        f"<mark>{shown_text(step.chosen)}</mark></h2><div>{predictions}</div></section>"
     )
 
 
 def _prediction(prediction: Prediction) -> str:
-    head = "".join(f"<th>{escape(stage)}</th>" for stage in prediction.stages)
+    head = "".join(f"<th>{shown_text(stage)}</th>" for stage in prediction.stages)
     rows = "".join(_row(bar) for bar in prediction.bars)
     entropies = "".join(f"<td>{entropy:.2f}</td>" for entropy in prediction.entropies)
-    cuts = "".join(f"<td>{escape(percent(cut))}</td>" for cut in prediction.cuts)
+    cuts = "".join(f"<td>{shown_text(percent(cut))}</td>" for cut in prediction.cuts)
     return (
-        f"<table><caption>{escape(prediction.model)}</caption><thead><tr><th>token</th>{head}</tr></thead>"
+        f"<table><caption>{shown_text(prediction.model)}</caption><thead><tr><th>token</th>{head}</tr></thead>"
         f"<tbody>{rows}</tbody><tfoot><tr><th>entropy, nats</th>{entropies}</tr>"
         f"<tr><th>mass cut</th>{cuts}</tr></tfoot></table>"
     )
@@ -45,11 +43,11 @@ def _prediction(prediction: Prediction) -> str:
 
 def _row(bar: Bar) -> str:
     cells = "".join(
-        f'<td><i style="width:{100 * probability:.1f}%"></i><b>{escape(percent(probability))}</b></td>'
+        f'<td><i style="width:{100 * probability:.1f}%"></i><b>{shown_text(percent(probability))}</b></td>'
         for probability in bar.probabilities
     )
     mark = ' class="chosen"' if bar.chosen else ""
-    return f"<tr{mark}><th>{escape(bar.token)}</th>{cells}</tr>"
+    return f"<tr{mark}><th>{shown_text(bar.token)}</th>{cells}</tr>"
 
 
 PAGE = """<!doctype html>

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tasks.inspection.explain import Explanation, Prediction
 from tasks.reports.distributions import Panel, plot_distributions
+from tasks.terminal import visible
 
 
 def write_picture(path: Path, explanation: Explanation) -> None:
@@ -18,7 +19,7 @@ def write_picture(path: Path, explanation: Explanation) -> None:
 
 
 def _panel(number: int, prediction: Prediction) -> Panel:
-    tokens = [bar.token for bar in prediction.bars]
+    tokens = [visible(bar.token) for bar in prediction.bars]
     series = {"raw": [bar.probabilities[0] for bar in prediction.bars]}
     if len(prediction.stages) > 1:
         series["after the controls"] = [bar.probabilities[-1] for bar in prediction.bars]

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.inspection.explain import Bar, ExplainedToken, Explanation, Prediction
+from tasks.terminal import visible
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
 WIDTH = 8
@@ -19,14 +20,15 @@ WIDTH = 8
 
 def show(explanation: Explanation, console: Console) -> None:
     """Prints the steps; models stand side by side where the console is wide enough."""
-    console.print(Text.assemble(("prompt  ", "bold"), explanation.prompt))
-    console.print(Text(explanation.how))
+    console.print(Text.assemble(("prompt  ", "bold"), visible(explanation.prompt)))
+    console.print(Text(visible(explanation.how)))
     for number, step in enumerate(explanation.steps, 1):
         console.print()
-        console.print(Text.assemble((f"step {number}  ", "bold"), step.before, (f"▸{step.chosen}", "bold")))
+        before, chosen = visible(step.before), visible(step.chosen)
+        console.print(Text.assemble((f"step {number}  ", "bold"), before, (f"▸{chosen}", "bold")))
         console.print(Columns([_table(prediction) for prediction in step.predictions], padding=(0, 3)))
     console.print()
-    console.print(Text.assemble(("written  ", "bold"), written(explanation.steps)))
+    console.print(Text.assemble(("written  ", "bold"), visible(written(explanation.steps))))
 
 
 def written(steps: Sequence[ExplainedToken]) -> str:
@@ -42,7 +44,13 @@ def percent(probability: float) -> str:
 
 
 def _table(prediction: Prediction) -> Table:
-    table = Table(title=prediction.model, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=Text(visible(prediction.model)),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     table.add_column("token", no_wrap=True, max_width=20)
     for stage in prediction.stages:
         table.add_column(stage, width=WIDTH + 8)
@@ -57,7 +65,7 @@ def _table(prediction: Prediction) -> Table:
 def _row(bar: Bar) -> list[Text]:
     # Text objects, for a token may look like rich's markup.
     cells = [Text(f"{drawn(probability)} {percent(probability):>7}") for probability in bar.probabilities]
-    return [Text(f"{'▸' if bar.chosen else ' '} {bar.token}"), *cells]
+    return [Text(f"{'▸' if bar.chosen else ' '} {visible(bar.token)}"), *cells]
 
 
 def drawn(probability: float) -> str:

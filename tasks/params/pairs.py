@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf.settings.base import NonNegative, Positive, Share
+from rlhf.settings.base import NonNegative, Share
 from tasks.params.splits import SplitParams
 
 
@@ -17,6 +17,4 @@ class PairsParams(SplitParams):
     test_share: Share = 0.1
     judge_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the train prompts of rank.feedback.any whose rankings only the judge learns from."""
-    max_completion_tokens: Positive = 96
-    """Completions that are the same up to this many tokens are the same to the reward model."""
     seed: NonNegative = 0

@@ -29,6 +29,8 @@ from tasks.params.validate import ValidateParams
 
 RENAMED = {"ppo": "policy"}
 """Sections by the name that they had before."""
+MOVED = {("pairs", "max_completion_tokens"): "reward.max_completion_tokens"}
+"""Params by section and name, as they were before, and where the one is that took over."""
 
 
 class Params(Settings):
@@ -123,6 +125,14 @@ def check(content: dict[str, Any], source: str) -> Params:
                 f"{source}: {at}: this section is called {RENAMED[old]} now; rename it (what was {old}.X is "
                 f"{RENAMED[old]}.X, in `dvc exp run -S` too)"
             )
+        for (section, name), now in MOVED.items():
+            given = sections.get(section) if isinstance(sections, dict) else None
+            if isinstance(given, dict) and name in given:
+                at = f"night.variants.{where}.{section}.{name}" if where else f"{section}.{name}"
+                raise ValueError(
+                    f"{source}: {at}: {now} is the one param of this now; take it out here, and give {now} the value "
+                    f"that you want ({given[name]} here)"
+                )
     try:
         return Params.model_validate(content)
     except ValidationError as error:

@@ -8,8 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from rlhf.blank import is_blank
 from tasks.figures import FIGURES
 from tasks.files import write_text
+from tasks.terminal import visible
 
 SCORE = FIGURES["score"]
 
@@ -46,6 +48,11 @@ def comparison_page(rows: Sequence[SideBySide], title: str = "Completions side b
     return PAGE.format(theme=THEME, title=escape(title), intro=intro, legend=legend, head=head, body=body)
 
 
+def shown_text(text: str) -> str:
+    """A text of the data as HTML: nothing of it is markup, and control characters are shown."""
+    return escape(visible(text))
+
+
 def _legend(models: Sequence[str]) -> str:
     if len(models) < 2:
         return ""
@@ -54,12 +61,12 @@ def _legend(models: Sequence[str]) -> str:
 
 def _row(index: int, row: SideBySide, models: Sequence[str]) -> str:
     gain = _gain(row, models)
-    references = "".join(f"<li>{escape(text)}</li>" for text in row.references)
+    references = "".join(f"<li>{shown_text(text)}</li>" for text in row.references)
     chip = "" if gain is None else f'<span class="{_tone(gain)}">gain {SCORE.show(gain, "+")}</span>'
     cells = "".join(_cell(row, model) for model in models)
     # A row without a gain sorts between winners and losers.
     return (
-        f'<tr data-index="{index}" data-gain="{gain or 0.0:.6f}"><td class="prompt"><p>{escape(row.prompt)}</p>'
+        f'<tr data-index="{index}" data-gain="{gain or 0.0:.6f}"><td class="prompt"><p>{shown_text(row.prompt)}</p>'
         f"{chip}<ul>{references}</ul></td>{cells}</tr>"
     )
 
@@ -68,7 +75,7 @@ def _cell(row: SideBySide, model: str) -> str:
     text, score = row.completions.get(model), row.scores.get(model)
     if text is None:
         return '<td class="none">not sampled</td>'
-    shown = escape(text) if text.strip() else '<i class="none">empty</i>'
+    shown = shown_text(text) if not is_blank(text) else '<i class="none">empty</i>'
     best = score is not None and score == max(row.scores.values())
     label = "" if score is None else f'<b class="{"best" if best else "score"}">{SCORE.show(score)}</b>'
     return f"<td>{label}<p>{shown}</p></td>"

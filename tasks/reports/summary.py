@@ -1,6 +1,6 @@
 """The night in a few lines: SFT beside the policy and best-of-n, what was registered and why, where to look.
 
-Reads data/metrics/evaluate.json and nights/register.json; imports nothing heavy.
+Reads data/metrics and nights/register.json; imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def interval(metrics: Mapping[str, float], key: str) -> str:
 
 
 def _sentences(paths: Paths, metrics: dict[str, float]) -> list[str]:
-    """The win rates with their intervals, and what was registered."""
-    lines, rate = [], FIGURES["win_rate"]
+    """What was amiss with the data, the win rates with their intervals, and what was registered."""
+    lines, rate = _data(paths), FIGURES["win_rate"]
     if "win_rate" in metrics:
         lines.append(f"{rate.title} over {ROLES['sft'].title} {interval(metrics, 'win_rate')}")
     if not paths.registered.is_file():
@@ -90,6 +90,21 @@ def _sentences(paths: Paths, metrics: dict[str, float]) -> list[str]:
         shown = rate.interval(played["rate"], played["low"], played["high"])
         lines.append(f"{rate.title} over the champion, version {played['version']}, {shown}")
     return [*lines, *[_registered(report[kind]) for kind in ("policy", "reward")], report["reason"]]
+
+
+def _data(paths: Paths) -> list[str]:
+    """How many rows were quarantined, and what was warned of; no line where validate has not run."""
+    metrics = {
+        stage: json.loads(path.read_text(encoding="utf-8"))
+        for stage in ("validate", "pairs")
+        if (path := paths.metrics(stage)).is_file()
+    }
+    if "rows_in" not in metrics.get("validate", {}):
+        return []
+    rejected, rows = (FIGURES[key].show(metrics["validate"][key]) for key in ("rows_rejected", "rows_in"))
+    line = f"data: {rejected} of {rows} rows quarantined{' (data/quarantine says why)' * (rejected != '0')}"
+    warned = [f"{stage} {figures['warnings']}" for stage, figures in metrics.items() if figures.get("warnings")]
+    return [f"{line}; warnings: {', '.join(warned)} (in the Data Docs)" if warned else line]
 
 
 def _registered(model: dict[str, Any]) -> str:

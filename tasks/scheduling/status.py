@@ -7,12 +7,14 @@ from zoneinfo import ZoneInfo
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from tasks import cron
 from tasks.params.night import NightParams
 from tasks.paths import Paths
 from tasks.registry import decisions
 from tasks.scheduling import history
+from tasks.terminal import visible
 
 SHOWN = 7
 
@@ -30,7 +32,7 @@ def nights(paths: Paths, timezone: str) -> Table | None:
         started = night.started.astimezone(ZoneInfo(timezone))
         version = "" if night.policy_version is None else f"v{night.policy_version}"
         took, why = duration(night.ended - night.started), night.why.removeprefix(night.outcome).lstrip(": ")
-        table.add_row(f"{started:%Y-%m-%d %H:%M}", took, night.outcome, version, why)
+        table.add_row(f"{started:%Y-%m-%d %H:%M}", took, night.outcome, version, Text(visible(why)))
     return table
 
 

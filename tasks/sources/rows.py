@@ -56,7 +56,8 @@ def _grouped(messages: list[str]) -> list[str]:
     """The messages, where one that several rows of a file get is told once, with their number."""
     groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for message in messages:
-        file, line, text = LOCATED.fullmatch(message).groups() if LOCATED.fullmatch(message) else (message, "", "")
+        located = LOCATED.fullmatch(message)
+        file, line, text = located.groups() if located else (message, "", "")
         groups.setdefault((file, text), []).append((line, message))
     return [
         rows[0][1] + (f" (and {len(rows) - 1} more rows of the file, up to line {rows[-1][0]})" if rows[1:] else "")

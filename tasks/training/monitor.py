@@ -50,8 +50,7 @@ def find_held_out(judge: Path, model: ModelSettings, prompts: Sequence[PromptTex
 
     The annotator takes the place of people, who would look at some completions of a run now and then.
     """
-    from rlhf.annotator import Annotator
-    from rlhf.evaluation.gold import has_gold
+    from rlhf.annotator import Annotator, has_gold
     from rlhf.reward import load_reward_model
 
     if (judge / "reward.json").is_file():

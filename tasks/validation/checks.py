@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rlhf.blank import WRITTEN
+
 
 @dataclass(frozen=True)
 class DataCheck:
@@ -77,7 +79,7 @@ def has_one_form() -> DataCheck:
 def is_not_blank(column: str, level: Literal["error", "row", "warning"] = "row") -> DataCheck:
     return DataCheck(
         "ExpectColumnValuesToMatchRegex",
-        {"column": column, "regex": r"\S"},
+        {"column": column, "regex": WRITTEN},
         level,
         f"{column} is blank",
         f"write the {column}, or remove the row",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf.blank import is_blank
 from tasks.validation.checks import DataCheck
 
 if TYPE_CHECKING:
@@ -162,12 +163,18 @@ def _observed(table: pd.DataFrame, check: DataCheck, rows: list[int], result: di
         return f"found {shown}, expected {bound}"
     names = table["id" if "id" in table else "row"]
     examples = "; ".join(
-        f"{names[row]}" + (f" ({table[check.column][row]!r:.80})" if check.column not in (None, "id") else "")
+        f"{names[row]}" + (f" ({_value(table, check, row)!r:.80})" if check.column not in (None, "id") else "")
         for row in rows[:SHOWN]
     )
     return f"found in {len(rows)} of {len(table)} rows, such as {examples}"
 
 
 def _reason(table: pd.DataFrame, check: DataCheck, row: int) -> str:
-    value = table[check.column][row] if check.column else ""
-    return f"{check.reason}: {value}" if str(value).strip() else check.reason
+    value = _value(table, check, row) if check.column else ""
+    return check.reason if is_blank(str(value)) else f"{check.reason}: {value}"
+
+
+def _value(table: pd.DataFrame, check: DataCheck, row: int) -> Any:
+    """What a row has in the check's column, as Python's own value: numpy's show their type."""
+    value = table[check.column][row]
+    return value.item() if hasattr(value, "item") else value

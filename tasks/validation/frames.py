@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from rlhf.blank import is_blank
 from rlhf.preferences import rating_fault, tied_couples
-from rlhf.records import Demonstration, Pair, Prompt, Ranking, is_blank, prompt_identity, prompt_key, prompt_text
+from rlhf.records import Demonstration, Pair, Prompt, Ranking, is_blank_prompt, prompt_identity, prompt_key, prompt_text
 from rlhf.tokenizers import ControlTokens
 from tasks.validation.lengths import Lengths
 
@@ -92,7 +93,7 @@ def prompt_frame(
             "prompt_tokens": prompt_tokens,
             "refusal": refusals,
             "references": [len(row.references) for row in rows],
-            "blank_references": [sum(not text.strip() for text in row.references) for row in rows],
+            "blank_references": [sum(map(is_blank, row.references)) for row in rows],
             "declared_in": [", ".join(declared.get(key, [])) for key in keys],
             "twins": [twins.get(key, "") for key in keys],
             "controls": [
@@ -136,7 +137,7 @@ def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str
             "prompt_tokens": prompt_tokens,
             "refusal": refusals,
             "longest_completion": longest,
-            "empty_completions": [sum(not text.strip() for text in ranking.completions) for ranking in rankings],
+            "empty_completions": [sum(map(is_blank, ranking.completions)) for ranking in rankings],
             "tie_share": [tied_couples(ranking.ranks) / couples for ranking in rankings],
             "annotators": [len(annotators[item]) for item in items],
             "rating_fault": [rating_fault(ranking) for ranking in rankings],
@@ -155,7 +156,10 @@ def feedback_frame(rows: Sequence[tuple[str, Ranking]], splits: Mapping[str, str
 
 
 def pair_frame(pairs: Sequence[tuple[str, Pair]]) -> pd.DataFrame:
-    """Columns row, split, prompt, chosen, rejected, annotator, margin, splits_of_prompt (judge counts as train)."""
+    """A row per pair: its own fields, and what the suite looks at.
+
+    Columns row, split, prompt, chosen, rejected, annotator, margin, same_text, splits_of_prompt (judge is train there).
+    """
     import pandas as pd
 
     keys = [prompt_key(pair.prompt) for _, pair in pairs]
@@ -172,6 +176,8 @@ def pair_frame(pairs: Sequence[tuple[str, Pair]]) -> pd.DataFrame:
             "rejected": [pair.rejected for _, pair in pairs],
             "annotator": [pair.annotator for _, pair in pairs],
             "margin": [pair.margin for _, pair in pairs],
+            # Compared here: the expectation that compares two columns goes through them row by row.
+            "same_text": [pair.chosen == pair.rejected for _, pair in pairs],
             "splits_of_prompt": [len(splits[key]) for key in keys],
         }
     )
@@ -192,7 +198,7 @@ def _prompts(rows: Sequence[Demonstration | Prompt | Ranking], lengths: Lengths)
     identities = [prompt_identity(row.prompt) for row in rows]
     distinct = dict.fromkeys(identities)
     keys = {prompt: prompt_key(prompt) for prompt in distinct}
-    texts = {prompt: "" if is_blank(prompt) else prompt_text(prompt) for prompt in distinct}
+    texts = {prompt: "" if is_blank_prompt(prompt) else prompt_text(prompt) for prompt in distinct}
     counted, refusals = dict.fromkeys(distinct, 0), dict.fromkeys(distinct, "")
     for prompt in distinct:
         try:

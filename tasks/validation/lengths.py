@@ -1,21 +1,20 @@
-"""How long a text is: in tokens where a tokenizer is at hand, else in words and punctuation marks.
+"""How long a text is, in tokens of the model that will read it.
 
-A model built from scratch has no tokenizer before SFT trains one, so validate counts words and
-punctuation marks for it. That count is a lower bound on the tokens.
+A model built from scratch has no tokenizer before SFT trains one. The one here is trained in the same way on the same
+rows, but for those that are then quarantined.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlhf.records import Message
-from rlhf.tokenizers import OWN_CONTROLS, ControlTokens, plain_text
+from rlhf.tokenizers import OWN_CONTROLS, ControlTokens
 
-WORD = re.compile(r"\w+|[^\w\s]")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -30,64 +29,38 @@ class Lengths:
     """The control tokens of the model's tokenizer."""
 
 
-def count_words(text: str) -> int:
-    """Words and punctuation marks: `It's 5-star.` has 7 (It ' s 5 - star .)."""
-    return sum(1 for _ in WORD.finditer(text))
-
-
-def lengths_of(model_name: str | None, trust_remote_code: bool = False) -> Lengths:
-    """Counts as the model called `model_name` reads texts, or words where there is no model yet.
+def lengths_of(model_name: str, trust_remote_code: bool = False) -> Lengths:
+    """Counts as the model called `model_name` reads texts.
 
     A prompt is counted with what the model puts around it (chat template or separator), a text with its EOS.
 
     Raises:
         ValueError: the model's tokenizer or its configuration cannot be loaded.
     """
-    if model_name is None:
-        return Lengths(
-            "words and punctuation marks",
-            lambda prompt: count_words(plain_text(prompt)),
-            lambda texts: [count_words(text) for text in texts],
-        )
-    from rlhf.tokenizers import control_tokens, encode_prompt, load_config, load_tokenizer
+    from rlhf.tokenizers import load_config, load_tokenizer
 
     tokenizer = load_tokenizer(model_name, trust_remote_code)
     encoder = load_config(model_name, trust_remote_code).is_encoder_decoder
+    return _counted_by(tokenizer, encoder, f"tokens of {model_name}")
+
+
+def trained_lengths(texts: Iterable[str], vocab_size: int) -> Lengths:
+    """Counts as a model from scratch does whose tokenizer is trained on these texts.
+
+    A prompt is counted with a separator, which an encoder's own framing does without.
+    """
+    from rlhf.tokenizers import train_tokenizer
+
+    return _counted_by(train_tokenizer(texts, vocab_size), False, "tokens of the tokenizer that SFT trains")
+
+
+def _counted_by(tokenizer: PreTrainedTokenizerBase, encoder: bool, unit: str) -> Lengths:
+    from rlhf.tokenizers import control_tokens, encode_prompt
 
     def of_texts(texts: list[str]) -> list[int]:
         encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
         return [len(tokens) + 1 for tokens in encoded]
 
     return Lengths(
-        f"tokens of {model_name}",
-        lambda prompt: len(encode_prompt(tokenizer, prompt, encoder)),
-        of_texts,
-        control_tokens(tokenizer),
+        unit, lambda prompt: len(encode_prompt(tokenizer, prompt, encoder)), of_texts, control_tokens(tokenizer)
     )
-
-
-def truncation(tokenizer_file: Path, max_tokens: int) -> Callable[[str], str]:
-    """A function that cuts a text to its first `max_tokens` tokens, or words where there is no tokenizer.
-
-    Args:
-        tokenizer_file: the tokenizer.json of the model that SFT made; it may be missing.
-        max_tokens: tokens (or words and punctuation marks) to keep.
-    """
-    if not tokenizer_file.is_file():
-        return lambda text: _cut(text, [match.end() for match in WORD.finditer(text)], max_tokens)
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-
-    @cache
-    def truncate(text: str) -> str:
-        ends = [end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets]
-        return _cut(text, ends, max_tokens)
-
-    return truncate
-
-
-def _cut(text: str, ends: list[int], max_tokens: int) -> str:
-    return text if len(ends) <= max_tokens else text[: ends[max_tokens - 1]]

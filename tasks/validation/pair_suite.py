@@ -11,8 +11,8 @@ def pair_checks() -> list[DataCheck]:
         *has_columns("prompt", "chosen", "rejected", "annotator", "margin"),
         is_not_blank("prompt", "error"),
         DataCheck(
-            "ExpectSelectColumnValuesToBeUniqueWithinRecord",
-            {"column_list": ["chosen", "rejected"]},
+            "ExpectColumnValuesToBeInSet",
+            {"column": "same_text", "value_set": [False]},
             "error",
             "chosen and rejected are the same text",
             "drop such pairs: they teach nothing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -210,6 +211,27 @@ def test_explain_prints_and_writes_what_the_options_ask_for(toy: Path) -> None:
     assert "temperature" not in done.stdout
     assert (toy / "new/a.html").read_text().startswith("<!doctype html>")
     assert (toy / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_file_holds_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    """A system's name in the table, and a value in the message of an error."""
+    row = {"references": ["a"], "outputs": {"\x1b[31mred\x9b": "a"}}
+    (tmp_path / "f.jsonl").write_text(json.dumps(row) + "\n")
+    assert r"\x1b[31mred\x9b" in (said := nightjar(tmp_path, "score", "f.jsonl").stdout)
+    assert "\x1b" not in said
+    (tmp_path / "f.jsonl").write_text(json.dumps({"references": ["a"], "outputs": {"\x1b[31mred": None}}) + "\n")
+    assert r"f.jsonl:1: \x1b[31mred is NoneType; give a text" in refused(tmp_path, "score", "f.jsonl")
+
+
+def test_a_closed_pipe_ends_a_command_in_silence(tmp_path: Path) -> None:
+    """As `nightjar score FILE | head -0` does: with the code of SIGPIPE, and nothing said."""
+    (tmp_path / "f.jsonl").write_text('{"references": ["a"], "output": "a"}\n')
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-P", "-m", "flows", "score", "f.jsonl"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["explain", "--help"], ["params"], ["preset"], ["status"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from uuid import UUID
 import psutil
 import pytest
 
-from tasks import deadline, environment, runner
+from tasks import deadline, environment, progress, runner
 from tasks.params.whole import read_params
 from tasks.paths import Paths
 from tasks.scheduling import history, lock
@@ -124,6 +125,42 @@ def test_a_stage_that_refuses_stops_the_night(
     assert [past.outcome for past in history.read(Paths(toy))] == ["failed", "deadline", "not promoted"]
 
 
+def test_what_a_stage_warns_of_is_printed_and_in_prefects_log(
+    toy: Path,
+    prefect: None,
+    toy_night: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Whoever reads the log in the morning sees it, at its level, without what would steer a terminal."""
+    from prefect.client.orchestration import get_client
+    from prefect.logging.handlers import APILogHandler
+
+    from flows.night import night
+
+    good = runner.run_stage
+
+    def warn(stage: str, *given: object) -> dict[str, float]:
+        if stage == "validate":
+            progress.warn("five rows are bad, such as \x1b[31mred")
+            progress.say("and so on")
+        return good(stage, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runner, "run_stage", warn)
+    state: Any = night(str(toy), return_state=True)
+    assert state.result()["validate"] == "ran"
+    said = capfd.readouterr()
+    assert said.err.count("warning: five rows are bad, such as \\x1b[31mred\n") == 1
+    APILogHandler().flush()
+    with get_client(sync_client=True) as client:
+        logs = client.request("POST", "/logs/filter", json={"limit": 200, "sort": "TIMESTAMP_ASC"}).json()
+    logged = [
+        (log["level"], log["message"]) for log in logs if log["flow_run_id"] == str(state.state_details.flow_run_id)
+    ]
+    assert (logging.WARNING, "five rows are bad, such as \\x1b[31mred") in logged
+    assert (logging.INFO, "and so on") in logged
+
+
 @pytest.mark.parametrize("how", ["sigterm", "ctrl-c", "sigkill"])
 def test_a_night_that_is_ended_leaves_no_process_behind(toy: Path, alone: Any, how: str) -> None:
     """Its Prefect server ends with it, also when Ctrl-C goes to all processes of the terminal or it is killed outright.
@@ -220,7 +257,7 @@ def test_the_edges_are_those_of_the_graph(toy: Path) -> None:
 
     assert upstream("ingest") == []
     assert upstream("rank") == ["validate", "rollouts"]
-    assert upstream("pairs") == ["sft", "rank"]
+    assert upstream("pairs") == ["rank"]
     assert upstream("evaluate") == ["validate", "sft", "pairs", "reward", "policy"]
     assert upstream("report") == ["sft", "reward", "policy", "evaluate"]
     assert set(upstream("register")) <= set(VERSIONED)

@@ -27,16 +27,12 @@ def ranking(ranks: list[int], completions: list[str] | None = None, **fields: ob
     return Ranking.model_validate({**row, **fields})
 
 
-def whole(text: str) -> str:
-    return text
-
-
 @pytest.mark.parametrize("count", [2, 3, 4, 7])
 def test_n_distinct_ranks_give_n_times_n_minus_1_half_pairs(count: int) -> None:
     """Every couple of a strict order is a pair, and each has the lower rank as chosen."""
     ranks = list(range(1, count + 1))
     random.Random(count).shuffle(ranks)
-    found = pairs_of(ranking(ranks), whole)
+    found = pairs_of(ranking(ranks))
     by_text = {f"text {index}": rank for index, rank in enumerate(ranks)}
     assert len(found.pairs) == count * (count - 1) // 2
     assert all(by_text[pair.chosen] < by_text[pair.rejected] for pair in found.pairs)
@@ -45,7 +41,7 @@ def test_n_distinct_ranks_give_n_times_n_minus_1_half_pairs(count: int) -> None:
 
 def test_ties_give_no_pair_and_are_counted() -> None:
     """Ranks 2, 2, 1, 4: six couples, of which one is tied; the five pairs are named by hand."""
-    found = pairs_of(ranking([2, 2, 1, 4], ["a", "b", "c", "d"]), whole)
+    found = pairs_of(ranking([2, 2, 1, 4], ["a", "b", "c", "d"]))
     assert {(pair.chosen, pair.rejected) for pair in found.pairs} == {
         ("c", "a"),
         ("c", "b"),
@@ -65,7 +61,7 @@ def test_the_pairs_agree_with_a_loop_over_all_ordered_couples() -> None:
         texts = [generator.choice("uvwxyz") for _ in range(5)]
         strict = [(i, j) for i, j in permutations(range(5), 2) if ranks[i] < ranks[j]]
         expected = sorted((texts[i], texts[j]) for i, j in strict if texts[i] != texts[j])
-        found = pairs_of(ranking(ranks, texts), whole)
+        found = pairs_of(ranking(ranks, texts))
         assert sorted((pair.chosen, pair.rejected) for pair in found.pairs) == expected
         assert found.duplicates == len(strict) - len(expected)
         assert found.ties == 10 - len(strict) == tied_couples(ranks)
@@ -73,26 +69,16 @@ def test_the_pairs_agree_with_a_loop_over_all_ordered_couples() -> None:
 
 def test_a_tie_of_identical_texts_counts_as_a_tie_not_as_a_duplicate() -> None:
     """An identical text is counted only among strictly ranked couples."""
-    found = pairs_of(ranking([1, 1, 3], ["same", "same", "same"]), whole)
+    found = pairs_of(ranking([1, 1, 3], ["same", "same", "same"]))
     assert (found.pairs, found.ties, found.duplicates) == ([], 1, 2)
-
-
-def test_texts_that_are_the_same_after_truncation_are_dropped_and_the_others_keep_their_whole_text() -> None:
-    """Cut to four characters, "long one" and "long two" are one text; the pair with "else" stays whole."""
-    found = pairs_of(ranking([1, 2, 3], ["long one", "long two", "else"]), lambda text: text[:4])
-    assert [(pair.chosen, pair.rejected) for pair in found.pairs] == [
-        ("long one", "else"),
-        ("long two", "else"),
-    ]
-    assert found.duplicates == 1
 
 
 def test_ratings_travel_into_the_pairs() -> None:
     """Each side's own; where there are none, a pair has no such field."""
-    whole = pairs_of(ranking([3, 1, 2], ratings=[60, 90.0, 70]), str).pairs
+    whole = pairs_of(ranking([3, 1, 2], ratings=[60, 90.0, 70])).pairs
     sides = [(pair.model_extra or {}).get(side) for pair in whole for side in ("chosen_rating", "rejected_rating")]
     assert sides == [90.0, 60.0, 70.0, 60.0, 90.0, 70.0]
-    for pair in pairs_of(ranking([3, 1, 2], ratings=None), str).pairs:
+    for pair in pairs_of(ranking([3, 1, 2], ratings=None)).pairs:
         assert "chosen_rating" not in pair.model_dump()
 
 
@@ -120,7 +106,7 @@ def test_ratings_that_cannot_be_used_are_named_and_make_no_pair(ratings: object,
     faulty = ranking([3, 1, 2], ratings=ratings)
     assert rating_fault(faulty).startswith(fault)
     with pytest.raises(ValueError, match=re.escape(f"ranking r: {fault}")):
-        pairs_of(faulty, whole)
+        pairs_of(faulty)
 
 
 def test_ratings_of_tied_completions_may_differ_and_no_margin_is_negative() -> None:
@@ -133,12 +119,12 @@ def test_ratings_of_tied_completions_may_differ_and_no_margin_is_negative() -> N
             contradicts = any(a < b and x < y for (a, x), (b, y) in couples)
             assert bool(rating_fault(row)) == contradicts
             if not contradicts:
-                assert all(pair.margin is not None and pair.margin >= 0 for pair in pairs_of(row, whole).pairs)
+                assert all(pair.margin is not None and pair.margin >= 0 for pair in pairs_of(row).pairs)
 
 
 def test_a_pair_names_its_ranking_and_annotator() -> None:
     """Pairs of one ranking can be found again and share their completions' forward."""
-    pair = pairs_of(ranking([1, 2], id="r7", annotator="ann"), whole).pairs[0]
+    pair = pairs_of(ranking([1, 2], id="r7", annotator="ann")).pairs[0]
     assert (pair.annotator, pair.model_extra) == ("ann", {"ranking": "r7"})
 
 
@@ -192,7 +178,7 @@ def test_forms_of_one_prompt_go_where_the_most_held_out_of_them_goes() -> None:
 
 def test_the_generated_corpus_is_split_as_its_texts_are() -> None:
     """No two of its prompts share a key, so that no figure of the default night moves."""
-    prompts = [row.prompt for row in [*make_prompts(1700, 0), *make_demonstrations(4000, 0)]]
+    prompts = [row.prompt for row in make_prompts(1700, 0)] + [row.prompt for row in make_demonstrations(4000, 0)]
     texts = {prompt_text(prompt) for prompt in prompts}
     assert splits_of_prompts(prompts, 0.05, 0.1, 0) == {
         prompt_key(text): split_of(text, 0.05, 0.1, 0) for text in texts

@@ -13,10 +13,11 @@ from rlhf.records import (
     Message,
     Pair,
     Prompt,
+    PromptText,
     Ranking,
     Rollout,
     Sampling,
-    is_blank,
+    is_blank_prompt,
     prompt_identity,
     prompt_key,
     prompt_text,
@@ -182,11 +183,11 @@ def test_forms_of_one_prompt_share_a_key(form: str | list[Message]) -> None:
 
 def test_prompts_that_are_read_otherwise_have_keys_and_identities_of_their_own() -> None:
     """Text that looks like a turn is no turn; another word, role or order is another prompt."""
-    prompts = ["user: hi", chat(("user", "hi")), chat(("assistant", "hi")), "ho"]
+    prompts: list[PromptText] = ["user: hi", chat(("user", "hi")), chat(("assistant", "hi")), "ho"]
     prompts += [chat(("user", "hi"), ("user", "ho")), chat(("user", "ho"), ("user", "hi"))]
     assert len({prompt_key(prompt) for prompt in prompts}) == 6
     turn = {"role": "user", "content": "hi"}
-    forms = ["hi", "Hi", chat(("user", "hi")), [Message.model_validate({**turn, "name": "Ann"})]]
+    forms: list[PromptText] = ["hi", "Hi", chat(("user", "hi")), [Message.model_validate({**turn, "name": "Ann"})]]
     assert len({prompt_identity(form) for form in forms}) == 4
     assert prompt_identity(chat(("user", "hi"))) == prompt_identity(chat(("user", "hi")))
 
@@ -194,7 +195,18 @@ def test_prompts_that_are_read_otherwise_have_keys_and_identities_of_their_own()
 def test_a_prompt_is_blank_where_nothing_is_asked() -> None:
     """A text, no turn, any turn of user or assistant; a system turn may be empty beside others, and a call speaks."""
     call = Message.model_validate({"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]})
-    blank = [" \n", [], chat(("user", "")), chat(("user", "a"), ("assistant", " ")), chat(("system", " "))]
-    assert all(map(is_blank, blank))
-    asked = ["a", chat(("system", ""), ("user", "a")), chat(("system", "a")), [*chat(("user", "a")), call]]
-    assert not any(map(is_blank, asked))
+    blank: list[PromptText] = [
+        " \n",
+        [],
+        chat(("user", "")),
+        chat(("user", "a"), ("assistant", " ")),
+        chat(("system", " ")),
+    ]
+    assert all(map(is_blank_prompt, blank))
+    asked: list[PromptText] = [
+        "a",
+        chat(("system", ""), ("user", "a")),
+        chat(("system", "a")),
+        [*chat(("user", "a")), call],
+    ]
+    assert not any(map(is_blank_prompt, asked))

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from rlhf.tokenizers import train_tokenizer
 from tasks import pairs, stages
 from tasks.files import write_rows
 from tasks.params.pairs import PairsParams
@@ -52,6 +51,7 @@ def test_every_couple_is_a_pair_a_tie_a_duplicate_or_a_leak(tmp_path: Path) -> N
         "ties_dropped": 1,
         "duplicates_dropped": 1,
         "leaks_dropped": 1,
+        "warnings": 0,
         "train_pairs": 5,
         "dev_pairs": 1,
         "test_pairs": 2,
@@ -71,17 +71,6 @@ def test_every_couple_is_a_pair_a_tie_a_duplicate_or_a_leak(tmp_path: Path) -> N
     assert paths.data_docs.joinpath("index.html").is_file()
 
 
-def test_texts_that_differ_only_beyond_the_reward_model_s_length_are_duplicates(tmp_path: Path) -> None:
-    """The tokenizer of the SFT model says where the length ends: the first three tokens agree, the last do not."""
-    paths = Paths(tmp_path)
-    texts = ["the cat sat on the mat now", "the cat sat on the mat then"]
-    train_tokenizer(texts * 9, 320).save_pretrained(paths.models / "sft")
-    rows = [ranking(split, split, [1, 2], ["x", "y"]) for split in ("train", "dev", "test")]
-    write_rows(paths.rankings, [*rows, ranking("long", "train", [1, 2], texts)])
-    assert run(paths, PairsParams(max_completion_tokens=3))["duplicates_dropped"] == 1
-    assert run(paths, PairsParams(max_completion_tokens=60))["duplicates_dropped"] == 0
-
-
 def test_a_split_without_pairs_is_an_error_that_says_which(tmp_path: Path) -> None:
     """All rankings of dev are ties, and there is none of test; nothing is written."""
     paths = Paths(tmp_path)
@@ -89,6 +78,15 @@ def test_a_split_without_pairs_is_an_error_that_says_which(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"no pair falls in dev, test \(2 rankings give 1 train, 0 dev"):
         run(paths, PairsParams())
     assert not paths.pairs.exists()
+
+
+def test_odd_pairs_are_told_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A blank text that was preferred ends nothing, but is said on standard error."""
+    paths = Paths(tmp_path)
+    rows = [ranking(split, split, [1, 2]) for split in ("train", "dev", "test")]
+    write_rows(paths.rankings, [*rows, ranking("blank", "train", [1, 2], [" ", "b"])])
+    assert run(paths, PairsParams())["warnings"] == 1
+    assert "warning: pairs: chosen is blank" in capsys.readouterr().err
 
 
 def test_missing_and_malformed_rankings_are_named(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_against_sft_as_champion_the_match_repeats_the_evaluation(
         from tasks import evaluate
 
         shutil.copytree(paths.models / "reward", paths.models / "judge", dirs_exist_ok=True)
-        monkeypatch.setattr("rlhf.evaluation.gold.has_gold", lambda prompts: False)
+        monkeypatch.setattr("rlhf.annotator.has_gold", lambda prompts: False)
         expected = evaluate.run(stages.files("evaluate", paths), night_params.evaluate, night_params.model)
     monkeypatch.setattr(mlflow_store, "checkpoint_of", lambda paths, version: paths.models / "sft")
     champion = type("Version", (), {"version": 5, "name": "nightjar-policy"})

@@ -134,6 +134,30 @@ def test_no_pair_to_learn_from_is_an_error(copied_night: Callable[..., Paths], n
     assert not (paths.models / "reward").exists()
 
 
+def test_pairs_that_the_model_cannot_tell_apart_are_dropped_and_told(
+    copied_night: Callable[..., Paths], night_params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In each split, by the one length; training goes as without them. Where none is left, the night stops."""
+    paths = copied_night("models/reward", "plots/reward")
+    plain = reward.run(stages.files("reward", paths), night_params.reward, night_params.model)
+    assert plain["duplicates_dropped"] == 0
+    weights = (paths.models / "reward" / "model.safetensors").read_bytes()
+    assert "warning" not in capsys.readouterr().err
+    same = Pair(prompt="p", chosen="yes " * 200 + "a", rejected="yes " * 200 + "b", annotator="x")
+    for split in ("train", "test"):
+        rows = read_records(paths.pairs / f"{split}.jsonl", Pair)
+        write_records(paths.pairs / f"{split}.jsonl", [same, *rows])
+    figures = reward.run(stages.files("reward", paths), night_params.reward, night_params.model)
+    assert figures == plain | {"duplicates_dropped": 2.0}
+    assert (paths.models / "reward" / "model.safetensors").read_bytes() == weights
+    train = len(read_records(paths.pairs / "train.jsonl", Pair))
+    told = f"warning: reward: train: 1 of {train} pairs are the same to the reward model within reward.max_completion"
+    assert told in capsys.readouterr().err
+    write_records(paths.pairs / "dev.jsonl", [same])
+    with pytest.raises(ValueError, match=r"reward: dev: 1 of 1 pairs are the same .* so none is left; raise it"):
+        reward.run(stages.files("reward", paths), night_params.reward, night_params.model)
+
+
 def test_an_encoder_that_cannot_be_had_is_named(
     copied_night: Callable[..., Paths], night_params: Params, offline: None
 ) -> None:

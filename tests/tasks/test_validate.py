@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rlhf.settings.model import ModelSettings
 from tasks import stages, validate
 from tasks.params.validate import ValidateParams
 from tasks.paths import Paths
+from tasks.progress import hearing
 from tasks.validate import read_inputs
 
 
@@ -79,6 +81,43 @@ def test_rows_are_split_by_prompt_and_bad_ones_are_quarantined_with_reasons(path
     assert [row["unit"] for row in kept] == list(range(30))
     assert (paths.validated / "feedback" / "april.jsonl").read_text() == ""
     assert paths.data_docs.joinpath("index.html").is_file()
+
+
+def test_what_is_quarantined_and_what_is_odd_is_told(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """On standard error and to whoever hears, by id, with what to do; whatever libraries made of `logging`."""
+    bad = {"id": "bad", "prompt": "ask 1", "response": " "}
+    put(paths.raw / "demonstrations.jsonl", [*lines(paths.raw / "demonstrations.jsonl"), bad])
+    put(paths.feedback / "f.jsonl", [ranking("r", completions=["", "b"], split="train")])
+    logging.getLogger("tasks").disabled = logging.getLogger("tasks.validate").disabled = True
+    heard: list[tuple[int, str]] = []
+    with hearing(lambda level, line: heard.append((level, line))):
+        assert run(paths, ValidateParams(), MODEL)["warnings"] == 1
+    assert [level for level, _ in heard] == [logging.WARNING] * 2
+    quarantined, odd = (line for _, line in heard)
+    assert quarantined.startswith("in data/quarantine: demonstrations: response is blank")
+    assert "found in 1 of 201 rows, such as bad (' '); to do: write the response, or remove the row" in quarantined
+    assert "f.jsonl: r" in odd
+    said = capsys.readouterr().err
+    assert f"warning: {quarantined}\n" in said
+    assert f"warning: {odd}\n" in said
+
+
+def test_a_long_row_of_a_model_from_scratch_is_quarantined_by_its_tokens(paths: Paths) -> None:
+    """560 Chinese characters are one word; among demonstrations, prompts and rankings they cost no night."""
+    chinese = "".join(map(chr, range(0x4E00, 0x4E00 + 560)))
+    long = {"id": "long", "prompt": chinese, "split": "test"}
+    demonstration = {"id": "response", "prompt": "ask 1", "response": chinese}
+    put(paths.raw / "demonstrations.jsonl", [*lines(paths.raw / "demonstrations.jsonl"), demonstration])
+    put(paths.raw / "prompts.jsonl", [*lines(paths.raw / "prompts.jsonl"), long])
+    put(paths.feedback / "f.jsonl", [*(ranking(f"r{n}") for n in range(30)), ranking("ranked", prompt=chinese)])
+    metrics = run(paths, ValidateParams(), MODEL)
+    assert metrics["rows_rejected"] == 3
+    rejected = {name: lines(paths.quarantine / f"{name}.jsonl") for name in ("demonstrations", "prompts", "feedback")}
+    [[reason], [prompt], [asked]] = [row["reasons"] for rows in rejected.values() for row in rows]
+    assert reason.startswith("response tokens above 96: ")
+    assert prompt == asked
+    assert prompt.startswith("prompt tokens above 20: ")
+    assert [rows[0]["id"] for rows in rejected.values()] == ["response", "long", "ranked"]
 
 
 def test_the_split_of_a_prompt_does_not_depend_on_the_order_of_the_rows(paths: Paths) -> None:

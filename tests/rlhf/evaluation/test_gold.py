@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf.annotator import gold_score
+from rlhf.annotator import gold_score, has_gold
 from rlhf.corpus import make_prompts
-from rlhf.evaluation.gold import agreement, has_gold, probe_accuracy
+from rlhf.evaluation.gold import agreement, probe_accuracy
 from rlhf.records import Message, Prompt
 from rlhf.reward import RewardModel
 

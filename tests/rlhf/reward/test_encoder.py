@@ -92,6 +92,20 @@ def test_a_frozen_encoder_trains_its_head_alone(encoder: EncoderReward) -> None:
     }
 
 
+def test_a_completion_is_cut_whatever_its_prompt_leaves(encoder: EncoderReward) -> None:
+    """After so many of its own tokens, also beside a short prompt: [CLS] prompt [SEP], three tokens, [SEP]."""
+    text = "a completion of rather many words"
+    network = EncoderReward(encoder.backbone, encoder.tokenizer, 60, frozen=False, max_completion_tokens=3)
+    prompt, tokens = (encoder.tokenizer(each, add_special_tokens=False)["input_ids"] for each in (PROMPTS[0], text))
+    cls, sep = encoder.tokenizer.cls_token_id, encoder.tokenizer.sep_token_id
+    expected = [cls, *prompt, sep, *tokens[:3], sep]
+    assert network.encode([PROMPTS[0]], [text])["input_ids"].tolist() == [expected]
+    assert network.reads([PROMPTS[0]], [text]) == [tuple(expected)]
+    whole = [cls, *prompt, sep, *tokens, sep]
+    assert len(tokens) > 3
+    assert encoder.encode([PROMPTS[0]], [text])["input_ids"].tolist() == [whole]
+
+
 def test_an_unfrozen_encoder_has_dropout_in_training_and_none_after(encoder: EncoderReward) -> None:
     """BERT's own dropout makes two training forwards differ."""
     encoder.train()

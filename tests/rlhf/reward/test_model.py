@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -85,11 +86,17 @@ def test_what_is_saved_scores_the_same_when_loaded(network: ScalarReward | Encod
 
 def test_settings_of_the_network_come_back(encoder: EncoderReward, scalar: ScalarReward, tmp_path: Path) -> None:
     """Limits, the frozen encoder, and whether the log-likelihood counts."""
-    frozen = EncoderReward(encoder.backbone, encoder.tokenizer, max_tokens=33, frozen=True)
+    frozen = EncoderReward(encoder.backbone, encoder.tokenizer, max_tokens=33, frozen=True, max_completion_tokens=9)
     RewardModel(frozen).save(tmp_path / "encoder")
     loaded = load_reward_model(tmp_path / "encoder", CPU).network
     assert isinstance(loaded, EncoderReward)
-    assert (loaded.max_tokens, loaded.frozen) == (33, True)
+    assert (loaded.max_tokens, loaded.frozen, loaded.max_completion_tokens) == (33, True, 9)
+    file = tmp_path / "encoder" / "reward.json"  # as earlier nights wrote it
+    description = {key: value for key, value in json.loads(file.read_text()).items() if key != "max_completion_tokens"}
+    file.write_text(json.dumps(description))
+    older = load_reward_model(tmp_path / "encoder", CPU).network
+    assert isinstance(older, EncoderReward)
+    assert older.max_completion_tokens is None
     RewardModel(ScalarReward(scalar.policy, False, 7)).save(tmp_path / "scalar")
     again = load_reward_model(tmp_path / "scalar", CPU).network
     assert isinstance(again, ScalarReward)

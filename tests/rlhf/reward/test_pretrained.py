@@ -53,7 +53,7 @@ def builtin_pairs(count: int) -> list[Pair]:
         texts = [row.references[0], " ".join(words[: len(words) // 2]), other.references[0]]
         ranks = rank_completions(str(row.prompt), texts, 0.12, generator)
         fields = {"id": row.id, "prompt": row.prompt, "completions": texts, "ranks": ranks, "annotator": "simulated"}
-        pairs += pairs_of(Ranking.model_validate(fields), str).pairs
+        pairs += pairs_of(Ranking.model_validate(fields)).pairs
     return pairs
 
 
@@ -103,7 +103,7 @@ def test_a_pretrained_encoder_learns_what_people_prefer(offline: None) -> None:
     dtype = "bfloat16" if torch.backends.cpu.get_cpu_capability() == "AVX512" else "float32"
     network = pretrained(dtype)
     train, test = (
-        group_pairs([pair for ranking in e2e_rankings(split) for pair in pairs_of(ranking, str).pairs])
+        group_pairs([pair for ranking in e2e_rankings(split) for pair in pairs_of(ranking).pairs])
         for split in ("train", "test")
     )
     settings = RewardSettings(

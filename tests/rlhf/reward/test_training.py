@@ -13,13 +13,39 @@ from rlhf.records import Pair
 from rlhf.reward.encoder import EncoderReward
 from rlhf.reward.losses import pairwise_loss
 from rlhf.reward.scalar import ScalarReward
-from rlhf.reward.training import check_pairs, group_pairs, make_loss, score_all, score_pairs, train_reward
+from rlhf.reward.training import (
+    check_pairs,
+    distinct_pairs,
+    group_pairs,
+    make_loss,
+    score_all,
+    score_pairs,
+    train_reward,
+)
 from rlhf.settings.reward import RewardSettings
 
 
 def settings(**fields: object) -> RewardSettings:
     defaults = {"steps": 1, "batch_size": 8, "learning_rate": 1e-2, "warmup_share": 0.0, "weight_decay": 0.0}
     return RewardSettings.model_validate(defaults | fields)
+
+
+def test_pairs_that_are_the_same_once_cut_are_told_from_the_others(
+    scalar: ScalarReward, encoder: EncoderReward, llama: Policy, clone: Callable[[Policy], Policy]
+) -> None:
+    """Each network by its own tokens: texts that differ past the cut, or in what the tokenizer does not see."""
+    late = Pair(prompt="p", chosen="Quill is a diner. serves", rejected="Quill is a diner. tapas", annotator="a")
+    early = Pair(prompt="p", chosen="Quill is a diner.", rejected="A tavern", annotator="a")
+    case = Pair(prompt="p", chosen="QUILL", rejected="quill", annotator="a")
+    shared = len(llama.tokenizer.encode("Quill is a diner.", add_special_tokens=False))
+    short = ScalarReward(clone(llama), loglikelihood=False, max_completion_tokens=shared)
+    assert distinct_pairs(scalar, [late, early, case]) == [late, early, case]
+    assert distinct_pairs(short, [late, early, case]) == [early, case]
+    words = len(encoder.tokenizer("Quill is a diner.", add_special_tokens=False)["input_ids"])
+    cutting = EncoderReward(encoder.backbone, encoder.tokenizer, 60, frozen=False, max_completion_tokens=words)
+    assert distinct_pairs(encoder, [late, early, case]) == [late, early]  # its WordPiece is lower-cased
+    assert distinct_pairs(cutting, [late, early, case]) == [early]
+    assert distinct_pairs(short, []) == []
 
 
 def test_pairs_of_a_ranking_share_their_completions(pairs: list[Pair]) -> None:

@@ -180,6 +180,15 @@ def test_the_terminal_shows_it_all_whatever_the_texts_hold(printed: Callable[...
     assert "A on a" not in printed(first, second, 0)
 
 
+def test_control_characters_are_shown(printed: Callable[..., str]) -> None:
+    """Of a completion, in the terminal and on the page."""
+    first, second = side("A", {"a": [1.0]}), side("B", {"a": [2.0]})
+    second = replace(second, completions=[row | {"policy": "x\x1b[2Jy\rz"} for row in second.completions])
+    for shown in (printed(first, second), as_page.page(compare.compare(first, second))):
+        assert r"x\x1b[2Jy\rz" in shown
+        assert "\x1b" not in shown
+
+
 def test_the_page_shows_every_prompt_with_its_texts_escaped() -> None:
     """It needs no other file, and sorts by who gained."""
     first, second = side("A", {"a": [1.0], "b": [1.0]}), side("B", {"a": [2.0], "b": [3.0]})

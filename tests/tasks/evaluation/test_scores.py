@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,37 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: dict[str, Any]
     with pytest.raises(ValueError, match=message) as error:
         score_file(path)
     assert str(error.value).startswith(f"{path}:2: ")
+
+
+GOOD = b'{"references": ["a b"], "output": "a b"}\n'
+SQUEEZED = gzip.compress(GOOD * 99)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("f.jsonl.gz", SQUEEZED[: len(SQUEEZED) // 2], "f.jsonl.gz: not a whole gzip file"),
+        ("f.jsonl.gz", SQUEEZED[:20] + b"\xff" * 20 + SQUEEZED[40:], "f.jsonl.gz: not a whole gzip file"),
+        ("f.jsonl.gz", GOOD, "f.jsonl.gz: not a whole gzip file"),
+        ("f.jsonl", SQUEEZED, "f.jsonl:1: not UTF-8"),
+        ("f.jsonl", GOOD + b"[" * 100_000, "f.jsonl:2: not JSON (maximum recursion depth exceeded"),
+        ("f.jsonl", GOOD + b'{"n": ' + b"9" * 5000 + b"}", "f.jsonl:2: not JSON (Exceeds the limit"),
+        ("f.jsonl", b"\xef\xbb\xbf\n", "f.jsonl: the file is empty"),
+    ],
+)
+def test_a_broken_file_is_named_with_what_is_wrong(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    """Cut short, damaged, not compressed at all, brackets without end, a number without end, nothing but a mark."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        score_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """Editors of another system write one; the file says the same."""
+    path = tmp_path / ("f.jsonl" if pack is bytes else "f.jsonl.gz")
+    path.write_bytes(pack(b"\xef\xbb\xbf" + GOOD))
+    assert score_file(path).values["output"]["rouge1_first"] == 1.0
 
 
 def test_missing_files_and_missing_references_are_named(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from rlhf.records import Message, PromptText, Sampling
 from rlhf.settings.model import ComputeSettings
 from tasks.inspection.chat import Chat
 from tasks.paths import Paths
+from tasks.terminal import visible
 
 PROMPT = "name = Blue House, food = Thai"
 TEMPLATE = "{% for turn in messages %}{{ turn['role'] }}: {{ turn['content'] }}\n{% endfor %}"
@@ -84,7 +85,7 @@ def test_the_command_answers_what_is_piped_in(registered: Paths, policy: Policy)
     options = ["--max-new-tokens", "5", "--temperature", "0.7", "--top-p", "0.9", "--seed", "11"]
     done = nightjar(registered.root, *options, said=f"{PROMPT}\n\n{PROMPT}")
     assert done.returncode == 0, done.stderr
-    expected = [drawn(policy, PROMPT, 11), drawn(policy, PROMPT, 12)]
+    expected = [visible(drawn(policy, PROMPT, seed)) for seed in (11, 12)]
     assert done.stdout == "".join(f"{text}\n" for text in expected)
 
 

@@ -163,6 +163,18 @@ def test_the_text_tells_the_chosen_token_and_the_figures_without_colour() -> Non
     assert "written <script>" in lines
 
 
+def test_control_characters_are_shown_in_the_text_and_on_the_page() -> None:
+    """Of a prompt, of tokens and of names; neither a terminal nor a browser is sent one."""
+    bars = [Bar("\x1b[31m", [1.0], True)]
+    steps = [ExplainedToken("a\x9b", "\x1b[31m", [Prediction("m\x07", ["raw"], bars, [0.0], [0.0])])]
+    explanation = Explanation("p\r\x1b]0;x", "how", steps)
+    text, page = "\n".join(text_of(explanation, 100)), explanation_page(explanation)
+    for shown in (r"p\r\x1b]0;x", r"\x1b[31m", r"a\x9b", r"m\x07"):
+        assert shown in text
+        assert shown in page
+    assert not [character for character in text + page if character < " " and character != "\n"]
+
+
 def test_models_stand_side_by_side_where_there_is_room(workspace: Paths) -> None:
     """In a wide terminal their titles share a line; in a narrow one they stand below each other."""
     explanation = explain(workspace, question(sampling=Sampling(top_k=5, max_new_tokens=1)), MODEL)

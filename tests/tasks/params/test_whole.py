@@ -36,6 +36,23 @@ def test_a_section_by_its_old_name_says_what_to_rename(tmp_path: Path, text: str
         read_params(written(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (TEXT + "pairs: {max_completion_tokens: 256}\n", "pairs.max_completion_tokens"),
+        (
+            TEXT + "night: {variants: {long: {pairs: {max_completion_tokens: 256}}}}\n",
+            "night.variants.long.pairs.max_completion_tokens",
+        ),
+    ],
+)
+def test_a_param_that_another_took_over_says_which(tmp_path: Path, text: str, where: str) -> None:
+    """There is one length at which the reward model cuts; the message has the value that was given."""
+    now = r"reward\.max_completion_tokens is the one param of this now; take it out here, and give .* \(256 here\)"
+    with pytest.raises(ValueError, match=rf"params.yaml: {where}: {now}"):
+        read_params(written(tmp_path, text))
+
+
 def test_every_section_is_found_by_its_name(tmp_path: Path) -> None:
     """Also those whose field has another name, since pydantic's models have methods called so."""
     params = read_params(written(tmp_path, TEXT))

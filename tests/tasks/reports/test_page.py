@@ -30,6 +30,15 @@ def test_the_page_shows_every_text_and_runs_none() -> None:
         assert text in page.texts
 
 
+def test_control_characters_are_shown_and_a_text_of_none_that_show_is_empty() -> None:
+    """A browser has no use for them, and the page may be read in a terminal; U+200B alone shows nothing."""
+    row = SideBySide("p\x1b[0m", ["r\x9c"], {"SFT": "a\x00", "policy": "\u200b"}, {})
+    page = comparison_page([row])
+    for shown in (r"p\x1b[0m", r"r\x9c", r"a\x00", '<i class="none">empty</i>'):
+        assert shown in page
+    assert not set(page) & {"\x1b", "\x9c", "\x00"}
+
+
 def test_rows_carry_the_gain_that_they_are_sorted_by() -> None:
     """The second model's score less the first's; without both scores there is none."""
     page = Page(comparison_page(ROWS))

@@ -80,6 +80,36 @@ def test_a_match_against_the_champion_has_a_line(paths: Paths) -> None:
     assert "over the champion" not in summary.summary(paths)
 
 
+@pytest.mark.parametrize(
+    ("validate", "pairs", "line"),
+    [
+        (
+            {"rows_in": 332, "rows_rejected": 5, "warnings": 2},
+            {"warnings": 1},
+            (
+                "data: 5 of 332 rows quarantined (data/quarantine says why); warnings: validate 2, pairs 1 "
+                "(in the Data Docs)"
+            ),
+        ),
+        (
+            {"rows_in": 332, "rows_rejected": 0, "warnings": 0},
+            {"warnings": 3},
+            ("data: 0 of 332 rows quarantined; warnings: pairs 3 (in the Data Docs)"),
+        ),
+        ({"rows_in": 332, "rows_rejected": 0, "warnings": 0}, None, "data: 0 of 332 rows quarantined"),
+    ],
+)
+def test_what_was_amiss_with_the_data_stands_above_the_rest(
+    paths: Paths, validate: dict[str, float], pairs: dict[str, float] | None, line: str
+) -> None:
+    """Rows quarantined of all rows, and the warnings by stage, where there were any."""
+    for stage, figures in (("validate", validate), ("pairs", pairs)):
+        if figures is not None:
+            write_json(paths.metrics(stage), figures)
+    assert summary.summary(paths).splitlines()[-5] == line
+    assert f"- {line}" in summary.markdown(paths).splitlines()
+
+
 def test_the_markdown_holds_the_same(paths: Paths) -> None:
     """A table that Prefect's UI draws, and a list."""
     lines = summary.markdown(paths).splitlines()

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
 
-from rlhf.records import Demonstration, Pair, Ranking
+from rlhf.records import Demonstration, Pair, Ranking, prompt_key
 from tasks.params.validate import ValidateParams
 from tasks.validation.expectations import check_table
 from tasks.validation.frames import damage_in, demonstration_frame, feedback_frame, pair_frame
-from tasks.validation.lengths import lengths_of
+from tasks.validation.lengths import Lengths
 from tasks.validation.pair_suite import pair_checks
 from tasks.validation.splits import declared_splits, twins
 from tasks.validation.suites import demonstration_checks, feedback_checks
 
-WORDS = lengths_of(None)
+
+def count_words(text: str) -> int:
+    """Words and punctuation marks."""
+    return len(re.findall(r"\w+|[^\w\s]", text))
+
+
+WORDS = Lengths("words", lambda prompt: count_words(prompt_key(prompt)), lambda texts: list(map(count_words, texts)))
 
 
 def demonstrations(rows: list[dict[str, str]]) -> pd.DataFrame:
@@ -27,13 +34,15 @@ def demonstrations(rows: list[dict[str, str]]) -> pd.DataFrame:
 
 
 def test_each_bad_row_is_named_with_all_its_reasons_and_good_rows_with_none(tmp_path: Path) -> None:
-    """Row 1 is blank, row 2 too long, row 3 damaged and too long; rows 0 and 4 pass."""
+    """Rows 1, 5 and 6 are blank, 2 is too long, 3 damaged and too long; 0 and 4 pass."""
     rows = [
         {},
         {"response": " \n"},
         {"response": "a b c d"},
         {"response": "CafÃ© a b c"},
         {"response": "Café"},
+        {"response": "\u200b"},
+        {"response": "\u00a0\ufeff"},
     ]
     params = ValidateParams(max_response_tokens=3)
     verdict = check_table(demonstrations(rows), "demonstrations", demonstration_checks(params, 9), tmp_path)
@@ -44,6 +53,8 @@ def test_each_bad_row_is_named_with_all_its_reasons_and_good_rows_with_none(tmp_
             "response tokens above 3: 5",
             "encoding damage: response: UTF-8 read as another encoding",
         ],
+        5: ["response is blank"],
+        6: ["response is blank"],
     }
     assert verdict.at("error") == []
 
@@ -113,6 +124,7 @@ def test_pairs_of_one_text_and_prompts_in_two_splits_are_errors(tmp_path: Path) 
     verdict = check_table(pair_frame(pairs), "pairs", pair_checks(), tmp_path)
     assert [failure.rows for failure in verdict.at("error")] == [[0], [1, 2]]
     assert [failure.rows for failure in verdict.at("warning")] == [[2]]
+    assert "such as 2 (-2.0); to do" in verdict.lines("warning")[0]
 
 
 def test_damage_is_seen_and_sound_text_is_left_alone() -> None:

@@ -1,4 +1,4 @@
-"""Texts are counted and cut in tokens where a tokenizer is at hand, else in words."""
+"""Texts are counted in tokens where a tokenizer is at hand, else in words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.records import Message
 from rlhf.tokenizers import train_tokenizer
-from tasks.validation.lengths import count_words, lengths_of, truncation
+from tasks.validation.lengths import lengths_of, trained_lengths
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +22,6 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_words_and_punctuation_marks_are_counted() -> None:
-    """It ' s 5 - star . is seven."""
-    assert count_words("It's 5-star.") == 7
-    assert lengths_of(None).of_prompt([Message(role="user", content="hi")]) == 1
-    assert lengths_of(None).of_prompt([Message(role="system", content="hi")]) == 3
-
-
 def test_a_model_s_own_tokens_are_counted_with_separator_and_end(tokenizer_folder: Path) -> None:
     """One more than the bare encoding on either side: the separator of a prompt, the EOS of a text."""
     from transformers import AutoTokenizer
@@ -40,18 +33,14 @@ def test_a_model_s_own_tokens_are_counted_with_separator_and_end(tokenizer_folde
     assert lengths.of_texts(["the cat sat", ""]) == [bare + 1, 1]
 
 
-def test_a_text_is_cut_after_its_last_kept_token(tokenizer_folder: Path) -> None:
-    """The kept text encodes to exactly the first tokens of the whole; a short text is left as it is."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    text = "the cat sat on the mat. the dog ran"
-    tokens = tokenizer.encode(text, add_special_tokens=False)
-    truncate = truncation(tokenizer_folder / "tokenizer.json", 6)
-    assert tokenizer.encode(truncate(text), add_special_tokens=False) == tokens[:6]
-    assert truncate("  the cat ") == "  the cat "
-
-
-def test_without_a_tokenizer_a_text_is_cut_in_words(tmp_path: Path) -> None:
-    """Three of "a, b. c" are a , b."""
-    assert truncation(tmp_path / "tokenizer.json", 3)("a, b. c") == "a, b"
+def test_a_model_from_scratch_counts_as_the_tokenizer_that_it_will_have() -> None:
+    """Trained on the same texts: a word that occurs is a token or a few, one that does not a token for each byte."""
+    texts = ["the cat sat", "on the mat", "the cat sat on the mat"] * 5
+    tokenizer = train_tokenizer(texts, 300)
+    lengths = trained_lengths(iter(texts), 300)
+    assert lengths.of_texts(["the cat sat"]) == [len(tokenizer.encode("the cat sat", add_special_tokens=False)) + 1]
+    assert lengths.of_texts(["the cat sat"])[0] < 9
+    chinese = "问" * 560
+    assert lengths.of_texts([chinese]) == [3 * 560 + 1 + 1]  # the space before the first word, and EOS
+    assert lengths.of_prompt(chinese) == lengths.of_prompt([Message(role="user", content=chinese)]) == 3 * 560 + 1 + 1
+    assert trained_lengths([], 300).of_texts(["ab"]) == [4]

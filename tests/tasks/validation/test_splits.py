@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rlhf.preferences import split_of
@@ -9,7 +11,7 @@ from rlhf.records import Demonstration, Prompt
 from tasks.validation.splits import assign_splits, declared_splits, twins
 
 
-def prompts(*rows: dict[str, object]) -> list[Demonstration | Prompt]:
+def prompts(*rows: dict[str, Any]) -> list[Demonstration | Prompt]:
     return [Prompt.model_validate({"id": f"{number}", **row}) for number, row in enumerate(rows)]
 
 
