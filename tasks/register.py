@@ -23,6 +23,7 @@ from tasks.registry import card, decisions, gates, lineage, versions
 from tasks.registry.decisions import Decision
 from tasks.registry.gates import Finding, Rematch
 from tasks.registry.versions import KINDS
+from tasks.reports import summary
 from tasks.serving.package import package
 from tasks.stages import STAGES
 from tasks.tracking import mlflow_store, tracker
@@ -135,6 +136,7 @@ def record(paths: Paths, stage: StageRun, name: str, decision: Decision, numbers
         evaluation=read_evaluation(paths) | decision.figures,
         findings=[Finding(**row) for row in decision.findings],
         reason=decision.reason,
+        signatures=summary.signatures(paths),
     )
     for kind in KINDS:
         text = card.render(kind, facts)

@@ -50,6 +50,7 @@ class Facts:
         evaluation: the figures of evaluate, and of the match against the champion where there was one.
         findings: of the gates.
         reason: the decision in a sentence.
+        signatures: how the figures of the references were computed, a line each.
     """
 
     lineage: Lineage
@@ -57,6 +58,7 @@ class Facts:
     evaluation: Mapping[str, float]
     findings: Sequence[Finding]
     reason: str
+    signatures: Sequence[str] = ()
 
 
 def render(kind: str, facts: Facts) -> str:
@@ -148,7 +150,7 @@ def _metrics(facts: Facts) -> str:
         loss = FIGURES["general_loss"]
         rise = loss.show(figures["policy_forgetting"], sign="+")
         lines.append(f"{loss.heading}: {rise} {loss.unit} to {baseline}'s")
-    return "\n\n".join([_table(header, rows), *lines])
+    return "\n\n".join([_table(header, rows), *lines, *(f"`{signature}`" for signature in facts.signatures)])
 
 
 def _reward_metrics(facts: Facts) -> str:

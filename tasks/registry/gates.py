@@ -1,7 +1,7 @@
 """The gates between challenger and champion: figures in, findings out.
 
-A policy becomes champion when every finding has passed. A gate whose param is null finds nothing; a figure that is
-not a number passes no gate.
+A policy becomes champion when every finding has passed. A gate whose param is null finds nothing; a figure that could
+not be measured passes no gate: one that is not a number, or a fall from nothing.
 """
 
 from __future__ import annotations
@@ -136,6 +136,11 @@ def _win_rate(name: str, title: str, interval: tuple[float, float, float], floor
 def _drop(gate: str, drop: float, policy: float, sft: float) -> Finding:
     """Of what is better when higher: the policy's may lie so far below SFT's."""
     figure = find(READ[gate][0])
+    if sft <= 0.0:
+        # No fall can be seen from there, whatever the policy writes.
+        return Finding(
+            gate, False, f"{figure.title} of {ROLES['sft'].title} {figure.show(sft)}: a fall is not measurable"
+        )
     passed, floor = policy >= sft - drop, figure.show(sft - drop)
     less = f"{ROLES['sft'].title}'s {figure.show(sft)} less {drop:g}"
     bound = f"{'not below' if passed else 'below'} {floor} ({less})"

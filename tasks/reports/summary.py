@@ -18,6 +18,8 @@ from tasks.figures import FIGURES, find
 from tasks.paths import Paths
 from tasks.roles import CONTESTANTS, ROLES
 
+SIGNED = {"ROUGE": "rouge1, rouge2, rougeL, rougeLsum", "BLEU": "bleu"}
+"""The signatures that are told below the table, by what they are called there."""
 SHOWN = ("rouge1", "rouge2", "rougeL", "bleu", "reward", "gold", "kl", "length")
 """The figures of the table, in its order."""
 Table = list[list[str]]
@@ -78,9 +80,18 @@ def interval(metrics: Mapping[str, float], key: str) -> str:
     return find(key).interval(metrics[key], metrics[f"{key}_low"], metrics[f"{key}_high"])
 
 
+def signatures(paths: Paths) -> list[str]:
+    """How the figures of the references were computed, a line each; none where an evaluation left no scores.json."""
+    path = paths.evaluation / "scores.json"
+    if not path.is_file():
+        return []
+    known: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["signatures"]
+    return [f"{title} {known[name]}" for title, name in SIGNED.items() if name in known]
+
+
 def _sentences(paths: Paths, metrics: dict[str, float]) -> list[str]:
-    """The win rates with their intervals, and what was registered."""
-    lines, rate = [], FIGURES["win_rate"]
+    """How ROUGE and BLEU were computed, the win rates with their intervals, and what was registered."""
+    lines, rate = signatures(paths), FIGURES["win_rate"]
     if "win_rate" in metrics:
         lines.append(f"{rate.title} over {ROLES['sft'].title} {interval(metrics, 'win_rate')}")
     if not paths.registered.is_file():

@@ -139,7 +139,12 @@ def test_every_figure_comes_with_its_signature(small_night: Paths) -> None:
     scores = json.loads((small_night.evaluation / "scores.json").read_text())
     assert scores["metrics"] == json.loads(small_night.metrics("evaluate").read_text())
     signatures = scores["signatures"]
-    assert set(signatures) == {"rouge1, rouge2, rougeL, rougeLsum", "bleu", "bleu_lc", "best_of_n.kl", "win_rate"}
+    assert set(signatures) == {
+        *("rouge1, rouge2, rougeL, rougeLsum", "bleu", "bleu_lc", "length, distinct_2, repeated_3"),
+        *("best_of_n.kl", "win_rate"),
+    }
+    assert signatures["rouge1, rouge2, rougeL, rougeLsum"].endswith("|tok:a-z0-9|lang:auto=en")
+    assert signatures["bleu"].endswith("|lang:auto=en")
     assert "case:mixed" in signatures["bleu"]
     assert "case:lc" in signatures["bleu_lc"]
     assert signatures["win_rate"].startswith("judge:gold|samples:2|")

@@ -78,6 +78,7 @@ def test_references_may_stand_in_a_file_of_their_own(tmp_path: Path, scores: Sco
         ({"references": [], "outputs": {"s": "a"}}, "give a list of one or more texts"),
         ({"references": "a", "outputs": {"s": "a"}}, "give a list of one or more texts"),
         ({"outputs": {"s": "a"}}, "references is None"),
+        ({"references": [" "], "outputs": {"s": "a"}}, "references hold no text"),
         ({"references": ["a"], "outputs": {"t": "a"}}, "give every row the same systems"),
     ],
 )
@@ -88,6 +89,19 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: dict[str, Any]
     with pytest.raises(ValueError, match=message) as error:
         score_file(path)
     assert str(error.value).startswith(f"{path}:2: ")
+
+
+def test_other_languages_are_scored_by_their_own_words(tmp_path: Path) -> None:
+    """One letter of six is another: F = 5/6 in every variant but Porter's; each signature has the language."""
+    path = tmp_path / "outputs.jsonl"
+    write_rows(path, [{"references": ["我爱北京天气"], "output": "我爱北京天安"}])
+    found = score_file(path, language="auto")
+    assert found.values["output"]["rouge1_max"] == found.values["output"]["rougeL_first"] == pytest.approx(5 / 6)
+    assert len(found.signatures) == 13
+    assert all(signature.endswith("|lang:auto=zh") for signature in found.signatures.values())
+    assert "_stem" not in render(found).split("signatures")[0]
+    with pytest.raises(ValueError, match="found no tokens to score by"):
+        score_file(path)
 
 
 def test_missing_files_and_missing_references_are_named(tmp_path: Path) -> None:

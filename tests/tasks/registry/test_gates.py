@@ -45,12 +45,14 @@ PASSING = {
         *(({name: math.nan}, [gate]) for name, gate in (("win_rate_low", "win_rate"), ("policy.rougeL", "rouge"))),
         *(({name: math.nan}, [gate]) for name, gate in (("sft.bleu", "bleu"), ("policy.kl", "kl"))),
         ({"policy_forgetting": math.nan}, ["forgetting"]),
+        ({"sft.rougeL": 0.0, "policy.rougeL": 0.0}, ["rouge"]),  # nothing below SFT's could be measured
+        ({"sft.bleu": 0.0}, ["bleu"]),
         ({"policy.kl": 12.0, "win_rate_low": 0.4}, ["win_rate", "kl"]),
     ],
 )
 def test_every_gate_has_its_edge(change: dict[str, float], failing: list[str]) -> None:
     """One figure at a time crosses its bound, .50 for the win rate, .58 − .02 for ROUGE-L, 23.5 − 1 for BLEU, 10 nats
-    for KL, .1 for forgetting; what is not a number passes nothing.
+    for KL, .1 for forgetting; what is not a number, or a fall from nothing, passes nothing.
     """
     findings = gates.judge_evaluation({**PASSING, **change}, EVERY)
     assert [finding.name for finding in findings] == ["win_rate", "rouge", "bleu", "kl", "forgetting"]

@@ -68,6 +68,18 @@ def test_the_summary_says_what_was_registered_and_why(paths: Paths) -> None:
     ]
 
 
+def test_the_figures_of_the_references_carry_their_signatures(paths: Paths) -> None:
+    """A line each below the table, in Markdown too."""
+    signatures = {
+        "rouge1, rouge2, rougeL, rougeLsum": "rouge_score:0|tok:a-z0-9|lang:auto=en",
+        "bleu": "nrefs:1|tok:13a",
+    }
+    write_json(paths.evaluation / "scores.json", {"signatures": signatures})
+    told = ["ROUGE rouge_score:0|tok:a-z0-9|lang:auto=en", "BLEU nrefs:1|tok:13a"]
+    assert summary.summary(paths).splitlines()[-6:-4] == told
+    assert [line[2:] for line in summary.markdown(paths).splitlines()[-6:-4]] == told
+
+
 def test_a_match_against_the_champion_has_a_line(paths: Paths) -> None:
     """Below the win rate over SFT; a first policy, without a champion to beat, has none."""
     write_json(paths.registered, {**REPORT, "champion": {"version": 2, "rate": 0.61, "low": 0.55, "high": 0.668}})
