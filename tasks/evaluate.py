@@ -51,6 +51,8 @@ def run(files: StageFiles, params: EvaluateParams, model: ModelSettings) -> dict
     from rlhf.evaluation.compare import mean_scores, text_metrics
     from rlhf.evaluation.gold import has_gold
     from rlhf.evaluation.language import choose_tokens
+    from rlhf.evaluation.length_control import length_controlled_win_rate
+    from rlhf.evaluation.significance import text_differences
     from rlhf.evaluation.winrate import win_rate
 
     tokens = choose_tokens(params.language, [row.references for row in unseen + seen], params.bleu_tokens)
@@ -65,10 +67,15 @@ def run(files: StageFiles, params: EvaluateParams, model: ModelSettings) -> dict
     for name, entry in bench.entries.items():
         figures = text_metrics(entry.answers, references, tokens) | mean_scores(entry.scores)
         metrics |= {f"{name}.{key}": value for key, value in figures.items()}
+    answers = (bench.entries[name].answers for name in ("policy", "sft"))
+    metrics |= {f"policy.{key}": p for key, p in text_differences(*answers, references, tokens).items()}
     referee = "gold" if judge is None else "judge"
     policy, sft = (np.array(bench.entries[name].scores[referee]) for name in ("policy", "sft"))
     verdict = win_rate(policy, sft, params.bootstrap, seed=params.seed)
     metrics |= {"win_rate": verdict.value, "win_rate_low": verdict.low, "win_rate_high": verdict.high}
+    lengths = (bench.entries[name].sample_lengths() for name in ("policy", "sft"))
+    controlled = length_controlled_win_rate(policy, sft, *lengths)
+    metrics |= {"lc_win_rate": controlled.value, "lc_win_rate_low": controlled.low, "lc_win_rate_high": controlled.high}
     metrics |= {"prompts": float(len(unseen)), "prompts_seen_by_reward": float(len(seen))}
     _write(bench, metrics, referee)
     return metrics
@@ -162,7 +169,9 @@ def _measure(bench: Bench) -> Iterator[dict[str, float]]:
         for name, policy in policies.items():
             rest = greedy_answers(policy, [row.prompt for row in bench.seen], tokens, size)
             figures = text_metrics(bench.entries[name].answers + rest, references, bench.tokens)
-            yield {f"{name}.{key}_all": figures[key] for key in ("rouge1", "rouge2", "rougeL", "bleu", "bleu_lc")}
+            yield {
+                f"{name}.{key}_all": figures[key] for key in ("rouge1", "rouge2", "rougeL", "bleu", "bleu_lc", "chrf")
+            }
     if bench.general or params.shots:
         base = load_base(bench.model)
         family = policies if base is None else {"base": base, **policies}
@@ -200,12 +209,15 @@ def sampled(bench: Bench) -> list[dict[str, Any]]:
 def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
     """Writes the tables below data/evaluation and data/plots/evaluate."""
     from rlhf.evaluation.compare import text_signatures
+    from rlhf.evaluation.significance import differences_signature
 
     folder, rows = bench.files.outputs["evaluation"], side_by_side(bench, referee)
     signatures = {
         **text_signatures([row.references for row in bench.unseen], bench.tokens),
+        "rougeL_p, bleu_p, chrf_p": differences_signature(),
         "best_of_n.kl": f"upper bound log n - (n - 1)/n|n:{bench.params.best_of}",
         "win_rate": f"judge:{referee}|samples:{bench.params.samples}|interval:bootstrap over prompts, 95%",
+        "lc_win_rate": f"judge:{referee}|samples:{bench.params.samples}|lengths:characters|interval:sandwich, t, 95%",
     }
     if bench.general:
         signatures["general_loss"] = forgetting.signature(bench.general, bench.params)

@@ -13,7 +13,7 @@ from tasks.paths import Paths
 
 def add_commands(add: Add) -> None:
     """Adds score, explain and seeds."""
-    score = add("score", _score, "score a file of outputs against references (ROUGE, BLEU)")
+    score = add("score", _score, "score a file of outputs against references (ROUGE, BLEU, chrF)")
     score.add_argument("file", type=Path, metavar="FILE", help="JSONL with references, and output or outputs")
     score.add_argument("--language", metavar="CODE", default="en", help="ISO 639, or auto (default: en)")
     _explain_options(add("explain", _explain, "show how a prompt is continued: what is likely next, and each control"))

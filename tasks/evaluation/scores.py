@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from rlhf.evaluation import bleu, rouge
+from rlhf.evaluation import bleu, chrf, rouge
 from rlhf.evaluation.language import Tokens, choose_tokens
 from tasks.figures import FIGURES
 from tasks.files import read_rows
@@ -37,7 +37,7 @@ class Scores(NamedTuple):
 
     Attributes:
         rows: number of rows that were scored.
-        values: system -> variant -> figure (ROUGE and mteval BLEU 0 to 1, sacrebleu's BLEU 0 to 100).
+        values: system -> variant -> figure (ROUGE and mteval BLEU 0 to 1, sacrebleu's BLEU and chrF 0 to 100).
         signatures: variant -> how it was computed.
     """
 
@@ -54,7 +54,7 @@ class Outputs(NamedTuple):
 
 
 def score_file(path: Path, references: Path | None = None, language: str = "en") -> Scores:
-    """Every variant of ROUGE and BLEU for every system of a file.
+    """Every variant of ROUGE and BLEU, and chrF, for every system of a file.
 
     Args:
         path: rows with texts to score, and with their references unless `references` is given.
@@ -127,7 +127,7 @@ def _table(title: str, names: list[str], values: dict[str, dict[str, float]]) ->
 
 def _figure(name: str, value: float) -> str:
     """As BLEU is told where it is a percentage, as ROUGE is where it is a share: digits that tell systems apart."""
-    return FIGURES["bleu" if name.startswith("sacrebleu") else "rougeL"].show(value)
+    return FIGURES["bleu" if name.startswith(("sacrebleu", "chrf")) else "rougeL"].show(value)
 
 
 def _families(names: Collection[str]) -> dict[str, list[str]]:
@@ -142,8 +142,9 @@ def _families(names: Collection[str]) -> dict[str, list[str]]:
         if f"rouge1_{suffix}" in names
     }
     rest = [name for name in names if not any(name in family for family in families.values())]
-    bleu_title, rouge_title = FIGURES["bleu"].title, FIGURES["rougeL"].title
-    return families | {f"{bleu_title} (sacrebleu 0 to 100, mteval 0 to 1) and {rouge_title} of the COCO scripts": rest}
+    titles = [FIGURES[key].title for key in ("bleu", "chrf", "rougeL")]
+    title = "{} (sacrebleu 0 to 100, mteval 0 to 1), {} (0 to 100) and {} of the COCO scripts".format(*titles)
+    return families | {title: rest}
 
 
 def _rouge_variants(tokens: Tokens) -> Mapping[str, tuple[rouge.Refs, bool]]:
@@ -170,6 +171,7 @@ def _variants(outputs: Outputs, tokens: Tokens) -> Iterator[tuple[str, list[floa
         scale = 0.01 if name == "mteval_bleu" else 1.0
         figures = bleu.bleu_systems(systems, outputs.references, tokenize=tokens.bleu, **options)
         yield name, [scale * score for score in figures]
+    yield "chrf", [chrf.chrf(system, outputs.references) for system in systems]
 
 
 def _signatures(references: list[list[str]], tokens: Tokens) -> dict[str, str]:
@@ -183,7 +185,8 @@ def _signatures(references: list[list[str]], tokens: Tokens) -> dict[str, str]:
     for name, options in BLEU_VARIANTS.items():
         signatures[name] = bleu.bleu_signature(references, tokenize=tokens.bleu, **options)
     signatures["mteval_bleu"] += "|scale:0-1"
-    return {name: f"{signature}|{tokens.signature}" for name, signature in signatures.items()}
+    signed = {name: f"{signature}|{tokens.signature}" for name, signature in signatures.items()}
+    return signed | {"chrf": chrf.chrf_signature(references)}
 
 
 def _texts(row: dict[str, Any], location: str) -> dict[str, str]:

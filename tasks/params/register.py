@@ -16,6 +16,8 @@ class RegisterParams(Settings):
     """Registered models are called <name>-policy and <name>-reward."""
     min_win_rate_low: Share = 0.5
     """The lower bound of the win rate's interval must lie above this, over SFT and over the champion."""
+    min_lc_win_rate_low: Share | None = None
+    """The same over SFT for the length-controlled win rate: what is left of it at equal lengths."""
     max_rouge_drop: Annotated[float, Field(ge=0.0)] | None = 0.02
     """The policy's ROUGE-L may lie this far below SFT's (0 to 1 scale)."""
     max_bleu_drop: Annotated[float, Field(ge=0.0)] | None = None

@@ -144,12 +144,17 @@ def _metrics(facts: Facts) -> str:
     header, *rows = summary.table(dict(figures))
     rate, baseline = FIGURES["win_rate"].heading, ROLES["sft"].title
     lines = [f"{rate} over {baseline}, judged by {facts.referee}: {summary.interval(figures, 'win_rate')}, {OVER}"]
+    if "lc_win_rate" in figures:
+        lines.append(
+            f"{FIGURES['lc_win_rate'].heading} over {baseline}: {summary.interval(figures, 'lc_win_rate')}, {OVER}"
+        )
     if "champion.win_rate" in figures:
         lines.append(f"{rate} over the champion before it: {summary.interval(figures, 'champion.win_rate')}, {OVER}")
     if "policy_forgetting" in figures:
         loss = FIGURES["general_loss"]
         rise = loss.show(figures["policy_forgetting"], sign="+")
         lines.append(f"{loss.heading}: {rise} {loss.unit} to {baseline}'s")
+    lines += summary.differences(figures)
     return "\n\n".join([_table(header, rows), *lines, *(f"`{signature}`" for signature in facts.signatures)])
 
 

@@ -28,9 +28,9 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Scores:
 
 
 def test_every_system_gets_every_variant_with_a_signature(scores: Scores) -> None:
-    """12 of ROUGE, COCO's, 4 of BLEU; what copies a reference gets all, what shares nothing gets none."""
+    """12 of ROUGE, COCO's, 4 of BLEU, chrF; what copies a reference gets all, what shares nothing gets none."""
     assert scores.rows == 2
-    assert len(scores.signatures) == 17
+    assert len(scores.signatures) == 18
     for figures in scores.values.values():
         assert list(figures) == list(scores.signatures)
     assert scores.values["good"]["rougeL_first"] == scores.values["good"]["coco_rougeL"] == 1.0
@@ -92,13 +92,13 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: dict[str, Any]
 
 
 def test_other_languages_are_scored_by_their_own_words(tmp_path: Path) -> None:
-    """One letter of six is another: F = 5/6 in every variant but Porter's; each signature has the language."""
+    """One letter of six is another: F = 5/6 in every variant but Porter's; signatures have the language."""
     path = tmp_path / "outputs.jsonl"
     write_rows(path, [{"references": ["我爱北京天气"], "output": "我爱北京天安"}])
     found = score_file(path, language="auto")
     assert found.values["output"]["rouge1_max"] == found.values["output"]["rougeL_first"] == pytest.approx(5 / 6)
-    assert len(found.signatures) == 13
-    assert all(signature.endswith("|lang:auto=zh") for signature in found.signatures.values())
+    assert len(found.signatures) == 14
+    assert all(text.endswith("|lang:auto=zh") for name, text in found.signatures.items() if name != "chrf")
     assert "_stem" not in render(found).split("signatures")[0]
     with pytest.raises(ValueError, match="found no tokens to score by"):
         score_file(path)
