@@ -184,8 +184,11 @@ def _log(level: int, line: str) -> None:
 
 def publish_summary(paths: Paths) -> None:
     """Puts the summary and the way to the details beside the night in the Prefect UI."""
-    from tasks.reports import summary
+    from tasks.reports import canaries, summary
 
     create_markdown_artifact(summary.markdown(paths), key="summary", description="SFT beside policy")
+    if shown := canaries.read(paths):
+        text = canaries.markdown(shown)
+        create_markdown_artifact(text, key="canaries", description="Fixed prompts: the policy beside the champion")
     links = "\n".join(f"    {line}" for line in summary.commands(paths).splitlines())
     create_markdown_artifact(f"Open the details with\n\n{links}\n", key="links", description="Where to look")

@@ -37,20 +37,20 @@ def encode_prompt(
     if for_encoder:
         return list(tokenizer.encode(text, split_special_tokens=True))
     # get_vocab would copy a large tokenizer's vocabulary for every prompt.
-    separator = token_id(tokenizer, BOS)
-    if separator in (None, tokenizer.unk_token_id):
+    if tokenizer.convert_tokens_to_ids(BOS) in (None, tokenizer.unk_token_id):
         return encode_text(tokenizer, text + "\n")
-    return [*encode_text(tokenizer, text), separator]
-
-
-def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """The id of one token; None or that of the unknown token where there is none."""
-    return tokenizer.convert_tokens_to_ids(token)  # type: ignore[return-value] # one for one
+    return [*encode_text(tokenizer, text), _id_of(tokenizer, BOS)]
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """A text as token ids: what reads like a control token, such as `<eos>`, is text as well and controls nothing."""
     return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+def _id_of(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    token_id = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(token_id, int)
+    return token_id
 
 
 def plain_text(prompt: str | Sequence[Message]) -> str:
@@ -114,7 +114,7 @@ def _encode_turns(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, Any]
     tokens: list[int] = []
     for part in filter(None, controls.split(text)):
         if controls.fullmatch(part):
-            tokens.append(token_id(tokenizer, part))
+            tokens.append(_id_of(tokenizer, part))
         else:
             tokens += encode_text(tokenizer, part.translate({ord(mark): token for token, mark in marks.items()}))
     return tokens

@@ -33,6 +33,7 @@ from tasks.training.general import read_general
 
 if TYPE_CHECKING:
     from rlhf.evaluation.compare import Contestant
+    from rlhf.evaluation.language import Tokens
 
 SAMPLING = {"samples", "max_new_tokens", "batch_size", "seed", "bootstrap"}
 """How the samples were drawn and the win rate counted: another policy can be measured in the same way later."""
@@ -42,29 +43,39 @@ def run(files: StageFiles, params: EvaluateParams, model: ModelSettings) -> dict
     """Evaluates, writes tables and pictures, and returns the contract's metrics.
 
     Raises:
-        ValueError: there is no unseen test prompt with a reference, or nothing independent to judge by.
+        ValueError: there is no unseen test prompt with a reference, one's references hold no word, or there is nothing
+            independent to judge by.
     """
     unseen, seen = split_prompts(files, params.max_prompts)
 
     from rlhf.annotator import has_gold
     from rlhf.evaluation.compare import mean_scores, text_metrics
+    from rlhf.evaluation.language import choose_tokens
+    from rlhf.evaluation.length_control import length_controlled_win_rate
+    from rlhf.evaluation.significance import text_differences
     from rlhf.evaluation.winrate import win_rate
 
+    tokens = choose_tokens(params.language, [row.references for row in unseen + seen], params.bleu_tokens)
     judge = None if has_gold([row.prompt for row in unseen]) else find_judge(files.inputs["judge"])
     shots = few_shot.prepare(files.inputs["train"], params, unseen, gold=judge is None)
-    bench = Bench(files, params, model, unseen, seen, read_general(files.inputs["test"]), shots, judge)
+    bench = Bench(files, params, model, unseen, seen, read_general(files.inputs["test"]), shots, judge, tokens)
     steps = 3 + (judge is None) + 2 * bool(seen) + bool(bench.general) + (2 + bool(model.name)) * len(shots.counts)
     metrics: dict[str, float] = {}
     for row in follow(_measure(bench), "evaluate", steps):
         metrics |= {key: value for key, value in row.items() if key != "step"}
     references = [row.references for row in unseen]
     for name, entry in bench.entries.items():
-        figures = text_metrics(entry.answers, references) | mean_scores(entry.scores)
+        figures = text_metrics(entry.answers, references, tokens) | mean_scores(entry.scores)
         metrics |= {f"{name}.{key}": value for key, value in figures.items()}
+    answers, start = (bench.entries[name].answers for name in ("policy", "sft"))
+    metrics |= {f"policy.{key}": p for key, p in text_differences(answers, start, references, tokens).items()}
     referee = "gold" if judge is None else "judge"
     policy, sft = (np.array(bench.entries[name].scores[referee]) for name in ("policy", "sft"))
     verdict = win_rate(policy, sft, params.bootstrap, seed=params.seed)
     metrics |= {"win_rate": verdict.value, "win_rate_low": verdict.low, "win_rate_high": verdict.high}
+    ours, theirs = (bench.entries[name].sample_lengths() for name in ("policy", "sft"))
+    controlled = length_controlled_win_rate(policy, sft, ours, theirs)
+    metrics |= {"lc_win_rate": controlled.value, "lc_win_rate_low": controlled.low, "lc_win_rate_high": controlled.high}
     metrics |= {"prompts": float(len(unseen)), "prompts_seen_by_reward": float(len(seen))}
     _write(bench, metrics, referee)
     return metrics
@@ -127,6 +138,8 @@ class Bench:
     """Demonstrations of other tasks, which may have been forgotten."""
     few_shot: FewShot
     judge: Path | None
+    tokens: Tokens
+    """What ROUGE and BLEU count."""
     entries: dict[str, Contestant] = field(default_factory=dict)
     curves: dict[str, np.ndarray] = field(default_factory=dict)
     """By scorer, the expected score of the best of 1, 2, …, n, as the reward model chooses it."""
@@ -171,14 +184,16 @@ def _measure(bench: Bench) -> Iterator[dict[str, float]]:
         references = [row.references for row in bench.unseen + bench.seen]
         for name, policy in policies.items():
             rest = greedy_answers(policy, [row.prompt for row in bench.seen], tokens, size)
-            figures = text_metrics(bench.entries[name].answers + rest, references)
-            yield {f"{name}.{key}_all": figures[key] for key in ("rouge1", "rouge2", "rougeL", "bleu", "bleu_lc")}
+            figures = text_metrics(bench.entries[name].answers + rest, references, bench.tokens)
+            yield {
+                f"{name}.{key}_all": figures[key] for key in ("rouge1", "rouge2", "rougeL", "bleu", "bleu_lc", "chrf")
+            }
     if bench.general or params.shots:
         base = load_base(bench.model)
         family = policies if base is None else {"base": base, **policies}
         if bench.general:
             yield forgetting.measure(family, bench.general, params, bench.model.max_prompt_tokens)
-        yield from few_shot.measure(bench.few_shot, family)
+        yield from few_shot.measure(bench.few_shot, family, bench.tokens)
 
 
 def side_by_side(bench: Bench, referee: str) -> list[dict[str, Any]]:
@@ -209,17 +224,16 @@ def sampled(bench: Bench) -> list[dict[str, Any]]:
 
 def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
     """Writes the tables below data/evaluation and data/plots/evaluate."""
-    from rlhf.evaluation.bleu import bleu_signature
-    from rlhf.evaluation.rouge import rouge_signature
+    from rlhf.evaluation.compare import text_signatures
+    from rlhf.evaluation.significance import differences_signature
 
     folder, rows = bench.files.outputs["evaluation"], side_by_side(bench, referee)
-    references = [row.references for row in bench.unseen]
     signatures = {
-        "rouge1, rouge2, rougeL, rougeLsum": rouge_signature(),
-        "bleu": bleu_signature(references),
-        "bleu_lc": bleu_signature(references, lowercase=True),
+        **text_signatures([row.references for row in bench.unseen], bench.tokens),
+        "rougeL_p, bleu_p, chrf_p": differences_signature(),
         "best_of_n.kl": f"upper bound log n - (n - 1)/n|n:{bench.params.best_of}",
         "win_rate": f"judge:{referee}|samples:{bench.params.samples}|interval:bootstrap over prompts, 95%",
+        "lc_win_rate": f"judge:{referee}|samples:{bench.params.samples}|lengths:characters|interval:sandwich, t, 95%",
     }
     if bench.general:
         signatures["general_loss"] = forgetting.signature(bench.general, bench.params)

@@ -23,11 +23,13 @@ from tasks.registry import card, decisions, gates, lineage, versions
 from tasks.registry.decisions import Decision
 from tasks.registry.gates import Finding, Rematch
 from tasks.registry.versions import KINDS
+from tasks.reports import summary
+from tasks.reports.canaries import markdown
 from tasks.serving.package import package
 from tasks.stages import STAGES
 from tasks.tracking import mlflow_store, tracker
 from tasks.tracking.tracker import StageRun
-from tasks.trials import rematch, standings
+from tasks.trials import canaries, rematch, standings
 from tasks.versioning import git, provenance
 
 CARDS = {"policy": "model_card.md", "reward": "reward_card.md"}
@@ -48,9 +50,8 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
     findings.append(gates.judge_seeds(*standings.seeds_of(paths), params))
     findings += gates.judge_rollback(None if known is None else known.tags.get(versions.ROLLED_BACK))
     champion = versions.champion_of(stage.client, params.name)
-    played = None
-    if champion is not None and champion.tags.get("content") != contents["policy"]:
-        played = rematch.play(paths, champion, model)
+    other = None if champion is None or champion.tags.get("content") == contents["policy"] else champion
+    played = None if other is None else rematch.play(paths, other, model)
     findings.append(gates.judge_rematch(played, params))
 
     tags = _lineage(paths, stage)
@@ -77,8 +78,11 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
     decisions.append(paths, decision)
     for kind in KINDS:
         report[kind]["aliases"] = versions.aliases_of(stage.client, f"{params.name}-{kind}", report[kind]["version"])
+    shown = canaries.answer(paths, params.canaries, other, model)
+    if shown:
+        stage.client.log_text(stage.run_id, markdown(shown), "canaries.md")
     summed = {"promoted": promoted, "reason": decision.reason, "champion": played and played._asdict()}
-    write_json(paths.registered, report | summed)
+    write_json(paths.registered, report | summed | {"canaries": shown})
     numbers = {f"{kind}_version": report[kind]["version"] for kind in KINDS}
     return {"promoted": float(promoted), **numbers, **_figures(played)}
 
@@ -135,6 +139,7 @@ def record(paths: Paths, stage: StageRun, name: str, decision: Decision, numbers
         evaluation=read_evaluation(paths) | decision.figures,
         findings=[Finding(**row) for row in decision.findings],
         reason=decision.reason,
+        signatures=summary.signatures(paths),
     )
     for kind in KINDS:
         text = card.render(kind, facts)

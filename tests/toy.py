@@ -17,6 +17,7 @@ FIGURES = {"sft.rougeL": 0.5, "policy.rougeL": 0.625}
 REGISTERED = {
     "promoted": False,
     "reason": "not promoted: it is a toy",
+    "canaries": [{"prompt": "a canary", "policy": "sings well", "champion": "sings", "version": 2}],
     **{kind: {"name": f"toy-{kind}", "version": 3, "new": True, "aliases": []} for kind in ("policy", "reward")},
 }
 

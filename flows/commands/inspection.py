@@ -13,8 +13,9 @@ from tasks.paths import Paths
 
 def add_commands(add: Add) -> None:
     """Adds score, explain and seeds."""
-    score = add("score", _score, "score a file of outputs against references (ROUGE, BLEU)")
+    score = add("score", _score, "score a file of outputs against references (ROUGE, BLEU, chrF)")
     score.add_argument("file", type=Path, metavar="FILE", help="JSONL with references, and output or outputs")
+    score.add_argument("--language", metavar="CODE", default="en", help="ISO 639, or auto (default: en)")
     _explain_options(add("explain", _explain, "show how a prompt is continued: what is likely next, and each control"))
     seeds = add("seeds", _seeds, "train the whole night for several seeds, aside, and compare", heavy=True)
     seeds.add_argument("seeds", type=whole_number(0), nargs="+", metavar="SEED")
@@ -44,7 +45,7 @@ def _explain_options(explain: argparse.ArgumentParser) -> None:
 def _score(options: argparse.Namespace, root: Path) -> None:
     from tasks.evaluation import scores
 
-    say([scores.render(scores.score_file(options.file))])
+    say([scores.render(scores.score_file(options.file, language=options.language))])
 
 
 def _explain(options: argparse.Namespace, root: Path) -> None:

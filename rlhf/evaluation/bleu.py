@@ -8,7 +8,7 @@ from typing import Literal
 from rlhf.evaluation.metrics import check, compute
 
 Refs = Literal["all", "first"]
-Tokenize = Literal["13a", "intl", "char", "none"]
+Tokenize = Literal["13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores200", "none"]
 Smooth = Literal["exp", "floor", "add-k", "none"]
 
 
@@ -34,7 +34,7 @@ def bleu(
         references: N lists of one or more texts, of any lengths.
         refs: `all` references, or the `first` alone.
         lowercase: compare lower-cased texts.
-        tokenize: sacrebleu's tokenizer; `13a` is mteval's.
+        tokenize: sacrebleu's tokenizer; `13a` is mteval's, for words between spaces (rlhf/evaluation/language.py).
         smooth: what stands for pₙ where no n-gram was found.
 
     Raises:

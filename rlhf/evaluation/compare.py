@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
+from jaxtyping import Float
 
 from rlhf.annotator import gold_score
 from rlhf.evaluation.best_of_n import choose_best
-from rlhf.evaluation.bleu import bleu
-from rlhf.evaluation.rouge import rouge
+from rlhf.evaluation.bleu import bleu, bleu_signature
+from rlhf.evaluation.chrf import chrf, chrf_signature
+from rlhf.evaluation.language import Tokens
+from rlhf.evaluation.rouge import rouge, rouge_signature
 from rlhf.evaluation.text import distinct_n, mean_words, repeated_ngram_share
 from rlhf.records import PromptText
 from rlhf.reward import RewardModel
@@ -35,6 +38,10 @@ class Contestant:
     samples: list[list[str]]
     scores: dict[str, Grid]
     answer_scores: dict[str, list[float]]
+
+    def sample_lengths(self) -> Float[np.ndarray, "N S"]:
+        """The length of each sample, in characters."""
+        return np.array([[float(len(text)) for text in texts] for texts in self.samples])
 
 
 def score_samples(
@@ -61,16 +68,29 @@ def best_of_n(samples: Sequence[Sequence[str]], scores: Mapping[str, Grid]) -> C
     return Contestant(chosen, [[text] for text in chosen], grids, kept)
 
 
-def text_metrics(answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """ROUGE (0 to 1) and BLEU (0 to 100) over all references, length in words, and how much repeats."""
+def text_metrics(answers: Sequence[str], references: Sequence[Sequence[str]], tokens: Tokens) -> dict[str, float]:
+    """ROUGE (0 to 1), BLEU and chrF (0 to 100) over all references, length in words, and how much repeats."""
     return {
-        **rouge(answers, references),
-        "bleu": bleu(answers, references),
-        "bleu_lc": bleu(answers, references, lowercase=True),
+        **rouge(answers, references, words=tokens.words),
+        "bleu": bleu(answers, references, tokenize=tokens.bleu),
+        "bleu_lc": bleu(answers, references, lowercase=True, tokenize=tokens.bleu),
+        "chrf": chrf(answers, references),
         "length": mean_words(answers),
         "distinct_2": distinct_n(answers, 2),
         "repeated_3": repeated_ngram_share(answers, 3),
     }
+
+
+def text_signatures(references: Sequence[Sequence[str]], tokens: Tokens) -> dict[str, str]:
+    """How `text_metrics` computes each figure, its language in it; numbers with one signature may be compared."""
+    signatures = {
+        "rouge1, rouge2, rougeL, rougeLsum": rouge_signature(words=tokens.words),
+        "bleu": bleu_signature(references, tokenize=tokens.bleu),
+        "bleu_lc": bleu_signature(references, lowercase=True, tokenize=tokens.bleu),
+    }
+    plain = {"chrf": chrf_signature(references)}
+    plain |= {"length, distinct_2, repeated_3": "words:between white space, letters of scripts without spaces"}
+    return {name: f"{text}|{tokens.signature}" for name, text in signatures.items()} | plain
 
 
 def mean_scores(scores: Mapping[str, Grid]) -> dict[str, float]:

@@ -7,7 +7,8 @@ from importlib.metadata import version
 from statistics import fmean
 from typing import Literal
 
-from rlhf.evaluation.metrics import compute
+from rlhf.evaluation.language import Words, check_words
+from rlhf.evaluation.metrics import check, compute
 
 Refs = Literal["max", "first"]
 
@@ -17,6 +18,7 @@ def rouge(
     references: Sequence[Sequence[str]],
     refs: Refs = "max",
     stemmer: bool = False,
+    words: Words = "rouge_score",
 ) -> dict[str, float]:
     """Mean ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum F1 over N predictions, 0 to 1.
 
@@ -30,15 +32,18 @@ def rouge(
         references: N lists of one or more texts, of any lengths.
         refs: `max` takes the best F1 over a row's references, for each type by itself; `first` looks at
             the first reference alone.
-        stemmer: Porter's stemmer on words of more than three letters.
+        stemmer: Porter's stemmer on words of more than three letters, for English.
+        words: what is counted: `rouge_score`, runs of a-z and 0-9; `unicode`, the words of any language.
 
     Returns:
         `rouge1`, `rouge2`, `rougeL`, `rougeLsum` (sentences are lines).
 
     Raises:
-        ValueError: there is nothing to score, the lengths differ, or a row has no reference.
+        ValueError: there is nothing to score, the lengths differ, a row has no reference, or none that holds a
+            word: whatever was written would score 0.
     """
-    return {name: fmean(scores) for name, scores in rouge_rows(predictions, references, refs, stemmer).items()}
+    rows = rouge_rows(predictions, references, refs, stemmer, words)
+    return {name: fmean(scores) for name, scores in rows.items()}
 
 
 def rouge_rows(
@@ -46,14 +51,22 @@ def rouge_rows(
     references: Sequence[Sequence[str]],
     refs: Refs = "max",
     stemmer: bool = False,
+    words: Words = "rouge_score",
 ) -> dict[str, list[float]]:
     """As `rouge`, with the N scores of each type instead of their mean."""
     from rlhf.evaluation.metrics.rouge import Rouge
 
-    return compute(Rouge, predictions, references, refs=refs, stemmer=stemmer)
+    check(predictions, references)
+    check_words(references if refs == "max" else [row[:1] for row in references], words)
+    return compute(Rouge, predictions, references, refs=refs, stemmer=stemmer, words=words)
 
 
-def coco_rouge(predictions: Sequence[str], references: Sequence[Sequence[str]], beta: float = 1.2) -> dict[str, float]:
+def coco_rouge(
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    beta: float = 1.2,
+    words: Words = "rouge_score",
+) -> dict[str, float]:
     """Mean ROUGE-L (`rougeL`, 0 to 1) as the COCO caption and E2E challenge scripts compute it.
 
     F = (1 + β²) P R / (R + β² P), where P is the largest LCS precision and R the largest LCS recall over
@@ -62,24 +75,34 @@ def coco_rouge(predictions: Sequence[str], references: Sequence[Sequence[str]], 
     Source: Lin 2004, section 3.1, equation 4; Chen et al. 2015, Microsoft COCO Captions, section 3.2.
 
     Differs from: the scripts, whose tokens come from Stanford's Java tokenizer; ours are made to agree on
-    plain English sentences.
+    plain English sentences. With `unicode` words they are those of `rouge`.
     """
-    return {"rougeL": fmean(coco_rouge_rows(predictions, references, beta))}
+    return {"rougeL": fmean(coco_rouge_rows(predictions, references, beta, words))}
 
 
-def coco_rouge_rows(predictions: Sequence[str], references: Sequence[Sequence[str]], beta: float = 1.2) -> list[float]:
+def coco_rouge_rows(
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    beta: float = 1.2,
+    words: Words = "rouge_score",
+) -> list[float]:
     """As `coco_rouge`, with the N scores instead of their mean."""
     from rlhf.evaluation.metrics.coco_rouge import CocoRouge
 
-    scores: list[float] = compute(CocoRouge, predictions, references, beta=beta)["rougeL"]
+    check(predictions, references)
+    check_words(references, words)
+    scores: list[float] = compute(CocoRouge, predictions, references, beta=beta, words=words)["rougeL"]
     return scores
 
 
-def rouge_signature(refs: Refs = "max", stemmer: bool = False) -> str:
+def rouge_signature(refs: Refs = "max", stemmer: bool = False, words: Words = "rouge_score") -> str:
     """The signature of `rouge`: numbers with the same signature may be compared."""
-    return f"rouge_score:{version('rouge-score')}|score:f1|agg:mean|refs:{refs}|stem:{'yes' if stemmer else 'no'}"
+    tokens = {"rouge_score": "a-z0-9", "unicode": "unicode-words, letters of scripts without spaces, NFC"}[words]
+    stem = "yes" if stemmer else "no"
+    return f"rouge_score:{version('rouge-score')}|score:f1|agg:mean|refs:{refs}|stem:{stem}|tok:{tokens}"
 
 
-def coco_rouge_signature(beta: float = 1.2) -> str:
+def coco_rouge_signature(beta: float = 1.2, words: Words = "rouge_score") -> str:
     """The signature of `coco_rouge`."""
-    return f"coco_rougeL:nightjar|score:f{beta:g}|agg:mean|refs:max-p-max-r|case:lc|tok:ptb-like|punct:no"
+    tokens = "ptb-like" if words == "rouge_score" else "unicode-words"
+    return f"coco_rougeL:nightjar|score:f{beta:g}|agg:mean|refs:max-p-max-r|case:lc|tok:{tokens}|punct:no"

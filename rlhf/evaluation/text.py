@@ -1,12 +1,24 @@
-"""Statistics of texts that move when a policy games its reward: variety, repetition, length.
-
-Words are separated by white space and lower-cased.
-"""
+"""Words of texts, and statistics of them that move when a policy games its reward: variety, repetition, length."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
+
+import regex
+
+_SCRIPTS = "Han Hiragana Katakana Bopomofo Yi Thai Lao Khmer Myanmar Tai_Le New_Tai_Lue Tai_Tham Tai_Viet"
+SPACELESS = "[[" + "".join(rf"\p{{scx={script}}}" for script in _SCRIPTS.split()) + r"]&&[\p{L}\p{N}]]"
+"""A pattern (regex, V1) of one letter or digit of a script that puts no spaces between words.
+
+Script extensions count: the sign that lengthens a vowel of katakana belongs to no single script.
+"""
+_WORDS = regex.compile(rf"(?V1){SPACELESS}\p{{M}}*|(?:(?!{SPACELESS})\S)+")
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text: what stands between white space; of scripts without spaces each letter with its marks."""
+    return text.split() if text.isascii() else _WORDS.findall(text)
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -42,9 +54,9 @@ def repeated_ngram_share(texts: Sequence[str], n: int) -> float:
 
 
 def mean_words(texts: Sequence[str]) -> float:
-    """The mean length of the texts, in words; raises ValueError when there is no text."""
+    """The mean length of the texts, in words (`split_words`); raises ValueError when there is no text."""
     _check(texts, 1)
-    return fmean(len(text.split()) for text in texts)
+    return fmean(len(split_words(text)) for text in texts)
 
 
 def _repeated(grams: list[tuple[str, ...]]) -> float:
@@ -52,8 +64,8 @@ def _repeated(grams: list[tuple[str, ...]]) -> float:
 
 
 def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    """All n-grams of a text, in order."""
-    words = text.lower().split()
+    """All n-grams of a text's words, lower-cased, in order."""
+    words = split_words(text.lower())
     return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
 
 

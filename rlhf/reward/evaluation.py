@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
+from rlhf.evaluation.text import split_words
 from rlhf.records import Pair
 from rlhf.reward import metrics
 from rlhf.reward.model import RewardModel
@@ -35,7 +36,7 @@ def evaluate_pairs(reward_model: RewardModel, pairs: Sequence[Pair]) -> PairEval
     raw = torch.stack([torch.cat(score_all(member.network, groups)) for member in reward_model.members])
     scores, spread = (figures.view(2, -1).numpy() for figures in reward_model.combine(raw))
     chosen, rejected = scores
-    words = np.array([[len(text.split()) for text in (pair.chosen, pair.rejected)] for pair in ordered], float).T
+    words = np.array([[len(split_words(text)) for text in (pair.chosen, pair.rejected)] for pair in ordered], float).T
     margins = np.array([pair.margin if pair.margin is not None else 1.0 for pair in ordered])
     calibration = metrics.calibration(*raw.mean(0).view(2, -1).numpy())
     figures = {

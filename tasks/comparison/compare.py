@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rlhf.evaluation.intervals import Interval, difference_interval, mean_interval
+from rlhf.evaluation.text import split_words
 from tasks.comparison.results import Result
 from tasks.evaluation.curves import ROUGE
 from tasks.figures import FIGURES, Figure, find, label, title
@@ -143,14 +144,14 @@ def _scores(first: Result, second: Result, referee: str) -> list[Contrast]:
 
 def _texts_of(first: Result, second: Result) -> list[Contrast]:
     """ROUGE and length of the likeliest completions."""
-    left, right = _rouge(first), _rouge(second)
+    left, right = _rouge(first, second)
     left["length"], right["length"] = _words(first), _words(second)
     rows = [FIGURES[key] for key in (*ROUGE, "length")]
     return [contrast(row.label, row, left.get(row.key, {}), right.get(row.key, {})) for row in rows]
 
 
 def _words(side: Result) -> Values:
-    return {key: float(len(row["policy"].split())) for key, row in _by_prompt(side.completions).items()}
+    return {key: float(len(split_words(row["policy"]))) for key, row in _by_prompt(side.completions).items()}
 
 
 def _plain(first: Result, second: Result) -> list[Contrast]:
@@ -158,9 +159,16 @@ def _plain(first: Result, second: Result) -> list[Contrast]:
     names = {f"evaluate.policy.{key}": FIGURES[key].label for key in OF_TEXTS}
     for key, name in (names | {key: label(key) for key in OF_TRAINING}).items():
         left, right = first.metrics.get(key), second.metrics.get(key)
-        difference = None if left is None or right is None else right - left
+        comparable = key != "evaluate.policy.bleu" or _same_tokens(first, second)
+        difference = right - left if comparable and left is not None and right is not None else None
         figures.append(Contrast(name, find(key), left, right, difference))
     return figures
+
+
+def _same_tokens(first: Result, second: Result) -> bool:
+    """Whether both nights were asked to count the same words."""
+    sides = ([side.params.get(f"evaluate.{name}") for name in ("language", "bleu_tokens")] for side in (first, second))
+    return all(None in pair or pair[0] == pair[1] for pair in zip(*sides, strict=True))
 
 
 def _side_by_side(first: Result, second: Result, referee: str) -> list[Texts]:
@@ -208,14 +216,21 @@ def _sampled(side: Result, model: str, scorer: str) -> Values:
     return {key: fmean(row[model]["scores"][scorer]) for key, row in rows.items() if scorer in row[model]["scores"]}
 
 
-def _rouge(side: Result) -> dict[str, Values]:
-    if not side.completions:
-        return {}
+def _rouge(*sides: Result) -> list[dict[str, Values]]:
+    """ROUGE of each side's policy by the same words, those of the language that both sides' references are in."""
+    from rlhf.evaluation.language import AUTO, choose_tokens
     from rlhf.evaluation.rouge import rouge_rows
 
-    keys = list(_by_prompt(side.completions))
-    scores = rouge_rows([row["policy"] for row in side.completions], [row["references"] for row in side.completions])
-    return {name: dict(zip(keys, scores[name], strict=True)) for name in ROUGE}
+    every = [row["references"] for side in sides for row in side.completions]
+    named = {side.params.get("evaluate.language", AUTO) for side in sides if side.completions}
+    words = choose_tokens(named.pop() if len(named) == 1 else AUTO, every).words
+    figures = []
+    for side in sides:
+        texts, references = ([row[name] for row in side.completions] for name in ("policy", "references"))
+        scores = rouge_rows(texts, references, words=words) if texts else {}
+        keys = list(_by_prompt(side.completions))
+        figures.append({name: dict(zip(keys, scores[name], strict=True)) for name in ROUGE if name in scores})
+    return figures
 
 
 def _same_scorer(first: Result, second: Result, scorer: str) -> bool:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rlhf.evaluation.text import split_words
 from tasks.files import write_curve, write_text
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -19,7 +20,8 @@ def write_lengths(path: Path, completions: Mapping[str, Sequence[Sequence[str]]]
         completions: model -> the sampled texts of each prompt.
     """
     counts = {
-        model: Counter(len(text.split()) for texts in rows for text in texts) for model, rows in completions.items()
+        model: Counter(len(split_words(text)) for texts in rows for text in texts)
+        for model, rows in completions.items()
     }
     longest = max(max(count) for count in counts.values())
     write_curve(

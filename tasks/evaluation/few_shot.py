@@ -16,6 +16,7 @@ from tasks.files import read_records
 from tasks.params.evaluate import EvaluateParams
 
 if TYPE_CHECKING:
+    from rlhf.evaluation.language import Tokens
     from rlhf.models import Policy
 
 
@@ -48,7 +49,7 @@ def prepare(train_split: Path, params: EvaluateParams, prompts: list[Prompt], go
     return FewShot(params, prompts, drawn, gold)
 
 
-def measure(test: FewShot, policies: Mapping[str, Policy]) -> Iterator[dict[str, float]]:
+def measure(test: FewShot, policies: Mapping[str, Policy], tokens: Tokens) -> Iterator[dict[str, float]]:
     """Answers greedily with each number of shots, yielding the figures of each model as they come."""
     from statistics import fmean
 
@@ -57,16 +58,19 @@ def measure(test: FewShot, policies: Mapping[str, Policy]) -> Iterator[dict[str,
     from rlhf.evaluation.few_shot import encode_shots, greedy_continuations
     from rlhf.evaluation.rouge import rouge
 
-    tokens, references = test.params.max_new_tokens, [row.references for row in test.prompts]
+    limit, references = test.params.max_new_tokens, [row.references for row in test.prompts]
     for count in test.counts:
         shown = [drawn[len(drawn) - count :] for drawn in test.demonstrations]
         answers = {}
         for name, policy in policies.items():
             contexts = [
-                encode_shots(policy, row.prompt, shots, tokens) for row, shots in zip(test.prompts, shown, strict=True)
+                encode_shots(policy, row.prompt, shots, limit) for row, shots in zip(test.prompts, shown, strict=True)
             ]
-            texts = greedy_continuations(policy, [row.tokens for row in contexts], tokens, test.params.batch_size)
-            figures = {"rougeL": rouge(texts, references)["rougeL"], "bleu": bleu(texts, references)}
+            texts = greedy_continuations(policy, [row.tokens for row in contexts], limit, test.params.batch_size)
+            figures = {
+                "rougeL": rouge(texts, references, words=tokens.words)["rougeL"],
+                "bleu": bleu(texts, references, tokenize=tokens.bleu),
+            }
             if test.gold:
                 figures["gold"] = fmean(map(gold_score, (str(row.prompt) for row in test.prompts), texts))
             answers[name] = texts

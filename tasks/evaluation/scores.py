@@ -2,17 +2,18 @@
 
 Reads JSONL (plain or .gz) whose rows hold `references` (a list of texts) and the texts to score: `output`
 or `completion` for one system, `outputs` {system: text} for several. Writes nothing; every number comes
-with the signature of its variant.
+with the signature of its variant. What is a word is chosen by the language; Porter's stemmer is for English alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from rlhf.evaluation import bleu, rouge
+from rlhf.evaluation import bleu, chrf, rouge
+from rlhf.evaluation.language import Tokens, choose_tokens
 from tasks.figures import FIGURES
 from tasks.files import read_rows
 
@@ -36,7 +37,7 @@ class Scores(NamedTuple):
 
     Attributes:
         rows: number of rows that were scored.
-        values: system -> variant -> figure (ROUGE and mteval BLEU 0 to 1, sacrebleu's BLEU 0 to 100).
+        values: system -> variant -> figure (ROUGE and mteval BLEU 0 to 1, sacrebleu's BLEU and chrF 0 to 100).
         signatures: variant -> how it was computed.
     """
 
@@ -52,23 +53,25 @@ class Outputs(NamedTuple):
     texts: dict[str, list[str]]
 
 
-def score_file(path: Path, references: Path | None = None) -> Scores:
-    """Every variant of ROUGE and BLEU for every system of a file.
+def score_file(path: Path, references: Path | None = None, language: str = "en") -> Scores:
+    """Every variant of ROUGE and BLEU, and chrF, for every system of a file.
 
     Args:
         path: rows with texts to score, and with their references unless `references` is given.
         references: a file of rows `{id, references}`, joined to those of `path` by `id`.
+        language: ISO 639, or `auto` to find it in the references.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a row lacks texts, references or a system that other rows have; it names file and line.
+        ValueError: a row lacks texts, references with a word or a system that other rows have; it names file and line.
     """
     outputs = read_outputs(path, references)
+    tokens = choose_tokens(language, outputs.references)
     values: dict[str, dict[str, float]] = {system: {} for system in outputs.texts}
-    for name, figures in _variants(outputs):
+    for name, figures in _variants(outputs, tokens):
         for system, figure in zip(outputs.texts, figures, strict=True):
             values[system][name] = figure
-    return Scores(len(outputs.references), values, _signatures(outputs.references))
+    return Scores(len(outputs.references), values, _signatures(outputs.references, tokens))
 
 
 def read_outputs(path: Path, references: Path | None = None) -> Outputs:
@@ -124,10 +127,10 @@ def _table(title: str, names: list[str], values: dict[str, dict[str, float]]) ->
 
 def _figure(name: str, value: float) -> str:
     """As BLEU is told where it is a percentage, as ROUGE is where it is a share: digits that tell systems apart."""
-    return FIGURES["bleu" if name.startswith("sacrebleu") else "rougeL"].show(value)
+    return FIGURES["bleu" if name.startswith(("sacrebleu", "chrf")) else "rougeL"].show(value)
 
 
-def _families(names: Iterable[str]) -> dict[str, list[str]]:
+def _families(names: Collection[str]) -> dict[str, list[str]]:
     """The variants by the table that shows them."""
     families = {
         f"ROUGE F1 ({title})": [f"{kind}_{suffix}" for kind in ROUGE_TYPES]
@@ -136,13 +139,20 @@ def _families(names: Iterable[str]) -> dict[str, list[str]]:
             "max": "best reference",
             "max_stem": "best reference, stemmed",
         }.items()
+        if f"rouge1_{suffix}" in names
     }
     rest = [name for name in names if not any(name in family for family in families.values())]
-    bleu_title, rouge_title = FIGURES["bleu"].title, FIGURES["rougeL"].title
-    return families | {f"{bleu_title} (sacrebleu 0 to 100, mteval 0 to 1) and {rouge_title} of the COCO scripts": rest}
+    titles = [FIGURES[key].title for key in ("bleu", "chrf", "rougeL")]
+    title = "{} (sacrebleu 0 to 100, mteval 0 to 1), {} (0 to 100) and {} of the COCO scripts".format(*titles)
+    return families | {title: rest}
 
 
-def _variants(outputs: Outputs) -> Iterator[tuple[str, list[float]]]:
+def _rouge_variants(tokens: Tokens) -> Mapping[str, tuple[rouge.Refs, bool]]:
+    english = tokens.words == "rouge_score"
+    return {suffix: variant for suffix, variant in ROUGE_VARIANTS.items() if english or not variant[1]}
+
+
+def _variants(outputs: Outputs, tokens: Tokens) -> Iterator[tuple[str, list[float]]]:
     """Yields each variant with one figure per system; all systems go in one call, sharing their tokens."""
     count, systems = len(outputs.references), list(outputs.texts.values())
     texts = [text for system in systems for text in system]
@@ -151,29 +161,32 @@ def _variants(outputs: Outputs) -> Iterator[tuple[str, list[float]]]:
     def means(scores: list[float]) -> list[float]:
         return [fmean(scores[start : start + count]) for start in range(0, len(scores), count)]
 
-    for suffix, (refs, stemmer) in ROUGE_VARIANTS.items():
-        rows = rouge.rouge_rows(texts, references, refs, stemmer)
+    for suffix, (refs, stemmer) in _rouge_variants(tokens).items():
+        rows = rouge.rouge_rows(texts, references, refs, stemmer, tokens.words)
         for kind in ROUGE_TYPES:
             yield f"{kind}_{suffix}", means(rows[kind])
-    yield "coco_rougeL", means(rouge.coco_rouge_rows(texts, references))
+    yield "coco_rougeL", means(rouge.coco_rouge_rows(texts, references, words=tokens.words))
     for name, options in BLEU_VARIANTS.items():
         # mteval prints a share.
         scale = 0.01 if name == "mteval_bleu" else 1.0
-        yield name, [scale * score for score in bleu.bleu_systems(systems, outputs.references, **options)]
+        figures = bleu.bleu_systems(systems, outputs.references, tokenize=tokens.bleu, **options)
+        yield name, [scale * score for score in figures]
+    yield "chrf", [chrf.chrf(system, outputs.references) for system in systems]
 
 
-def _signatures(references: list[list[str]]) -> dict[str, str]:
+def _signatures(references: list[list[str]], tokens: Tokens) -> dict[str, str]:
     """The signature of every variant, in the order of `_variants`."""
     signatures = {
-        f"{kind}_{suffix}": rouge.rouge_signature(refs, stemmer)
-        for suffix, (refs, stemmer) in ROUGE_VARIANTS.items()
+        f"{kind}_{suffix}": rouge.rouge_signature(refs, stemmer, tokens.words)
+        for suffix, (refs, stemmer) in _rouge_variants(tokens).items()
         for kind in ROUGE_TYPES
     }
-    signatures["coco_rougeL"] = rouge.coco_rouge_signature()
+    signatures["coco_rougeL"] = rouge.coco_rouge_signature(words=tokens.words)
     for name, options in BLEU_VARIANTS.items():
-        signatures[name] = bleu.bleu_signature(references, **options)
+        signatures[name] = bleu.bleu_signature(references, tokenize=tokens.bleu, **options)
     signatures["mteval_bleu"] += "|scale:0-1"
-    return signatures
+    signed = {name: f"{signature}|{tokens.signature}" for name, signature in signatures.items()}
+    return signed | {"chrf": chrf.chrf_signature(references)}
 
 
 def _texts(row: dict[str, Any], location: str) -> dict[str, str]:
@@ -193,6 +206,8 @@ def _references(row: dict[str, Any], location: str) -> list[str]:
     references = row.get("references")
     if not isinstance(references, list) or not references or not all(isinstance(text, str) for text in references):
         raise ValueError(f"{location}: references is {references!r:.60}; give a list of one or more texts")
+    if not any(text.strip() for text in references):
+        raise ValueError(f"{location}: references hold no text: whatever was written would score 0; leave the row out")
     return references
 
 

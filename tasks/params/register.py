@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf.settings.base import Settings, Share
+from rlhf.settings.base import NonNegative, Settings, Share
 
 
 class RegisterParams(Settings):
@@ -14,8 +14,12 @@ class RegisterParams(Settings):
 
     name: str = "nightjar"
     """Registered models are called <name>-policy and <name>-reward."""
+    canaries: NonNegative | list[str] = 0
+    """Prompts whose answers are shown beside the champion's, night by night: these, or so many first test prompts."""
     min_win_rate_low: Share = 0.5
     """The lower bound of the win rate's interval must lie above this, over SFT and over the champion."""
+    min_lc_win_rate_low: Share | None = None
+    """The same over SFT for the length-controlled win rate: what is left of it at equal lengths."""
     max_rouge_drop: Annotated[float, Field(ge=0.0)] | None = 0.02
     """The policy's ROUGE-L may lie this far below SFT's (0 to 1 scale)."""
     max_bleu_drop: Annotated[float, Field(ge=0.0)] | None = None

@@ -50,6 +50,7 @@ class Facts:
         evaluation: the figures of evaluate, and of the match against the champion where there was one.
         findings: of the gates.
         reason: the decision in a sentence.
+        signatures: how the figures of the references were computed, a line each.
     """
 
     lineage: Lineage
@@ -57,6 +58,7 @@ class Facts:
     evaluation: Mapping[str, float]
     findings: Sequence[Finding]
     reason: str
+    signatures: Sequence[str] = ()
 
 
 def render(kind: str, facts: Facts) -> str:
@@ -142,13 +144,18 @@ def _metrics(facts: Facts) -> str:
     header, *rows = summary.table(dict(figures))
     rate, baseline = FIGURES["win_rate"].heading, ROLES["sft"].title
     lines = [f"{rate} over {baseline}, judged by {facts.referee}: {summary.interval(figures, 'win_rate')}, {OVER}"]
+    if "lc_win_rate" in figures:
+        lines.append(
+            f"{FIGURES['lc_win_rate'].heading} over {baseline}: {summary.interval(figures, 'lc_win_rate')}, {OVER}"
+        )
     if "champion.win_rate" in figures:
         lines.append(f"{rate} over the champion before it: {summary.interval(figures, 'champion.win_rate')}, {OVER}")
     if "policy_forgetting" in figures:
         loss = FIGURES["general_loss"]
         rise = loss.show(figures["policy_forgetting"], sign="+")
         lines.append(f"{loss.heading}: {rise} {loss.unit} to {baseline}'s")
-    return "\n\n".join([_table(header, rows), *lines])
+    lines += summary.differences(figures)
+    return "\n\n".join([_table(header, rows), *lines, *(f"`{signature}`" for signature in facts.signatures)])
 
 
 def _reward_metrics(facts: Facts) -> str:

@@ -1,7 +1,7 @@
 """The gates between challenger and champion: figures in, findings out.
 
-A policy becomes champion when every finding has passed. A gate whose param is null finds nothing; a figure that is
-not a number passes no gate.
+A policy becomes champion when every finding has passed. A gate whose param is null finds nothing; a figure that could
+not be measured passes no gate: one that is not a number, or a fall from nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +17,23 @@ from tasks.roles import ROLES
 RATE = FIGURES["win_rate"]
 READ = {
     "win_rate": ("win_rate", "win_rate_low", "win_rate_high"),
+    "lc_win_rate": ("lc_win_rate", "lc_win_rate_low", "lc_win_rate_high"),
     "rouge": ("policy.rougeL", "sft.rougeL"),
     "bleu": ("policy.bleu", "sft.bleu"),
     "kl": ("policy.kl",),
     "forgetting": ("policy_forgetting",),
 }
 """By gate, the figures of an evaluation that it reads, its own first."""
-LIMITS = {"rouge": "max_rouge_drop", "bleu": "max_bleu_drop", "kl": "max_kl", "forgetting": "max_forgetting"}
+LIMITS = {
+    "lc_win_rate": "min_lc_win_rate_low",
+    "rouge": "max_rouge_drop",
+    "bleu": "max_bleu_drop",
+    "kl": "max_kl",
+    "forgetting": "max_forgetting",
+}
 """By gate, the param that bounds it; null switches it off."""
+RATES = ("win_rate", "lc_win_rate")
+"""The gates on a win rate over SFT, whose interval must lie above a bound."""
 
 
 class Finding(NamedTuple):
@@ -57,19 +66,23 @@ def reason(findings: Sequence[Finding]) -> str:
 
 
 def judge_evaluation(metrics: Mapping[str, float], params: RegisterParams) -> list[Finding]:
-    """Every gate that an evaluation's figures decide: win rate over SFT, ROUGE-L, BLEU, KL and forgetting.
+    """Every gate that an evaluation's figures decide: win rates over SFT, ROUGE-L, BLEU, KL and forgetting.
 
     Raises:
         ValueError: a figure that a gate needs is missing.
     """
-    limits = {gate: getattr(params, LIMITS[gate]) for gate in LIMITS if getattr(params, LIMITS[gate]) is not None}
-    needed = [key for gate, keys in READ.items() if gate == "win_rate" or gate in limits for key in keys]
+    bounds = {"win_rate": params.min_win_rate_low} | {gate: getattr(params, name) for gate, name in LIMITS.items()}
+    limits = {gate: bound for gate, bound in bounds.items() if bound is not None}
+    needed = [key for gate in limits for key in READ[gate]]
     if missing := [key for key in needed if key not in metrics]:
         raise ValueError(f"the evaluation lacks {', '.join(missing)}; run again: nightjar stage evaluate")
-    rate, low, high = (metrics[key] for key in READ["win_rate"])
-    over = f"{RATE.title} over {ROLES['sft'].title}"
-    findings = [_win_rate("win_rate", over, (rate, low, high), params.min_win_rate_low)]
+    findings = []
     for gate, limit in limits.items():
+        if gate in RATES:
+            rate, low, high = (metrics[key] for key in READ[gate])
+            over = f"{FIGURES[gate].title} over {ROLES['sft'].title}"
+            findings.append(_win_rate(gate, over, (rate, low, high), limit))
+            continue
         judge = _drop if find(READ[gate][0]).higher_is_better else _rise
         findings.append(judge(gate, limit, *(metrics[key] for key in READ[gate])))
     return findings
@@ -136,6 +149,11 @@ def _win_rate(name: str, title: str, interval: tuple[float, float, float], floor
 def _drop(gate: str, drop: float, policy: float, sft: float) -> Finding:
     """Of what is better when higher: the policy's may lie so far below SFT's."""
     figure = find(READ[gate][0])
+    if sft <= 0.0:
+        # No fall can be seen from there, whatever the policy writes.
+        return Finding(
+            gate, False, f"{figure.title} of {ROLES['sft'].title} {figure.show(sft)}: a fall is not measurable"
+        )
     passed, floor = policy >= sft - drop, figure.show(sft - drop)
     less = f"{ROLES['sft'].title}'s {figure.show(sft)} less {drop:g}"
     bound = f"{'not below' if passed else 'below'} {floor} ({less})"

@@ -14,12 +14,15 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from tasks.figures import FIGURES, find
+from tasks.figures import FIGURES, find, show
 from tasks.paths import Paths
 from tasks.roles import CONTESTANTS, ROLES
 
-SHOWN = ("rouge1", "rouge2", "rougeL", "bleu", "reward", "gold", "kl", "length")
-"""The figures of the table, in its order."""
+SIGNED = {"ROUGE": "rouge1, rouge2, rougeL, rougeLsum", "BLEU": "bleu", "chrF": "chrf"}
+"""The signatures that are told below the table, by what they are called there."""
+SHOWN = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "reward", "gold", "kl", "length")
+TESTED = ("rougeL", "bleu", "chrf")
+"""The figures of the table, in its order, and those whose differences are tested."""
 Table = list[list[str]]
 
 
@@ -40,7 +43,7 @@ def summary(paths: Paths) -> str:
         drawn.add_column(column, justify="right" if index else "left")
     for row in rows:
         drawn.add_row(*row)
-    screen = Console(file=StringIO(), width=100, color_system=None, highlight=False, markup=False)
+    screen = Console(file=StringIO(), width=120, color_system=None, highlight=False, markup=False)
     with screen.capture() as text:
         screen.print(drawn)
     lines = [line.rstrip() for line in text.get().splitlines() if line.strip()]
@@ -78,11 +81,34 @@ def interval(metrics: Mapping[str, float], key: str) -> str:
     return find(key).interval(metrics[key], metrics[f"{key}_low"], metrics[f"{key}_high"])
 
 
+def differences(metrics: Mapping[str, float]) -> list[str]:
+    """By how much the policy's answers are nearer to the references than SFT's, and p, in one line; or none."""
+    rows = [
+        f"{find(key).title} {find(key).show(metrics[f'policy.{key}'] - metrics[f'sft.{key}'], '+')} "
+        f"(p {show(f'{key}_p', metrics[f'policy.{key}_p'])})"
+        for key in TESTED
+        if f"policy.{key}_p" in metrics
+    ]
+    return [f"over {ROLES['sft'].title}: {', '.join(rows)}, paired bootstrap"] if rows else []
+
+
+def signatures(paths: Paths) -> list[str]:
+    """How the figures of the references were computed, a line each; none where an evaluation left no scores.json."""
+    path = paths.evaluation / "scores.json"
+    if not path.is_file():
+        return []
+    known: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["signatures"]
+    return [f"{title} {known[name]}" for title, name in SIGNED.items() if name in known]
+
+
 def _sentences(paths: Paths, metrics: dict[str, float]) -> list[str]:
-    """What was amiss with the data, the win rates with their intervals, and what was registered."""
-    lines, rate = _data(paths), FIGURES["win_rate"]
+    """What was amiss with the data, how ROUGE and BLEU were computed, the win rates, and what was registered."""
+    lines, rate = _data(paths) + signatures(paths) + differences(metrics), FIGURES["win_rate"]
     if "win_rate" in metrics:
         lines.append(f"{rate.title} over {ROLES['sft'].title} {interval(metrics, 'win_rate')}")
+    if "lc_win_rate" in metrics:
+        controlled = FIGURES["lc_win_rate"].title
+        lines.append(f"{controlled} over {ROLES['sft'].title} {interval(metrics, 'lc_win_rate')}")
     if not paths.registered.is_file():
         return [*lines, "nothing registered yet: python -m tasks register"]
     report = json.loads(paths.registered.read_text(encoding="utf-8"))

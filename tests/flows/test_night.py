@@ -44,7 +44,7 @@ def test_the_night_runs_what_is_due_and_dvc_agrees(
 ) -> None:
     """First all stages, in order, one line each; then, after a change, that stage and what depends on it.
 
-    Prefect shows a task run per stage under the stage's name, and the summary as an artifact.
+    Prefect shows a task run per stage under the stage's name, and the summary and the canaries as artifacts.
     """
     from flows.night import night
 
@@ -55,6 +55,7 @@ def test_the_night_runs_what_is_due_and_dvc_agrees(
     assert names == sorted(STAGES)
     assert "0.6250" in artifacts["summary"]
     assert "mlflow ui" in artifacts["links"]
+    assert "- difference: sings **well**" in artifacts["canaries"]
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[:-1]] == [[name, "ran"] for name in STAGES]
     assert lines[-1].endswith(": not promoted: it is a toy")

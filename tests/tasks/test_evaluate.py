@@ -61,6 +61,8 @@ def test_the_metrics_hold_the_contract_and_are_numbers(small_night: Paths) -> No
     assert all(math.isfinite(value) for value in metrics.values())
     assert 0.0 <= metrics["win_rate_low"] <= metrics["win_rate"] <= metrics["win_rate_high"] <= 1.0
     assert metrics["win_rate_low"] < metrics["win_rate_high"]
+    assert 0.0 <= metrics["lc_win_rate_low"] <= metrics["lc_win_rate"] <= metrics["lc_win_rate_high"] <= 1.0
+    assert all(0.0 < metrics[f"policy.{key}_p"] <= 1.0 for key in ("rougeL", "bleu", "chrf"))
     assert metrics["policy.kl"] > 0.0
     assert metrics["prompts"] == len(prompts_of(small_night))
     assert not [key for key in metrics if key.endswith("_all") or "judge" in key]
@@ -113,6 +115,7 @@ def test_the_samples_are_those_that_the_win_rate_is_counted_on(small_night: Path
     import numpy as np
 
     from rlhf.annotator import gold_score
+    from rlhf.evaluation.length_control import length_controlled_win_rate
     from rlhf.evaluation.winrate import win_rate
 
     rows = [json.loads(line) for line in (small_night.evaluation / "samples.jsonl").read_text().splitlines()]
@@ -130,6 +133,12 @@ def test_the_samples_are_those_that_the_win_rate_is_counted_on(small_night: Path
             every = [score for row in rows for score in row[name]["scores"][scorer]]
             assert metrics[f"{name}.{scorer}"] == pytest.approx(fmean(every), abs=1e-6)
     ours, theirs = (np.array([row[name]["scores"]["gold"] for row in rows]) for name in ("policy", "sft"))
+    long, short = (
+        np.array([[float(len(text)) for text in row[name]["texts"]] for row in rows]) for name in ("policy", "sft")
+    )
+    assert tuple(length_controlled_win_rate(ours, theirs, long, short)) == tuple(
+        metrics[f"lc_win_rate{end}"] for end in ("", "_low", "_high")
+    )
     found = win_rate(ours, theirs, settings["bootstrap"], seed=settings["seed"])
     assert tuple(found) == (metrics["win_rate"], metrics["win_rate_low"], metrics["win_rate_high"])
 
@@ -139,7 +148,12 @@ def test_every_figure_comes_with_its_signature(small_night: Paths) -> None:
     scores = json.loads((small_night.evaluation / "scores.json").read_text())
     assert scores["metrics"] == json.loads(small_night.metrics("evaluate").read_text())
     signatures = scores["signatures"]
-    assert set(signatures) == {"rouge1, rouge2, rougeL, rougeLsum", "bleu", "bleu_lc", "best_of_n.kl", "win_rate"}
+    assert set(signatures) == {
+        *("rouge1, rouge2, rougeL, rougeLsum", "bleu", "bleu_lc", "length, distinct_2, repeated_3"),
+        *("best_of_n.kl", "win_rate", "lc_win_rate", "chrf", "rougeL_p, bleu_p, chrf_p"),
+    }
+    assert signatures["rouge1, rouge2, rougeL, rougeLsum"].endswith("|tok:a-z0-9|lang:auto=en")
+    assert signatures["bleu"].endswith("|lang:auto=en")
     assert "case:mixed" in signatures["bleu"]
     assert "case:lc" in signatures["bleu_lc"]
     assert signatures["win_rate"].startswith("judge:gold|samples:2|")
@@ -183,7 +197,9 @@ def test_seen_prompts_count_in_the_figures_over_all_alone(
     assert [row["id"] for row in rows_of(paths)] == [row.id for row in prompts[4:]]
     assert (figures["prompts"], figures["prompts_seen_by_reward"]) == (len(prompts) - 4, 4)
     expected = {
-        f"{name}.{key}_all" for name in ("sft", "policy") for key in ("rouge1", "rouge2", "rougeL", "bleu", "bleu_lc")
+        f"{name}.{key}_all"
+        for name in ("sft", "policy")
+        for key in ("rouge1", "rouge2", "rougeL", "bleu", "bleu_lc", "chrf")
     }
     assert {key for key in figures if key.endswith("_all")} == expected
 

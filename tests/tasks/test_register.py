@@ -18,6 +18,7 @@ from tasks.params.register import RegisterParams
 from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.registry import decisions, rollback
+from tasks.reports import canaries
 from tasks.tracking import mlflow_store, tracker
 from tasks.trials import rematch
 from tasks.versioning import provenance
@@ -170,6 +171,23 @@ def test_every_decision_is_a_line_with_its_numbers(
     assert datetime.fromisoformat(first.when).tzinfo is not None
     assert first.when <= second.when
     assert {first.by, second.by} == {"gates"}
+
+
+def test_canaries_are_answered_beside_the_champion(evaluated: Paths, tracked_params: Params) -> None:
+    """Greedily: the first test prompt, then prompts by name; the same weights write the same; MLflow keeps the page."""
+    one = tracked_params.register_.model_copy(update={"canaries": 1})
+    night(evaluated, tracked_params, one)
+    [first] = canaries.read(evaluated)
+    assert first["prompt"] == "name = Blue House, food = Thai"
+    assert (first["champion"], first["version"]) == (None, None)
+    retrained(evaluated)
+    night(evaluated, tracked_params, one.model_copy(update={"canaries": [first["prompt"], "Tell me of the sea."]}))
+    second, other = canaries.read(evaluated)
+    assert second == {**first, "champion": first["policy"], "version": 1}
+    assert (other["prompt"], other["champion"]) == ("Tell me of the sea.", other["policy"])
+    run = version(evaluated, "policy", "challenger").run_id
+    kept = mlflow_store.open_client(evaluated).download_artifacts(run, "canaries.md")
+    assert Path(kept).read_text(encoding="utf-8") == canaries.markdown([second, other])
 
 
 def test_a_champion_that_cannot_be_loaded_is_an_error_with_a_way_out(evaluated: Paths, tracked_params: Params) -> None:

@@ -42,7 +42,7 @@ def compute(
 
 
 def check(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    """Raises ValueError naming the row unless there are N predictions, each with a list of references."""
+    """Raises ValueError naming the row unless there are N predictions, each with references that are not all blank."""
     if not predictions:
         raise ValueError("found no predictions; give at least one to score")
     if len(predictions) != len(references):
@@ -55,3 +55,7 @@ def check(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> No
             raise ValueError(f"references[{index}] is a text; give a list of one or more texts")
         if not row:
             raise ValueError(f"references[{index}] is empty; give each prediction at least one reference")
+        if not any(text.strip() for text in row):
+            raise ValueError(
+                f"references[{index}] holds no text: whatever was written would score 0; leave the row out"
+            )

@@ -8,6 +8,7 @@ from typing import Any
 
 import evaluate
 
+from rlhf.evaluation.language import unicode_words
 from rlhf.evaluation.lcs import lcs_length
 from rlhf.evaluation.metrics.features import texts_with_references
 from rlhf.evaluation.ptb import ptb_tokens
@@ -20,15 +21,20 @@ class CocoRouge(evaluate.Metric):  # type: ignore[misc]  # its library is not ty
         return evaluate.MetricInfo(
             description="ROUGE-L of the COCO caption scripts (0 to 1).",
             citation="Lin 2004; Chen et al. 2015, Microsoft COCO Captions",
-            inputs_description="predictions: N texts; references: N lists of texts; beta: weight of recall.",
+            inputs_description="predictions: N texts; references: N lists of texts; beta: weight of recall; "
+            "words: 'rouge_score' (Treebank-like, English) or 'unicode' (any language).",
             features=texts_with_references(),
         )
 
     def _compute(
-        self, predictions: Sequence[str], references: Sequence[Sequence[str]], beta: float = 1.2
+        self,
+        predictions: Sequence[str],
+        references: Sequence[Sequence[str]],
+        beta: float = 1.2,
+        words: str = "rouge_score",
     ) -> dict[str, Any]:
         """Returns a list of N scores as `rougeL`."""
-        tokens = cache(ptb_tokens)
+        tokens = cache(unicode_words if words == "unicode" else ptb_tokens)
         scores = [
             _score(tokens(prediction), [tokens(text) for text in row], beta)
             for prediction, row in zip(predictions, references, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf.evaluation.text import distinct_n, mean_words, repeated_ngram_share
+from rlhf.evaluation.text import distinct_n, mean_words, repeated_ngram_share, split_words
 
 
 def test_distinct_n_counts_over_all_texts_together() -> None:
@@ -32,6 +32,31 @@ def test_repeated_ngram_share_is_a_mean_over_texts() -> None:
 def test_mean_words_counts_what_stands_between_spaces() -> None:
     """3, 0 and 1 words."""
     assert mean_words(["one  two\nthree", "", "four-five"]) == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a  café,\tb", ["a", "café,", "b"]),
+        ("नमस्ते दुनिया", ["नमस्ते", "दुनिया"]),  # matras and the virama stay with their letters
+        ("السلام عليكم", ["السلام", "عليكم"]),
+        ("안녕 세상", ["안녕", "세상"]),
+        ("我爱GPT-2。", ["我", "爱", "GPT-2。"]),
+        ("データ", ["デ", "ー", "タ"]),
+        ("กินที่ นั่น", ["กิ", "น", "ที่", "นั่", "น"]),  # a vowel sign and a tone mark on one letter
+        ("", []),
+    ],
+)
+def test_words_are_what_spaces_separate_or_letters_where_a_script_has_none(text: str, words: list[str]) -> None:
+    """Marks stay with what they mark; Latin words and numbers inside stay whole."""
+    assert split_words(text) == words
+
+
+def test_variety_and_repetition_are_seen_in_scripts_without_spaces() -> None:
+    """Bigrams of `我爱我爱我`: 我爱, 爱我, 我爱, 爱我, 2 different of 4, as of the same letters with spaces."""
+    assert repeated_ngram_share(["我爱我爱我"], 2) == repeated_ngram_share(["我 爱 我 爱 我"], 2) == 0.5
+    assert distinct_n(["我爱我"] * 2, 2) == 2 / 4
+    assert mean_words(["我爱我", "abc"]) == 2.0
 
 
 def test_nothing_to_count_is_an_error() -> None:

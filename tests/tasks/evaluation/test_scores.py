@@ -30,9 +30,9 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Scores:
 
 
 def test_every_system_gets_every_variant_with_a_signature(scores: Scores) -> None:
-    """12 of ROUGE, COCO's, 4 of BLEU; what copies a reference gets all, what shares nothing gets none."""
+    """12 of ROUGE, COCO's, 4 of BLEU, chrF; what copies a reference gets all, what shares nothing gets none."""
     assert scores.rows == 2
-    assert len(scores.signatures) == 17
+    assert len(scores.signatures) == 18
     for figures in scores.values.values():
         assert list(figures) == list(scores.signatures)
     assert scores.values["good"]["rougeL_first"] == scores.values["good"]["coco_rougeL"] == 1.0
@@ -80,6 +80,7 @@ def test_references_may_stand_in_a_file_of_their_own(tmp_path: Path, scores: Sco
         ({"references": [], "outputs": {"s": "a"}}, "give a list of one or more texts"),
         ({"references": "a", "outputs": {"s": "a"}}, "give a list of one or more texts"),
         ({"outputs": {"s": "a"}}, "references is None"),
+        ({"references": [" "], "outputs": {"s": "a"}}, "references hold no text"),
         ({"references": ["a"], "outputs": {"t": "a"}}, "give every row the same systems"),
     ],
 )
@@ -104,7 +105,7 @@ SQUEEZED = gzip.compress(GOOD * 99)
         ("f.jsonl.gz", GOOD, "f.jsonl.gz: not a whole gzip file"),
         ("f.jsonl", SQUEEZED, "f.jsonl:1: not UTF-8"),
         ("f.jsonl", GOOD + b"[" * 100_000, "f.jsonl:2: not JSON (maximum recursion depth exceeded"),
-        ("f.jsonl", GOOD + b'{"n": ' + b"9" * 5000 + b"}", "f.jsonl:2: not JSON (Exceeds the limit"),
+        ("f.jsonl", GOOD + b'{"n": ' + b"9" * 5000 + b"}", "f.jsonl:2: Exceeds the limit"),
         ("f.jsonl", b"\xef\xbb\xbf\n", "f.jsonl: the file is empty"),
     ],
 )
@@ -121,6 +122,19 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path, pack: Callable[[bytes], by
     path = tmp_path / ("f.jsonl" if pack is bytes else "f.jsonl.gz")
     path.write_bytes(pack(b"\xef\xbb\xbf" + GOOD))
     assert score_file(path).values["output"]["rouge1_first"] == 1.0
+
+
+def test_other_languages_are_scored_by_their_own_words(tmp_path: Path) -> None:
+    """One letter of six is another: F = 5/6 in every variant but Porter's; signatures have the language."""
+    path = tmp_path / "outputs.jsonl"
+    write_rows(path, [{"references": ["我爱北京天气"], "output": "我爱北京天安"}])
+    found = score_file(path, language="auto")
+    assert found.values["output"]["rouge1_max"] == found.values["output"]["rougeL_first"] == pytest.approx(5 / 6)
+    assert len(found.signatures) == 14
+    assert all(text.endswith("|lang:auto=zh") for name, text in found.signatures.items() if name != "chrf")
+    assert "_stem" not in render(found).split("signatures")[0]
+    with pytest.raises(ValueError, match="found no tokens to score by"):
+        score_file(path)
 
 
 def test_missing_files_and_missing_references_are_named(tmp_path: Path) -> None:

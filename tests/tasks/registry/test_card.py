@@ -73,6 +73,7 @@ def test_its_figures_are_those_of_the_evaluation() -> None:
     )
     assert "Win rate over the champion before it: 0.600 [0.550, 0.650]" in told
     assert "Loss on other tasks: +0.123 nats per token to SFT's" in told
+    assert "`BLEU nrefs:1`" in section(card.render("policy", replace(FACTS, signatures=["BLEU nrefs:1"])), "Metrics")
 
 
 def test_gates_data_params_and_origin_are_tables() -> None:

@@ -13,12 +13,21 @@ from tasks.registry import gates
 from tasks.registry.gates import Finding, Rematch
 
 EVERY = RegisterParams(
-    min_win_rate_low=0.5, max_rouge_drop=0.02, max_bleu_drop=1.0, max_kl=10.0, max_forgetting=0.1, monitor_clean=True
+    min_win_rate_low=0.5,
+    min_lc_win_rate_low=0.5,
+    max_rouge_drop=0.02,
+    max_bleu_drop=1.0,
+    max_kl=10.0,
+    max_forgetting=0.1,
+    monitor_clean=True,
 )
 PASSING = {
     "win_rate": 0.93,
     "win_rate_low": 0.90,
     "win_rate_high": 0.96,
+    "lc_win_rate": 0.8,
+    "lc_win_rate_low": 0.7,
+    "lc_win_rate_high": 0.9,
     "policy.rougeL": 0.60,
     "sft.rougeL": 0.58,
     "policy.bleu": 24.0,
@@ -34,6 +43,8 @@ PASSING = {
         ({}, []),
         ({"win_rate_low": 0.5001}, []),
         ({"win_rate_low": 0.5}, ["win_rate"]),  # must lie above
+        ({"lc_win_rate_low": 0.5}, ["lc_win_rate"]),
+        ({"lc_win_rate_low": math.nan}, ["lc_win_rate"]),
         ({"policy.rougeL": 0.5601}, []),
         ({"policy.rougeL": 0.5599}, ["rouge"]),
         ({"policy.bleu": 22.5}, []),  # 23.5 − 1 exactly
@@ -45,15 +56,17 @@ PASSING = {
         *(({name: math.nan}, [gate]) for name, gate in (("win_rate_low", "win_rate"), ("policy.rougeL", "rouge"))),
         *(({name: math.nan}, [gate]) for name, gate in (("sft.bleu", "bleu"), ("policy.kl", "kl"))),
         ({"policy_forgetting": math.nan}, ["forgetting"]),
+        ({"sft.rougeL": 0.0, "policy.rougeL": 0.0}, ["rouge"]),  # nothing below SFT's could be measured
+        ({"sft.bleu": 0.0}, ["bleu"]),
         ({"policy.kl": 12.0, "win_rate_low": 0.4}, ["win_rate", "kl"]),
     ],
 )
 def test_every_gate_has_its_edge(change: dict[str, float], failing: list[str]) -> None:
-    """One figure at a time crosses its bound, .50 for the win rate, .58 − .02 for ROUGE-L, 23.5 − 1 for BLEU, 10 nats
-    for KL, .1 for forgetting; what is not a number passes nothing.
+    """One figure at a time crosses its bound, .50 for the win rates, .58 − .02 for ROUGE-L, 23.5 − 1 for BLEU, 10 nats
+    for KL, .1 for forgetting; what is not a number, or a fall from nothing, passes nothing.
     """
     findings = gates.judge_evaluation({**PASSING, **change}, EVERY)
-    assert [finding.name for finding in findings] == ["win_rate", "rouge", "bleu", "kl", "forgetting"]
+    assert [finding.name for finding in findings] == ["win_rate", "lc_win_rate", "rouge", "bleu", "kl", "forgetting"]
     assert [finding.name for finding in findings if not finding.passed] == failing
     assert gates.is_promoted(findings) == (not failing)
 
@@ -62,6 +75,7 @@ def test_a_promotion_gives_all_findings_and_a_refusal_those_that_failed() -> Non
     """Each with its figure and its bound."""
     assert gates.reason(gates.judge_evaluation(PASSING, EVERY)) == (
         "promoted: win rate over SFT 0.930 [0.900, 0.960] above 0.5; "
+        "length-controlled win rate over SFT 0.800 [0.700, 0.900] above 0.5; "
         "ROUGE-L 0.6000 not below 0.5600 (SFT's 0.5800 less 0.02); BLEU 24.00 not below 22.50 (SFT's 23.50 less 1); "
         "KL 2.60 within 10 nats; forgetting 0.040 within 0.1 nats per token"
     )

@@ -68,6 +68,27 @@ def test_the_summary_says_what_was_registered_and_why(paths: Paths) -> None:
     ]
 
 
+def test_the_figures_of_the_references_carry_their_signatures(paths: Paths) -> None:
+    """A line each below the table, in Markdown too."""
+    signatures = {
+        "rouge1, rouge2, rougeL, rougeLsum": "rouge_score:0|tok:a-z0-9|lang:auto=en",
+        "bleu": "nrefs:1|tok:13a",
+    }
+    write_json(paths.evaluation / "scores.json", {"signatures": signatures})
+    told = ["ROUGE rouge_score:0|tok:a-z0-9|lang:auto=en", "BLEU nrefs:1|tok:13a"]
+    assert summary.summary(paths).splitlines()[-6:-4] == told
+    assert [line[2:] for line in summary.markdown(paths).splitlines()[-6:-4]] == told
+
+
+def test_differences_of_texts_and_the_rate_at_equal_lengths_have_lines(paths: Paths) -> None:
+    """With p where it was tested; an evaluation of an earlier time has neither."""
+    more = {"policy.rougeL_p": 0.001, "policy.bleu_p": 0.25, "lc_win_rate": 0.7, "lc_win_rate_low": 0.6}
+    write_json(paths.metrics("evaluate"), METRICS | more | {"lc_win_rate_high": 0.8})
+    lines = summary.summary(paths).splitlines()
+    assert lines[-6] == "over SFT: ROUGE-L +0.0200 (p 0.001), BLEU +1.54 (p 0.250), paired bootstrap"
+    assert lines[-4] == "length-controlled win rate over SFT 0.700 [0.600, 0.800]"
+
+
 def test_a_match_against_the_champion_has_a_line(paths: Paths) -> None:
     """Below the win rate over SFT; a first policy, without a champion to beat, has none."""
     write_json(paths.registered, {**REPORT, "champion": {"version": 2, "rate": 0.61, "low": 0.55, "high": 0.668}})
