@@ -14,7 +14,12 @@ from rlhf.batches import Batch
 from rlhf.logprobs import kl_estimate
 from rlhf.masking import explained_variance, masked_mean, masked_variance, whiten
 from rlhf.policy.rollouts import Networks, Scorer, roll_out
-from rlhf.ppo.advantages import OF_COMPLETIONS, generalized_advantages, log_derivative_coefficients
+from rlhf.ppo.advantages import (
+    OF_COMPLETIONS,
+    generalized_advantages,
+    leave_one_out_advantages,
+    log_derivative_coefficients,
+)
 from rlhf.ppo.rewards import token_rewards
 from rlhf.records import PromptText
 from rlhf.settings.policy import PolicySettings
@@ -113,10 +118,13 @@ def estimate_advantages(
         gae = generalized_advantages(rewards, values, response_mask, settings.discount, settings.gae_lambda)
         return Estimate(gae.advantages, gae.returns, values)
     kl = torch.where(response_mask, kl_estimate(logprobs, ref_logprobs, estimator), 0.0).sum(1)
-    returns = log_derivative_coefficients(scores, kl, kl_coefficient)
     row = ALGORITHMS[settings.algorithm]
     assert row.advantages is not None
-    group = settings.completions if row.group == "prompt" else len(returns)
-    advantages, baselines = OF_COMPLETIONS[row.advantages](returns, group)
+    group = settings.completions if row.group == "prompt" else len(scores)
+    of_scores = OF_COMPLETIONS[row.advantages](scores, group)
+    # Without the completion itself among those it is held against, so that the gradient is the KL's whole.
+    of_kl = leave_one_out_advantages(kl_coefficient * (1.0 + kl), group)
+    advantages, baselines = (one - other for one, other in zip(of_scores, of_kl, strict=True))
+    returns = log_derivative_coefficients(scores, kl, kl_coefficient)
     # A completion's figure stands at each of its tokens.
     return Estimate(*(torch.where(response_mask, row[:, None], 0.0) for row in (advantages, returns, baselines)))

@@ -15,6 +15,7 @@ class KlSettings(Settings):
     """The KL penalty that keeps the policy near the reference."""
 
     coefficient: Annotated[float, Field(ge=0.0)] = 0.1
+    """Score that a nat costs; of grpo, score in deviations of the prompt's completions."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
     target: Rate | None = None
     """nats per sequence; with a target the coefficient adapts, without one it is fixed."""

@@ -1,7 +1,7 @@
 """An exactly solvable case: two tokens at most over eight words, so that every completion can be counted.
 
 By enumeration the objective J(π) = E[R] − β·KL(π ‖ π_ref), its gradient and its optimum are known. The optimum is
-π*(y|x) ∝ π_ref(y|x)·exp(R(y)/β), with J* = β·log Σ_y π_ref(y|x)·exp(R(y)/β).
+π*(y|x) ∝ π_ref(y|x)·exp(R(y)/β), with J* = β·log Σ_y π_ref(y|x)·exp(R(y)/β). GRPO's R is in units of its deviation.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from rlhf.settings.policy import PolicySettings
 
 EOS, WORDS = 1, range(8)
 BETA = 0.5
+GRPO_BETA = 1.0
+"""In units of the scores' deviation, which falls as the policy learns: with less there is no optimum but one word."""
 ALGORITHMS = ("ppo", "reinforce", "rloo", "grpo")
 
 
@@ -142,9 +144,15 @@ def sampled_gradient(trainer: PpoTrainer, prompts: Sequence[str]) -> torch.Tenso
     scale = mask.sum() / len(mask)  # a loss per token, where the objective is one per completion
     if trainer.settings.algorithm == "ppo":
         scale = scale * figures["advantage_std"]  # whitened advantages
-    if trainer.settings.algorithm == "grpo":
-        scale = scale * experience.returns[:, 0].std(correction=0)  # one prompt, so one group
     return scale * moved
+
+
+def units_of_scores(algorithm: str, probabilities: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
+    """What GRPO divides scores by: their deviation under the policy; 1 for the others."""
+    if algorithm != "grpo":
+        return torch.ones(())
+    mean = (probabilities * rewards).sum()
+    return (probabilities * (rewards - mean).square()).sum().sqrt()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -173,7 +181,8 @@ def test_sampled_gradients_are_the_true_one_within_their_error(
         ours = exact_logprobs(trainer.policy, prompt, listed.responses)
         theirs = exact_logprobs(trainer.networks.reference, prompt, listed.responses).detach()
         assert ours.exp().sum().item() == pytest.approx(1.0, abs=1e-4)
-        total = total + objective(ours, theirs, listed.rewards, BETA) / len(prompts)
+        units = units_of_scores(algorithm, ours.exp().detach(), listed.rewards)
+        total = total + objective(ours, theirs, listed.rewards / units, BETA) / len(prompts)
     exact = torch.cat([g.flatten() for g in torch.autograd.grad(total, list(trainer.policy.model.parameters()))])
 
     repeats = 32 if algorithm == "rloo" else 1
@@ -189,7 +198,11 @@ def test_sampled_gradients_are_the_true_one_within_their_error(
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_training_reaches_the_known_optimum(trainer_of: Callable[..., PpoTrainer], algorithm: str) -> None:
-    """One token, one prompt: the policy ends at π_ref·exp(R/β), and J at β·log Σ π_ref·exp(R/β)."""
+    """One token, one prompt: the policy ends at π_ref·exp(R/β), and J at β·log Σ π_ref·exp(R/β).
+
+    Of GRPO with R in its deviations under that very policy, which repetition finds.
+    """
+    beta = GRPO_BETA if algorithm == "grpo" else BETA
     trainer = trainer_of(
         algorithm,
         ["a"],
@@ -200,19 +213,22 @@ def test_training_reaches_the_known_optimum(trainer_of: Callable[..., PpoTrainer
         learning_rate=2e-2,
         critic_learning_rate=2e-2,
         epochs=2,
+        kl={"coefficient": beta},
     )
     listed = outcomes(trainer.policy, 1)
     with torch.no_grad():
-        reference = exact_logprobs(trainer.policy, "a", listed.responses)
-        best = (reference + listed.rewards / BETA).log_softmax(0)
-        optimum = (BETA * (reference + listed.rewards / BETA).logsumexp(0)).item()
-        assert objective(best, reference, listed.rewards, BETA).item() == pytest.approx(optimum, abs=1e-5)
-        start = objective(reference, reference, listed.rewards, BETA).item()
+        reference = best = exact_logprobs(trainer.policy, "a", listed.responses)
+        for _ in range(50):
+            rewards = listed.rewards / units_of_scores(algorithm, best.exp(), listed.rewards)
+            best = (reference + rewards / beta).log_softmax(0)
+        optimum = (beta * (reference + rewards / beta).logsumexp(0)).item()
+        assert objective(best, reference, rewards, beta).item() == pytest.approx(optimum, abs=1e-5)
+        start = objective(reference, reference, rewards, beta).item()
     for _ in trainer.train():
         pass
     with torch.no_grad():
         found = exact_logprobs(trainer.policy, "a", listed.responses)
-    reached = objective(found, reference, listed.rewards, BETA).item()
+    reached = objective(found, reference, rewards, beta).item()
     assert optimum - start > 0.1
     assert reached <= optimum + 1e-5
     assert optimum - reached < 0.005 * (optimum - start)
