@@ -16,12 +16,34 @@ class KlSettings(Settings):
 
     coefficient: Annotated[float, Field(ge=0.0)] = 0.1
     """Score that a nat costs; of grpo, score in deviations of the prompt's completions."""
+    in_: Annotated[Literal["reward", "loss"], Field(alias="in")] = "reward"
+    """reward: what each token costs is taken off its reward; loss: a token's own KL is a term of the loss.
+
+    The policy that sampled gets the same gradient of either. In later minibatches the loss knows how far the policy
+    has moved since, and no clip holds it back.
+    """
     estimator: Literal["k1", "k2", "k3"] = "k1"
+    """k1 in the reward, k2 or k3 in the loss; these two have one gradient, and differ in what is logged."""
     target: Rate | None = None
     """nats per sequence; with a target the coefficient adapts, without one it is fixed."""
     horizon: Positive = 10_000
     ceiling: Rate | None = None
     """nats per sequence; past it the run stops."""
+
+    @model_validator(mode="after")
+    def _the_gradient_is_the_kl_s(self) -> Self:
+        if self.in_ == "reward" and self.estimator != "k1":
+            raise ValueError(
+                f"estimator {self.estimator} in the reward holds nothing back: a reward's own derivative is not "
+                "followed, and without it hardly any of the KL's gradient is left, or one of the wrong sign; write "
+                f"in: loss beside estimator: {self.estimator}, or estimator: k1 to keep the penalty in the reward"
+            )
+        if self.in_ == "loss" and self.estimator == "k1":
+            raise ValueError(
+                "estimator k1 in the loss holds nothing back: the expectation of its gradient is 0; write estimator: "
+                "k2 or estimator: k3 beside in: loss, or in: reward to keep k1"
+            )
+        return self
 
 
 class MonitorSettings(Settings):

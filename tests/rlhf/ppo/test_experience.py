@@ -47,7 +47,7 @@ def test_what_each_algorithm_without_a_critic_makes_of_the_same_scores(
 ) -> None:
     """By hand, at every token of the completion and nowhere else."""
     found = estimate(algorithm=algorithm)
-    for ours, expected in zip(found, (advantages, RETURNS, baselines), strict=True):
+    for ours, expected in zip(found[:3], (advantages, RETURNS, baselines), strict=True):
         spread = torch.where(MASK, torch.tensor(expected)[:, None], 0.0)
         torch.testing.assert_close(ours, spread, atol=1e-6, rtol=0)
 
@@ -97,3 +97,11 @@ def test_equal_scores_leave_the_kl_its_price() -> None:
     # .001 less 11/3 thousandths, .002 less 10/3, .003 less 3, .006 less 2
     expected = torch.tensor([[8 / 3], [4 / 3], [0.0], [-4.0]]) * 1e-4
     torch.testing.assert_close(found, expected, atol=1e-8, rtol=0)
+
+
+def test_the_price_of_a_nat_is_in_units_of_the_advantages() -> None:
+    """β as it is, and where rewards are whitened β over their deviation."""
+    rewards = torch.tensor([-0.25, 0.75, 2.5, -0.125, 0.125, 3.0])
+    assert estimate(algorithm="rloo").kl_price.item() == 0.5
+    found = estimate(torch.zeros(4, 2), algorithm="ppo", whiten_rewards=True).kl_price
+    assert found.item() == pytest.approx(0.5 / rewards.std(correction=0).item())

@@ -83,7 +83,8 @@ def test_a_step_is_the_gradient_of_the_naive_loss(
     before = weights(actors)
     # Shifted logprobs make ratios that differ from 1, which the guard is there to refuse.
     monkeypatch.setattr("rlhf.ppo.update.check_ratio", lambda error, policy: None)
-    update(actors, experience, settings(**params.model_dump() | {"micro_batch_size": micro}), True, generator())
+    fields = params.model_dump(by_alias=True) | {"micro_batch_size": micro}
+    update(actors, experience, settings(**fields), True, generator())
     for start, now, gradient in zip(before, weights(actors), expected, strict=True):
         torch.testing.assert_close(start - now, gradient, atol=2e-5, rtol=1e-4)
 
@@ -107,7 +108,8 @@ def test_diagnostics_are_averaged_over_tokens_and_not_over_padding(actors: Actor
     one = copy.deepcopy(actors[:2])
     optimizers = [torch.optim.SGD(network.parameters(), lr=1.0) for network in one]
     first = update(Actors(*one, *optimizers), experience, settings(), True, generator())
-    figures = update(actors, experience, settings(**params.model_dump() | {"micro_batch_size": 4}), True, generator())
+    fields = params.model_dump(by_alias=True) | {"micro_batch_size": 4}
+    figures = update(actors, experience, settings(**fields), True, generator())
     with torch.no_grad():
         logits = response_logits(one[0], experience.batch)
         mask = experience.batch.response_mask
