@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from rlhf.demonstrations import Example, evaluate_loss, learn_responses
+from rlhf.finite import BadBatches, NotFiniteError
 from rlhf.models import Policy
 from rlhf.optim import Optimizer, shuffled_batches
 from rlhf.settings.sft import SftSettings
@@ -21,6 +22,7 @@ def train_sft(
     dev: Sequence[Example],
     settings: SftSettings,
     general: Sequence[Example] = (),
+    bad: BadBatches | None = None,
 ) -> Iterator[dict[str, float]]:
     """Fine-tunes the policy in place, yielding the figures of each step; `eval_loss` is nats per token.
 
@@ -33,7 +35,12 @@ def train_sft(
         dev: examples that `eval_loss` is measured on.
         settings: how long, how fast, and how much is replayed.
         general: examples of other tasks to replay.
+        bad: counts the batches that are skipped; None counts here.
+
+    Raises:
+        ValueError: there are more of those than `max_bad_batches`.
     """
+    bad = bad or BadBatches("sft", settings.max_bad_batches)
     torch.manual_seed(settings.seed)  # dropout draws from the global stream, whatever was drawn from it before
     optimizer = Optimizer(policy.model, settings)
     micro = settings.micro_batch_size or settings.batch_size
@@ -43,7 +50,11 @@ def train_sft(
         loss_sum = 0.0
         for start in range(0, len(batch), micro):
             loss_sum += learn_responses(policy, batch[start : start + micro], 1 / total) / total
-        figures = {"loss": loss_sum, "grad_norm": optimizer.step(), "learning_rate": optimizer.learning_rate}
+        try:
+            figures = optimizer.step(loss_sum)
+        except NotFiniteError as error:
+            bad.skip(error, step=step, examples=[policy.describe(*example) for example in batch])
+            figures = {"learning_rate": optimizer.learning_rate}
         if step % settings.eval_every == 0 or step == settings.steps:
             figures["eval_loss"] = evaluate_loss(policy, dev)
             policy.model.train()

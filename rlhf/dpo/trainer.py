@@ -16,6 +16,7 @@ from rlhf.adapters import trainable_parameters
 from rlhf.batches import make_batch
 from rlhf.dpo.losses import preference_losses
 from rlhf.dpo.pairs import PairTable
+from rlhf.finite import NotFiniteError, check_figures
 from rlhf.heads import response_logprobs
 from rlhf.masking import masked_mean
 from rlhf.policy.rollouts import Scorer, roll_out
@@ -56,14 +57,21 @@ class DpoTrainer(PolicyTrainer):
         """A pass over the pairs of these prompts, in `minibatches` steps; the figures are means over those."""
         self.decay()
         share = math.ceil(len(rows) / self.settings.minibatches)
-        steps = [self.step(rows[start : start + share]) for start in range(0, len(rows), share)]
-        return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+        steps: list[dict[str, float]] = []
+        skipped: dict[str, float] = {}
+        for start in range(0, len(rows), share):
+            part = rows[start : start + share]
+            try:
+                steps.append(self.step(part))
+            except NotFiniteError as error:
+                skipped = self.skip(error, pairs=[pair for row in part for pair in self.texts(row)])
+        return skipped | {name: sum(step[name] for step in steps) / len(steps) for name in (steps[0] if steps else ())}
 
     def step(self, rows: Sequence[int]) -> dict[str, float]:
         """One optimizer step on the mean loss over the pairs of these prompts.
 
         Raises:
-            ValueError: the gradient is not finite; nothing is stepped on then.
+            NotFiniteError: the loss or the gradient is not finite; nothing has moved then.
         """
         settings, reference = self.settings, self.reference_logprobs()[0]
         pairs = [pair for row in rows for pair in self.train_pairs.pairs[row]]
@@ -75,12 +83,21 @@ class DpoTrainer(PolicyTrainer):
                 sums[name] = sums.get(name, 0.0) + float(values.sum()) / len(pairs)
         if self.general and settings.ptx_coefficient > 0:
             sums["general_loss"] = self.learn_general(len(pairs), settings.ptx_coefficient)
-        norm = float(nn.utils.clip_grad_norm_(trainable_parameters(self.policy), settings.max_grad_norm))
-        if not math.isfinite(norm):
-            raise ValueError(f"the gradient's norm is {norm}; lower policy.learning_rate, or look for damaged pairs")
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return {**sums, "grad_norm": norm}
+        sums["grad_norm"] = float(nn.utils.clip_grad_norm_(trainable_parameters(self.policy), settings.max_grad_norm))
+        try:
+            check_figures(sums)
+            self.optimizer.step()
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+        return sums
+
+    def texts(self, row: int) -> list[dict[str, str]]:
+        """The pairs of a prompt, for people."""
+        examples, describe = self.train_pairs.examples, self.policy.describe
+        return [
+            {**describe(*examples[chosen]), "rejected": describe(*examples[rejected])["response"]}
+            for chosen, rejected in self.train_pairs.pairs[row]
+        ]
 
     def losses(self, log_ratios: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """The loss of each pair, by the settings."""
@@ -131,7 +148,10 @@ class DpoTrainer(PolicyTrainer):
         """Measures where that is due, then has the watch check the policy."""
         settings = self.settings
         due = self.iteration % settings.dpo.sample_every == 0 or self.iteration in (1, settings.iterations)
-        figures = self.measure() if due else {}
+        try:
+            figures = self.measure() if due else {}
+        except NotFiniteError as error:
+            figures = self.skip(error)
         return figures if self.stopped is not None else figures | super().look()
 
     @torch.no_grad()
@@ -148,6 +168,7 @@ class DpoTrainer(PolicyTrainer):
         rollouts = roll_out(self.networks, self.scorer, prompts, settings, draw)
         entropy = -float(masked_mean(rollouts.logprobs, rollouts.batch.response_mask))
         figures |= rollouts.figures() | {"entropy": entropy}
+        check_figures(figures)
         if self.iteration == 0:
             check_start(figures["kl"], self.policy)
         self.passes_ceiling(figures["kl"])

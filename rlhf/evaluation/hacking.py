@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, tensor
 
 from rlhf.algorithms import ALGORITHMS
 from rlhf.settings.policy import MonitorSettings
@@ -44,6 +44,19 @@ class Reading(NamedTuple):
     repeated_3: float
     distinct_2: float
     spread: float
+
+    def unmeasured(self) -> str:
+        """Which of it is not finite, and so no measurement; nothing where all is."""
+        scores = {
+            "the reward model's score": self.proxy,
+            "the held-out score": self.held_out,
+            "the KL": tensor(self.kl),
+        }
+        for name, values in scores.items():
+            bad = 0 if values is None else int((~values.isfinite()).sum())
+            if bad:
+                return f"{name} is not finite for {bad} of {len(self.proxy)} completions"
+        return ""
 
 
 class Verdict(NamedTuple):
@@ -90,6 +103,8 @@ def findings(start: Reading, best: Reading, now: Reading, limits: MonitorSetting
         now: the reading to judge.
         limits: None switches a limit off.
     """
+    if unmeasured := now.unmeasured():
+        return [f"{unmeasured}: look for a damaged model in data/models, or lower policy.learning_rate"]
     messages = _held_out_findings(start, best, now, limits)
     if limits.max_kl is not None and now.kl > limits.max_kl:
         messages.append(

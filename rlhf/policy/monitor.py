@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import torch
@@ -46,10 +47,19 @@ class Monitor:
     readings: list[Reading] = field(init=False, default_factory=list)
 
     def check(self, policy: Policy, log_ratio: LogRatio, iteration: int) -> Check | None:
-        """Reads the policy where a reading is due: every so many iterations, and at the end."""
+        """Reads the policy where a reading is due: every so many iterations, and at the end.
+
+        Raises:
+            ValueError: what the first reading measured is not finite.
+        """
         if iteration % self.limits.every and iteration != self.iterations:
             return None
         now = self.read(policy, log_ratio, iteration)
+        if not self.readings and now.unmeasured():
+            raise ValueError(
+                f"before the first update {now.unmeasured()}, so there is nothing to hold a reading against; train the "
+                "reward model anew: nightjar stage reward"
+            )
         self.readings.append(now)
         outcome = verdict(self.readings, self.limits)
         figures = {f"monitor_{name}": value for name, value in self.figures(now).items()}
@@ -101,14 +111,15 @@ class Monitor:
         return assessment.scores, float(assessment.spread.mean())
 
     def figures(self, reading: Reading) -> dict[str, float]:
-        """A reading as numbers; gains are in deviations of the first reading."""
+        """A reading as numbers, those that are finite; gains are in deviations of the first reading."""
         start = self.readings[0]
         figures = {"proxy": float(reading.proxy.mean()), "proxy_gain": gain(reading.proxy, start.proxy)}
         if reading.held_out is not None and start.held_out is not None:
             figures["held_out"] = float(reading.held_out.mean())
             figures["held_out_gain"] = gain(reading.held_out, start.held_out)
         names = ("kl", "length", "repeated_3", "distinct_2", "spread")
-        return figures | {name: getattr(reading, name) for name in names}
+        figures |= {name: getattr(reading, name) for name in names}
+        return {name: value for name, value in figures.items() if isfinite(value)}
 
     def state_dict(self) -> dict[str, Any]:
         """The readings, for a checkpoint."""

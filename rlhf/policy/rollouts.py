@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from rlhf.adapters import without_adapter
 from rlhf.batches import Batch, make_batch, response_states
+from rlhf.finite import NotFiniteError, check_tensors
 from rlhf.generation import sample
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy, computes_in_float32
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.rewards import final_scores, length_penalty
-from rlhf.records import PromptText, Sampling
+from rlhf.records import PromptText, Sampling, prompt_key
 from rlhf.settings.policy import PolicySettings
 
 
@@ -129,7 +130,11 @@ def roll_out(
     settings: PolicySettings,
     generator: torch.Generator,
 ) -> Rollouts:
-    """Samples a completion for each prompt and scores it."""
+    """Samples a completion for each prompt and scores it.
+
+    Raises:
+        NotFiniteError: a score, a logprob or a value is not finite; it holds the prompts, completions and scores.
+    """
     policy = networks.policy
     encoded = policy.encode_prompts(prompts)
     seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
@@ -140,7 +145,8 @@ def roll_out(
     samples = sample(policy, encoded, [sampling] * len(prompts), seeds, value)
     responses = samples.responses()
     batch = make_batch(encoded, responses, policy.device)
-    raw = scorer.score(prompts, [policy.decode(response) for response in responses]).to(policy.device)
+    texts = [policy.decode(response) for response in responses]
+    raw = scorer.score(prompts, texts).to(policy.device)
     scores = final_scores(raw, samples.finished, settings.unfinished_score, settings.unfinished == "replace")
     scores = scores - length_penalty(samples.lengths, settings.length_penalty, settings.length_free)
     # In half precision a step of the sampler and a forward over the whole round differently, by more than PPO bears.
@@ -149,4 +155,14 @@ def roll_out(
     ref_logprobs = networks.ref_logprobs(batch)
     if values is None and critic is not None:
         values = networks.values(batch)
+    said = {"scores of the reward model": raw, "logprobs of the policy": logprobs}
+    said |= {"logprobs of the reference": ref_logprobs} | ({} if values is None else {"values of the critic": values})
+    try:
+        check_tensors(said)
+    except NotFiniteError as error:
+        rows = zip(prompts, texts, raw.tolist(), strict=True)
+        completions = [
+            {"prompt": prompt_key(prompt), "completion": text, "score": score} for prompt, text, score in rows
+        ]
+        raise NotFiniteError(str(error), {"completions": completions}) from None
     return Rollouts(batch, scores, logprobs, ref_logprobs, values, samples.finished)

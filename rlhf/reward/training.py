@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf.finite import BadBatches, NotFiniteError
 from rlhf.optim import Optimizer, shuffled_batches
 from rlhf.records import Message, Pair, prompt_key
 from rlhf.reward.encoder import EncoderReward
@@ -61,12 +62,22 @@ def train_reward(
     train: Sequence[Comparisons],
     dev: Sequence[Comparisons],
     settings: RewardSettings,
+    bad: BadBatches | None = None,
 ) -> Iterator[dict[str, float]]:
     """Trains the network in place, yielding the figures of each step.
 
+    Args:
+        network: to be trained.
+        train: the pairs to learn from.
+        dev: those that are only measured on.
+        settings: how long, how fast, and by which loss.
+        bad: counts the batches that are skipped; None counts here.
+
     Raises:
-        ValueError: there is no pair to learn from, or a pair lacks the ratings that the loss asks for.
+        ValueError: there is no pair to learn from, a pair lacks the ratings that the loss asks for, or more batches are
+            skipped than `max_bad_batches`.
     """
+    bad = bad or BadBatches("reward", settings.max_bad_batches)
     check_pairs([pair for group in train for pair in group.pairs], settings)
     generator = torch.Generator().manual_seed(settings.seed)
     optimizer, loss_of = Optimizer(network, settings), make_loss(train, settings)
@@ -76,12 +87,13 @@ def train_reward(
         chosen, rejected = score_pairs(network, groups)
         loss = loss_of(chosen, rejected, groups)
         (loss + settings.centring * centring_loss(chosen, rejected)).backward()
-        figures = {
-            "loss": loss.item(),
-            "grad_norm": optimizer.step(),
-            "learning_rate": optimizer.learning_rate,
-        }
-        figures["accuracy"] = float((chosen > rejected).float().mean())
+        try:
+            figures = optimizer.step(loss.item())
+            figures["accuracy"] = float((chosen > rejected).float().mean())
+        except NotFiniteError as error:
+            pairs = [pair.model_dump(mode="json") for group in groups for pair in group.pairs]
+            bad.skip(error, step=step, pairs=pairs)
+            figures = {"learning_rate": optimizer.learning_rate}
         if dev and (step % settings.eval_every == 0 or step == settings.steps):
             chosen, rejected = score_all(network, dev)
             figures["eval_loss"] = float(loss_of(chosen, rejected, dev))

@@ -142,6 +142,8 @@ class PolicySettings(Settings):
     temperature: Rate = 1.0
     max_new_tokens: Positive = 64
     max_grad_norm: Rate = 1.0
+    max_bad_batches: NonNegative = 3
+    """Batches that may be skipped since a loss, a score or a gradient was not finite; one more stops the stage."""
     checkpoint_every: NonNegative = 10
     """Iterations between two checkpoints, from which a run that was cut off goes on; 0 writes none."""
     seed: NonNegative = 0

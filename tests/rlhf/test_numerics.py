@@ -318,7 +318,7 @@ def test_pure_bfloat16_holds_for_weights_and_optimizer_alike(policy: Policy, tmp
         logprobs = response_logprobs(loaded.model, make_batch(PROMPTS, RESPONSES))
     before = loaded.model.get_input_embeddings().weight.clone()
     (-logprobs.mean()).backward()
-    optimizer.step()
+    optimizer.step(1.0)
     assert logprobs.dtype == torch.float32
     assert not torch.equal(loaded.model.get_input_embeddings().weight, before)
     states = optimizer._adam.state.values()

@@ -148,3 +148,22 @@ def test_chance_is_seldom_taken_for_a_fall_and_a_fall_seldom_for_chance() -> Non
             counts[fall] += bool(findings(start, reading(4, before), reading(8, after - fall), MonitorSettings()))
     assert counts[0.0] <= 6
     assert counts[0.6] >= 290
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("proxy", torch.tensor([1.0, float("nan"), 0.0, float("inf")]), "the reward model's score is not finite for 2"),
+        ("held_out", torch.tensor([1.0, 2.0, 3.0, float("nan")]), "the held-out score is not finite for 1"),
+        ("kl", float("nan"), "the KL is not finite for 1"),
+    ],
+)
+def test_a_reading_that_measured_nothing_is_past_every_limit(field: str, value: object, words: str) -> None:
+    """No comparison with what is no number is true, so it would pass; it is never the best, with limits off or on."""
+    readings = [reading(0, 1.0), reading(1, 2.0)._replace(**{field: value})]
+    for limits in (STRICT, OFF):
+        found = verdict(readings, limits)
+        assert found.findings[1] == [
+            f"{words} of 4 completions: look for a damaged model in data/models, or lower policy.learning_rate"
+        ]
+        assert found.best is readings[0]

@@ -233,3 +233,27 @@ def test_a_run_taken_up_from_a_checkpoint_stops_where_it_would_have(trainer_of: 
     assert second.stopped == whole.stopped is not None
     pairs = zip(weights(second.policy), weights(whole.policy), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_a_first_reading_that_measured_nothing_is_an_error(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """There would be nothing to hold the others against; a later one is a reading past a limit, without its figure."""
+
+    class Mute(Greedy):
+        def score(self, prompts: Sequence[object], completions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
+            return super().score(prompts, completions) * float("nan")
+
+    trainer, monitor = trainer_of(None), monitor_of(iterations=20)
+    talking, monitor.proxy = monitor.proxy, Mute()
+    with pytest.raises(
+        ValueError, match=r"before the first update the reward model's score is not finite for 20 of 20"
+    ):
+        monitor.check(trainer.policy, trainer.networks.log_ratio, 0)
+    monitor.proxy = talking
+    monitor.check(trainer.policy, trainer.networks.log_ratio, 0)
+    monitor.proxy = Mute()
+    check = monitor.check(trainer.policy, trainer.networks.log_ratio, 2)
+    assert check is not None
+    assert not check.best
+    assert "not finite" in check.warnings[0]
+    assert "monitor_kl" in check.figures
+    assert "monitor_proxy" not in check.figures
