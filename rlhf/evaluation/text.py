@@ -5,6 +5,7 @@ Words are separated by white space and lower-cased.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -17,14 +18,14 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     Source: Li et al. 2016, A Diversity-Promoting Objective Function for Neural Conversation Models, section 5.
 
     Returns:
-        The share; 1 when no text is n words long, since nothing repeats.
+        The share; where no text is n words long 1, since nothing repeats, or 0 where there is no word at all.
 
     Raises:
         ValueError: there is no text, or n is below 1.
     """
     _check(texts, n)
     ngrams = [gram for text in texts for gram in _ngrams(text, n)]
-    return len(set(ngrams)) / len(ngrams) if ngrams else 1.0
+    return len(set(ngrams)) / len(ngrams) if ngrams else float(any(text.strip() for text in texts))
 
 
 def repeated_ngram_share(texts: Sequence[str], n: int) -> float:
@@ -39,6 +40,23 @@ def repeated_ngram_share(texts: Sequence[str], n: int) -> float:
     """
     _check(texts, n)
     return fmean(_repeated(_ngrams(text, n)) for text in texts)
+
+
+def empty_share(texts: Sequence[str]) -> float:
+    """The share of texts that hold nothing to read; 0 to 1. Raises ValueError when there is no text."""
+    _check(texts, 1)
+    return fmean(not text.strip() for text in texts)
+
+
+def identical_share(texts: Sequence[str]) -> float:
+    """The share of texts that are there more than once, white space at their ends aside; 0 to 1.
+
+    Raises:
+        ValueError: there is no text.
+    """
+    _check(texts, 1)
+    counts = Counter(text.strip() for text in texts)
+    return sum(count for count in counts.values() if count > 1) / len(texts)
 
 
 def mean_words(texts: Sequence[str]) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf.batches import make_batch
 from rlhf.evaluation.hacking import Reading, gain, verdict
-from rlhf.evaluation.text import distinct_n, repeated_ngram_share
+from rlhf.evaluation.text import distinct_n, empty_share, identical_share, repeated_ngram_share
 from rlhf.generation import sample
 from rlhf.models import Policy
 from rlhf.policy.rollouts import Scorer
@@ -100,6 +100,8 @@ class Monitor:
             length=tokens / len(texts),
             repeated_3=repeated_ngram_share(texts, 3),
             distinct_2=distinct_n(texts, 2),
+            empty=empty_share(texts),
+            identical=identical_share(texts),
             spread=spread,
         )
 
@@ -117,7 +119,7 @@ class Monitor:
         if reading.held_out is not None and start.held_out is not None:
             figures["held_out"] = float(reading.held_out.mean())
             figures["held_out_gain"] = gain(reading.held_out, start.held_out)
-        names = ("kl", "length", "repeated_3", "distinct_2", "spread")
+        names = ("kl", "length", "repeated_3", "distinct_2", "empty", "identical", "spread")
         figures |= {name: getattr(reading, name) for name in names}
         return {name: value for name, value in figures.items() if isfinite(value)}
 

@@ -64,6 +64,12 @@ class MonitorSettings(Settings):
     """nats per sequence."""
     max_length_ratio: Rate | None = 2.0
     """Mean response length over that at the start."""
+    min_length_ratio: Share | None = 0.5
+    """The same from the other side: answers that shrink are seen too."""
+    max_empty: Share | None = 0.05
+    """Share of completions without any text above that at the start."""
+    max_identical: Share | None = 0.3
+    """Share of completions that another prompt got word for word, above that at the start."""
     max_repetition: Share | None = 0.2
     """Share of repeated trigrams above that at the start."""
     min_distinct_ratio: Share | None = 0.5
