@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from rlhf.records import Pair, Prompt, PromptText
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.policy import PolicySettings
 from tasks.files import read_records, write_curve
-from tasks.progress import follow, say
+from tasks.progress import follow, say, say_of
 from tasks.stage_files import StageFiles
 from tasks.training.bad_batches import keep_in
 from tasks.training.checkpoints import Checkpoint
@@ -78,6 +79,7 @@ def run(files: StageFiles, params: PolicySettings, model: ModelSettings) -> dict
     )
     trainer = build_trainer(policy, reference, critic, reward_model, prompts, pairs, params, monitor, examples)
     trainer.bad.keep = keep_in(files.aside["bad_batches"], "policy")
+    trainer.micro.tell = partial(say_of, "policy")
     with autocast(model.precision, policy.device):
         training = Resumable(trainer, checkpoint, params.checkpoint_every)
         rows = follow(training.steps(), "policy", params.iterations, row.curves[:3], training.save)

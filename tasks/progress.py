@@ -29,6 +29,11 @@ def say(text: str) -> None:
     tqdm.write(text)
 
 
+def say_of(title: str, text: str) -> None:
+    """Prints a line about one training."""
+    say(f"{title}: {text}")
+
+
 def follow(
     steps: Iterable[dict[str, float]],
     title: str,

@@ -9,6 +9,7 @@ there are rankings for it) and curves. The judge never sees the reward model's p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from rlhf.records import Pair, PromptText, prompt_key
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.reward import RewardSettings
 from tasks.files import read_records, write_curve, write_json
-from tasks.progress import follow
+from tasks.progress import follow, say_of
 from tasks.stage_files import StageFiles
 from tasks.training.bad_batches import keep_in
 
@@ -157,7 +158,9 @@ def train_members(
         title = name if len(networks) == 1 else f"{name}_{index}"
         torch.manual_seed(seed)
         with autocast(model.precision, resolve_device(model.device)):
-            steps = train_reward(network, train, held_out, params.model_copy(update={"seed": seed}), bad)
+            steps = train_reward(
+                network, train, held_out, params.model_copy(update={"seed": seed}), bad, partial(say_of, title)
+            )
             rows = follow(steps, title, params.steps, show=("loss", "accuracy", "eval_accuracy"))
         write_curves(plots, title, rows)
         losses.append({row["step"]: row["loss"] for row in rows if "loss" in row})

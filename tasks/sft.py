@@ -10,6 +10,7 @@ the curves loss.csv, eval_loss.csv and learning_rate.csv in data/plots/sft.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from rlhf.records import Demonstration, prompt_key
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.sft import SftSettings
 from tasks.files import read_records, write_curve
-from tasks.progress import follow, say
+from tasks.progress import follow, say, say_of
 from tasks.stage_files import StageFiles
 from tasks.training.bad_batches import keep_in
 from tasks.training.base import load_base, load_champion
@@ -55,7 +56,7 @@ def run(files: StageFiles, params: SftSettings, model: ModelSettings) -> dict[st
         examples, held_out = (encode_demonstrations(policy, rows, *limits) for rows in (train, dev))
         replayed = encode_demonstrations(policy, general, *limits) if general else []
         bad = BadBatches("sft", params.max_bad_batches, keep_in(files.aside["bad_batches"], "sft"))
-        steps = train_sft(policy, examples, held_out, params, replayed, bad)
+        steps = train_sft(policy, examples, held_out, params, replayed, bad, partial(say_of, "sft"))
         rows = follow(steps, "sft", params.steps, show=("loss", "eval_loss"))
     eval_loss = rows[-1]["eval_loss"]
     if not eval_loss < start_loss:  # written so that a NaN fails too

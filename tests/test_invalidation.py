@@ -49,7 +49,7 @@ MAY_RERUN: dict[str, tuple[str, ...]] = {
     "rlhf/generation": ("rollouts", "reward", "policy", "evaluate"),
     "rlhf/sft.py": ("sft",),
     "rlhf/demonstrations.py": ("sft", "policy", "evaluate"),
-    **{f"rlhf/{file}.py": TRAINING for file in ("optim", "adapters")},
+    **{f"rlhf/{file}.py": TRAINING for file in ("optim", "adapters", "memory")},
     "rlhf/reward": ("reward", "policy", "evaluate"),
     **{f"rlhf/{room}": ("policy",) for room in ("algorithms.py", "policy", "ppo", "dpo")},
     "rlhf/evaluation": ("policy", "evaluate"),

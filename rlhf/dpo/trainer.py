@@ -75,14 +75,24 @@ class DpoTrainer(PolicyTrainer):
         """
         settings, reference = self.settings, self.reference_logprobs()[0]
         pairs = [pair for row in rows for pair in self.train_pairs.pairs[row]]
-        sums: dict[str, float] = {}
-        for log_ratios in self.log_ratios(self.train_pairs, pairs, reference):
-            losses = self.losses(log_ratios)
-            (losses.sum() / len(pairs)).backward()
-            for name, values in self.figures(log_ratios.detach(), losses.detach()).items():
-                sums[name] = sums.get(name, 0.0) + float(values.sum()) / len(pairs)
-        if self.general and settings.ptx_coefficient > 0:
-            sums["general_loss"] = self.learn_general(len(pairs), settings.ptx_coefficient)
+        drawn = self.generator.get_state()
+
+        def learn(size: int) -> dict[str, float]:
+            sums: dict[str, float] = {}
+            for log_ratios in self.log_ratios(self.train_pairs, pairs, reference, size):
+                losses = self.losses(log_ratios)
+                (losses.sum() / len(pairs)).backward()
+                for name, values in self.figures(log_ratios.detach(), losses.detach()).items():
+                    sums[name] = sums.get(name, 0.0) + float(values.sum()) / len(pairs)
+            if self.general and settings.ptx_coefficient > 0:
+                sums["general_loss"] = self.learn_general(len(pairs), settings.ptx_coefficient)
+            return sums
+
+        def undo() -> None:
+            self.generator.set_state(drawn)  # of which general examples are drawn
+            self.optimizer.zero_grad(set_to_none=True)
+
+        sums = self.micro.attempt(2 * len(pairs), learn, undo)
         sums["grad_norm"] = float(nn.utils.clip_grad_norm_(trainable_parameters(self.policy), settings.max_grad_norm))
         try:
             check_figures(sums)
@@ -110,12 +120,12 @@ class DpoTrainer(PolicyTrainer):
         return {"loss": losses, "margin": margins, "accuracy": (margins > 0).float()}
 
     def log_ratios(
-        self, table: PairTable, pairs: Sequence[tuple[int, int]], ref_logprobs: Float[Tensor, " M"]
+        self, table: PairTable, pairs: Sequence[tuple[int, int]], ref_logprobs: Float[Tensor, " M"], size: int
     ) -> Iterator[Float[Tensor, " N"]]:
-        """h of some pairs, micro-batch by micro-batch; each reads its completions in one forward, each of them once."""
-        size = max(1, (self.settings.micro_batch_size or 2 * len(pairs)) // 2)
-        for start in range(0, len(pairs), size):
-            part = torch.tensor(pairs[start : start + size])
+        """h of some pairs, so many completions at once, but two at least; a part reads each of its completions once."""
+        taken = max(1, size // 2)
+        for start in range(0, len(pairs), taken):
+            part = torch.tensor(pairs[start : start + taken])
             used, where = part.unique(return_inverse=True)
             logprobs = self.sequence_logprobs(table, used.tolist())
             ratios = logprobs - ref_logprobs[used].to(logprobs.device)
@@ -137,7 +147,7 @@ class DpoTrainer(PolicyTrainer):
 
     @torch.no_grad()
     def _under_reference(self, table: PairTable) -> Float[Tensor, " M"]:
-        size, parts = self.settings.micro_batch_size or self.settings.prompts_per_iteration, []
+        size, parts = self.micro.size or self.settings.prompts_per_iteration, []
         for start in range(0, len(table.examples), size):
             prompts, responses = zip(*table.examples[start : start + size], strict=True)
             batch = make_batch(prompts, responses, self.policy.device)
@@ -159,7 +169,9 @@ class DpoTrainer(PolicyTrainer):
         """How the policy does on dev pairs, and on completions that it samples for their prompts."""
         settings, table, reference = self.settings, self.dev_pairs, self.reference_logprobs()[1]
         pairs = [pair for row in table.pairs for pair in row]
-        log_ratios = torch.cat(list(self.log_ratios(table, pairs, reference)))
+        log_ratios = self.micro.attempt(
+            2 * len(pairs), lambda size: torch.cat(list(self.log_ratios(table, pairs, reference, size)))
+        )
         measured = self.figures(log_ratios, self.losses(log_ratios))
         figures = {f"eval_{name}": float(values.mean()) for name, values in measured.items()}
         # The same random numbers each time, so that readings differ by the policy alone, and training by nothing.

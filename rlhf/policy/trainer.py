@@ -17,6 +17,7 @@ from rlhf.algorithms import ALGORITHMS
 from rlhf.batches import Batch
 from rlhf.demonstrations import Example, learn_responses
 from rlhf.finite import BadBatches, NotFiniteError, check_state
+from rlhf.memory import MicroBatches
 from rlhf.models import Policy, computes_in_float32
 from rlhf.optim import shuffled_batches
 from rlhf.policy.rollouts import Networks
@@ -71,6 +72,7 @@ class PolicyTrainer(ABC):
         stopped: why the run ended early, or None.
         kept: the policy to go back to when it does.
         bad: what was skipped since it was not finite.
+        micro: how many rows go through the networks at once.
         idle: iterations that learnt nothing for that reason.
     """
 
@@ -83,6 +85,7 @@ class PolicyTrainer(ABC):
     watch: Watch | None = None
     general: Sequence[Example] = ()
     bad: BadBatches = field(init=False)
+    micro: MicroBatches = field(init=False)
     idle: int = field(init=False, default=0)
     iteration: int = field(init=False, default=0)
     warnings: list[str] = field(init=False, default_factory=list)
@@ -95,7 +98,8 @@ class PolicyTrainer(ABC):
         self.policy.model.eval()  # dropout stays off wherever logprobs are compared
         if self.reference is not None:
             self.reference.model.eval().requires_grad_(False)
-        self.networks = Networks(self.policy, self.reference, None, self.settings)
+        self.micro = MicroBatches("policy", self.settings.micro_batch_size)
+        self.networks = Networks(self.policy, self.reference, None, self.settings, self.micro)
         self.generator = torch.Generator().manual_seed(self.settings.seed)
         self.bad = BadBatches("policy", self.settings.max_bad_batches)
         self._start = fingerprint(trainable_parameters(self.policy))
@@ -244,7 +248,7 @@ class PolicyTrainer(ABC):
         """Adds the weighted gradient of the cross-entropy of so many general examples; returns that, nats per token."""
         indices = torch.randint(len(self.general), (rows,), generator=self.generator).tolist()
         examples = [self.general[index] for index in indices]
-        tokens, size = sum(len(response) for _, response in examples), self.settings.micro_batch_size or rows
+        tokens, size = sum(len(response) for _, response in examples), self.micro.size or rows
         parts = (examples[start : start + size] for start in range(0, rows, size))
         return sum(learn_responses(self.policy, part, weight / tokens) for part in parts) / tokens
 

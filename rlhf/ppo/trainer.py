@@ -45,7 +45,7 @@ class PpoTrainer(PolicyTrainer):
         super().__post_init__()
         settings, critic = self.settings, self.critic
         assert (critic is not None) == ALGORITHMS[settings.algorithm].critic
-        self.networks = Networks(self.policy, self.reference, critic, settings)
+        self.networks = Networks(self.policy, self.reference, critic, settings, self.micro)
         self.actors = Actors(
             self.policy.model,
             critic,
@@ -86,7 +86,7 @@ class PpoTrainer(PolicyTrainer):
             ]
             figures.update(self.skip(error, completions=texts))
 
-        figures |= update(self.actors, experience, settings, move, self.generator, general, skip)
+        figures |= update(self.actors, experience, settings, move, self.generator, general, skip, self.micro)
         self.controller.update(figures["kl"], len(experience.logprobs))
         return figures
 

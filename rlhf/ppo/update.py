@@ -13,6 +13,7 @@ from rlhf.batches import response_states
 from rlhf.finite import NotFiniteError, check_figures
 from rlhf.heads import TokenLoss, Tokens, token_loss
 from rlhf.logprobs import token_statistics
+from rlhf.memory import MicroBatches
 from rlhf.models import computes_in_float32
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.experience import Experience
@@ -40,6 +41,7 @@ def update(
     generator: torch.Generator,
     learn_general: LearnGeneral | None = None,
     skip: Skip | None = None,
+    micro: MicroBatches | None = None,
 ) -> dict[str, float]:
     """Learns from one set of rollouts, in place; returns the masked diagnostics, averaged over its steps.
 
@@ -57,16 +59,18 @@ def update(
             equation 2).
         skip: is told of a minibatch with a loss or a gradient that is not finite, and of its rows; no network has made
             a step on it then. None refuses it.
+        micro: how many rows go through at once; None takes what the settings say.
 
     Raises:
         NotFiniteError: there is such a minibatch, and none may be skipped.
         RuntimeError: the first ratios are not 1, so the sampled logprobs are not the policy's own.
     """
     steps: list[dict[str, float]] = []
+    micro = micro or MicroBatches("policy", settings.micro_batch_size)
     for index in _minibatches(len(experience.logprobs), settings, generator):
         rows = experience.rows(index)
         try:
-            steps.append(_step(actors, rows, settings, move_policy, learn_general, first=not steps))
+            steps.append(_step(actors, rows, settings, move_policy, generator, learn_general, micro, first=not steps))
         except NotFiniteError as error:
             if skip is None:
                 raise
@@ -89,7 +93,9 @@ def _step(
     rows: Experience,
     settings: PolicySettings,
     move_policy: bool,
+    generator: torch.Generator,
     learn_general: LearnGeneral | None,
+    micro: MicroBatches,
     first: bool,
 ) -> dict[str, float]:
     """One optimizer step of the networks, on the mean loss over the step's tokens.
@@ -97,21 +103,23 @@ def _step(
     Raises:
         NotFiniteError: a figure or a gradient is not finite; no network has moved, or holds a gradient.
     """
-    tokens = int(rows.batch.response_mask.sum())
-    size = settings.micro_batch_size or len(rows.logprobs)
-    sums: dict[str, float] = {}
-    error = 0.0
-    for index in torch.arange(len(rows.logprobs)).split(size):
-        part = rows.rows(index)
-        figures = _backward(actors, part, settings, tokens, move_policy)
-        for name, values in figures.items():
-            sums[name] = sums.get(name, 0.0) + float(values.sum()) / tokens
-        error = max(error, float(torch.where(part.batch.response_mask, figures["ratio"] - 1.0, 0.0).abs().max()))
-    if move_policy and learn_general is not None:
-        sums["general_loss"] = learn_general(len(rows.logprobs), settings.ptx_coefficient)
     networks = [("grad_norm", actors.policy, actors.policy_optimizer)] if move_policy else []
     if actors.critic is not None and actors.critic_optimizer is not None:
         networks.append(("critic_grad_norm", actors.critic, actors.critic_optimizer))
+    drawn = generator.get_state()
+
+    def learn(size: int) -> tuple[dict[str, float], float]:
+        sums, error = _accumulate(actors, rows, settings, move_policy, size)
+        if move_policy and learn_general is not None:
+            sums["general_loss"] = learn_general(len(rows.logprobs), settings.ptx_coefficient)
+        return sums, error
+
+    def undo() -> None:
+        generator.set_state(drawn)  # of which general examples are drawn
+        for _, _, optimizer in networks:
+            optimizer.zero_grad(set_to_none=True)
+
+    sums, error = micro.attempt(len(rows.logprobs), learn, undo)
     sums["grad_norm"] = 0.0
     try:
         for name, network, _ in networks:
@@ -125,6 +133,21 @@ def _step(
         for _, _, optimizer in networks:
             optimizer.zero_grad(set_to_none=True)
     return sums
+
+
+def _accumulate(
+    actors: Actors, rows: Experience, settings: PolicySettings, move_policy: bool, size: int
+) -> tuple[dict[str, float], float]:
+    """Adds the gradient of a step's loss, `size` rows at once; returns its figures, and how far a ratio is off 1."""
+    tokens, error = int(rows.batch.response_mask.sum()), 0.0
+    sums: dict[str, float] = {}
+    for index in torch.arange(len(rows.logprobs)).split(size):
+        part = rows.rows(index)
+        figures = _backward(actors, part, settings, tokens, move_policy)
+        for name, values in figures.items():
+            sums[name] = sums.get(name, 0.0) + float(values.sum()) / tokens
+        error = max(error, float(torch.where(part.batch.response_mask, figures["ratio"] - 1.0, 0.0).abs().max()))
+    return sums, error
 
 
 def _backward(
