@@ -13,7 +13,7 @@ AlgorithmName = Literal["ppo", "reinforce", "rloo", "grpo", "dpo"]
 
 _ROLLOUTS = (
     *("completions", "epochs", "clip", "dual_clip", "entropy_coefficient", "update_kl_ceiling"),
-    *("kl.coefficient", "kl.estimator", "kl.target", "kl.horizon"),
+    *("kl.coefficient", "kl.in", "kl.estimator", "kl.target", "kl.horizon"),
 )
 _CRITIC = (
     *("critic", "critic_learning_rate", "critic_warmup", "value_clip", "value_coefficient"),

@@ -17,6 +17,11 @@ def masked_variance(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"
     return masked_mean((values - masked_mean(values, mask)) ** 2, mask)
 
 
+def whitening_scale(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """What brings the entries that count to unit variance: 1 / √(σ² + 1e-8)."""
+    return torch.rsqrt(masked_variance(values, mask) + 1e-8)
+
+
 def whiten(
     values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], keep_mean: bool = False
 ) -> Float[Tensor, "*shape"]:
@@ -25,7 +30,7 @@ def whiten(
     Entries that do not count become 0.
     """
     mean = masked_mean(values, mask)
-    whitened = (values - mean) * torch.rsqrt(masked_variance(values, mask) + 1e-8)
+    whitened = (values - mean) * whitening_scale(values, mask)
     return torch.where(mask, whitened + mean if keep_mean else whitened, 0.0)
 
 

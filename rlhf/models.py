@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rlhf.fast import prepare
+from rlhf.finite import check_state
 from rlhf.records import Message, prompt_identity
 from rlhf.settings.model import ComputeSettings
 from rlhf.soft_prompt import load_soft_prompt, save_soft_prompt, soft_prompt, without_soft_prompt
@@ -74,6 +75,13 @@ class Policy:
             response = control_tokens(self.tokenizer).at_end.sub("", response)
         tokens = encode_text(self.tokenizer, response) + [self.eos_id] * finished
         return tokens[:max_tokens]
+
+    def describe(self, prompt: Sequence[int], response: Sequence[int]) -> dict[str, str]:
+        """Ids of a prompt and a response as texts, for people: the prompt with its special tokens, no learnt ones."""
+        return {
+            "prompt": str(self.tokenizer.decode(list(prompt[len(self.soft_ids) :]))),
+            "response": self.decode(response),
+        }
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Response ids as text, special tokens left out."""
@@ -241,8 +249,10 @@ def save_policy(policy: Policy, path: Path) -> None:
     """Writes model (safetensors) and tokenizer; nothing in the files depends on where or when.
 
     Raises:
-        ValueError: a LoRA adapter is not merged yet, so that the files would hold no plain weights.
+        ValueError: a LoRA adapter is not merged yet, so that the files would hold no plain weights; or a weight is not
+            finite.
     """
+    check_state(dict(policy.model.named_parameters()), str(path))
     if hasattr(policy.model, "peft_config"):
         raise ValueError("the policy has a LoRA adapter that is not merged; give save_policy what merge returns")
     with without_soft_prompt(policy.model):

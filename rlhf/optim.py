@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from rlhf.finite import check_figures
 from rlhf.settings.optim import OptimSettings
 
 
@@ -16,7 +17,6 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, settings: OptimSettings) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._max_norm = settings.max_grad_norm
         matrices = [parameter for parameter in self._parameters if parameter.ndim >= 2]
         vectors = [parameter for parameter in self._parameters if parameter.ndim < 2]
         groups = [
@@ -24,27 +24,35 @@ class Optimizer:
             {"params": vectors, "weight_decay": 0.0},  # norms and biases have no scale to decay
         ]
         self._adam = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
-        warmup = max(1, round(settings.warmup_share * settings.steps))
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._adam, lambda step: cosine_with_warmup(step + 1, warmup, settings.steps)
-        )
+        self._settings, self._steps = settings, 0
         self.learning_rate = 0.0
-        """The rate of the last step taken."""
+        """The rate of the last step."""
 
-    def step(self) -> float:
-        """Clips, updates, clears the gradients; returns the gradient's norm before clipping.
+    def step(self, loss: float) -> dict[str, float]:
+        """Clips, updates, clears the gradients; returns the step's figures, the norm as it was before clipping.
+
+        Args:
+            loss: whose gradient it is.
 
         Raises:
-            ValueError: the gradient is not finite.
+            NotFiniteError: the loss or the gradient is not finite; no weight has moved then, and the schedule goes on.
         """
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._max_norm))
-        if not math.isfinite(norm):
-            raise ValueError(f"the gradient's norm is {norm}; lower the learning rate, or look for damaged data")
-        self.learning_rate = float(self._adam.param_groups[0]["lr"])  # the schedule's step sets the next one
-        self._adam.step()
-        self._schedule.step()
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm))
+        settings, self._steps = self._settings, self._steps + 1
+        warmup = max(1, round(settings.warmup_share * settings.steps))
+        self.learning_rate = settings.learning_rate * cosine_with_warmup(self._steps, warmup, settings.steps)
+        for group in self._adam.param_groups:
+            group["lr"] = self.learning_rate
+        try:
+            check_figures({"loss": loss, "gradient's norm": norm})
+            self._adam.step()
+        finally:
+            self.clear()
+        return {"loss": loss, "grad_norm": norm, "learning_rate": self.learning_rate}
+
+    def clear(self) -> None:
+        """Takes back the gradients."""
         self._adam.zero_grad(set_to_none=True)
-        return norm
 
 
 def cosine_with_warmup(step: int, warmup: int, steps: int, floor: float = 0.1) -> float:

@@ -5,11 +5,14 @@ Learning one task wears others away. Replay holds against it: a share of each ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
 from rlhf.demonstrations import Example, evaluate_loss, learn_responses
+from rlhf.finite import BadBatches, NotFiniteError
+from rlhf.memory import MicroBatches
 from rlhf.models import Policy
 from rlhf.optim import Optimizer, shuffled_batches
 from rlhf.settings.sft import SftSettings
@@ -21,6 +24,8 @@ def train_sft(
     dev: Sequence[Example],
     settings: SftSettings,
     general: Sequence[Example] = (),
+    bad: BadBatches | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, float]]:
     """Fine-tunes the policy in place, yielding the figures of each step; `eval_loss` is nats per token.
 
@@ -33,22 +38,35 @@ def train_sft(
         dev: examples that `eval_loss` is measured on.
         settings: how long, how fast, and how much is replayed.
         general: examples of other tasks to replay.
+        bad: counts the batches that are skipped; None counts here.
+        tell: hears that memory ran out, and that micro-batches are smaller from then on.
+
+    Raises:
+        ValueError: there are more of those than `max_bad_batches`, or memory has no room for one row.
     """
+    bad = bad or BadBatches("sft", settings.max_bad_batches)
     torch.manual_seed(settings.seed)  # dropout draws from the global stream, whatever was drawn from it before
     optimizer = Optimizer(policy.model, settings)
-    micro = settings.micro_batch_size or settings.batch_size
+    micro = MicroBatches("sft", settings.micro_batch_size, tell)
     policy.model.train()
     for step, batch in enumerate(draw_batches(train, general, settings), 1):
-        total = sum(len(response) for _, response in batch)
-        loss_sum = 0.0
-        for start in range(0, len(batch), micro):
-            loss_sum += learn_responses(policy, batch[start : start + micro], 1 / total) / total
-        figures = {"loss": loss_sum, "grad_norm": optimizer.step(), "learning_rate": optimizer.learning_rate}
+        try:
+            figures = optimizer.step(micro.attempt(len(batch), partial(learn_batch, policy, batch), optimizer.clear))
+        except NotFiniteError as error:
+            bad.skip(error, step=step, examples=[policy.describe(*example) for example in batch])
+            figures = {"learning_rate": optimizer.learning_rate}
         if step % settings.eval_every == 0 or step == settings.steps:
             figures["eval_loss"] = evaluate_loss(policy, dev)
             policy.model.train()
         yield figures
     policy.model.eval()
+
+
+def learn_batch(policy: Policy, batch: Sequence[Example], size: int) -> float:
+    """Adds the gradient of a step's mean loss, `size` examples at once; returns the loss, nats per response token."""
+    total = sum(len(response) for _, response in batch)
+    parts = (batch[start : start + size] for start in range(0, len(batch), size))
+    return sum(learn_responses(policy, part, 1 / total) / total for part in parts)
 
 
 def draw_batches(

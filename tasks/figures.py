@@ -111,6 +111,7 @@ FIGURES = {
         Figure("monitor_kept_iteration", "iteration kept by the monitor", "", ".0f"),
         # Counts.
         Figure("iterations", "iterations", "", ".0f"),
+        Figure("skipped_batches", "batches skipped", "", ".0f", False),
         Figure("rows_in", "rows in", "", ".0f"),
         Figure("rows_kept", "rows kept", "", ".0f"),
         Figure("rows_rejected", "rows rejected", "", ".0f"),

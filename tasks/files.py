@@ -127,9 +127,18 @@ def write_records(path: Path, records: Iterable[BaseModel]) -> int:
 
 
 def append_record(path: Path, record: BaseModel) -> None:
-    """Adds a record to a JSONL file: one write of one line, so that a crash leaves a complete line or none."""
+    """Adds a record to a JSONL file; see `append_row`."""
+    _append(path, record.model_dump_json())
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Adds an object to a JSONL file: one write of one line, so that a crash leaves a complete line or none."""
+    _append(path, json.dumps(row, ensure_ascii=False, allow_nan=False))
+
+
+def _append(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = record.model_dump_json() + "\n"
+    line = text + "\n"
     with path.open("ab", buffering=0) as stream:
         stream.write(line.encode())
         os.fsync(stream.fileno())

@@ -15,7 +15,7 @@ from tasks.reports import plots
 from tasks.stages import STAGES, VERSIONED, Stage, sections
 
 LAYERS = ("rlhf", "tasks", "flows")
-OBSERVERS = ("tasks.progress", "tasks.deadline")
+OBSERVERS = ("tasks.progress", "tasks.deadline", "tasks.training.bad_batches")
 """Modules that watch a stage, or say when it runs, and do not shape its outputs: no reason to run it again."""
 HEADER = "# Drawn from tasks/stages.py and the code's imports; after a change there: nightjar graph --write\n"
 

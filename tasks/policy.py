@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,9 @@ from rlhf.records import Pair, Prompt, PromptText
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.policy import PolicySettings
 from tasks.files import read_records, write_curve
-from tasks.progress import follow, say
+from tasks.progress import follow, say, say_of
 from tasks.stage_files import StageFiles
+from tasks.training.bad_batches import keep_in
 from tasks.training.checkpoints import Checkpoint
 from tasks.training.general import read_general
 from tasks.training.monitor import build_monitor, monitor_inputs, watched_prompts, write_monitor
@@ -38,7 +40,8 @@ def run(files: StageFiles, params: PolicySettings, model: ModelSettings) -> dict
     """Trains and saves the policy; returns figures averaged over the last fifth of the measurements that led to it.
 
     Raises:
-        ValueError: the policy would never move, or did not; or a param needs data that is not there.
+        ValueError: the policy would never move, or did not; too many batches were not finite; or a param needs data
+            that is not there.
     """
     row = ALGORITHMS[params.algorithm]
     if row.critic and params.critic_warmup >= params.iterations:
@@ -75,6 +78,8 @@ def run(files: StageFiles, params: PolicySettings, model: ModelSettings) -> dict
         build_monitor(inputs["judge"], params, model, reward_model, watched) if params.monitor is not None else None
     )
     trainer = build_trainer(policy, reference, critic, reward_model, prompts, pairs, params, monitor, examples)
+    trainer.bad.keep = keep_in(files.aside["bad_batches"], "policy")
+    trainer.micro.tell = partial(say_of, "policy")
     with autocast(model.precision, policy.device):
         training = Resumable(trainer, checkpoint, params.checkpoint_every)
         rows = follow(training.steps(), "policy", params.iterations, row.curves[:3], training.save)
@@ -92,6 +97,7 @@ def run(files: StageFiles, params: PolicySettings, model: ModelSettings) -> dict
         if name not in ("step", "ratio") and not name.startswith("monitor_"):
             values = [each[name] for each in rows[:kept] if name in each]
             metrics[name] = fmean(values[-max(1, len(values) // 5) :])
+    metrics["skipped_batches"] = float(trainer.bad.count)
     return metrics | (write_monitor(plots, files.outputs["policy"], monitor, kept) if monitor is not None else {})
 
 

@@ -63,6 +63,11 @@ def _hand_on(level: int, text: str) -> None:
         hearer(level, visible(text))
 
 
+def say_of(title: str, text: str) -> None:
+    """Prints a line about one training."""
+    say(f"{title}: {text}")
+
+
 def follow(
     steps: Iterable[dict[str, float]],
     title: str,

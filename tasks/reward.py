@@ -9,6 +9,7 @@ there are rankings for it) and curves. The judge never sees the reward model's p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -17,10 +18,12 @@ from rlhf.records import Pair, PromptText, prompt_identity, prompt_text
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.reward import RewardSettings
 from tasks.files import read_records, write_curve, write_json
-from tasks.progress import follow, warn
+from tasks.progress import follow, say_of, warn
 from tasks.stage_files import StageFiles
+from tasks.training.bad_batches import keep_in
 
 if TYPE_CHECKING:
+    from rlhf.finite import BadBatches
     from rlhf.models import Policy
     from rlhf.reward import RewardModel
     from rlhf.reward.encoder import EncoderReward
@@ -34,13 +37,15 @@ def run(files: StageFiles, params: RewardSettings, model: ModelSettings) -> dict
     """Trains, normalises and saves; returns the contract's metrics on the test pairs.
 
     Raises:
-        ValueError: there is no pair to learn from, ratings are missing, or a model cannot be had.
+        ValueError: there is no pair to learn from, ratings are missing, a model cannot be had, or too many batches were
+            not finite.
     """
     train, dev, test, judge = (
         read_records(files.inputs["pairs"] / f"{name}.jsonl", Pair, may_be_empty=True)
         for name in ("train", "dev", "test", "judge")
     )
 
+    from rlhf.finite import BadBatches
     from rlhf.models import load_policy
     from rlhf.reward.evaluation import evaluate_pairs
     from rlhf.reward.training import check_pairs
@@ -59,10 +64,11 @@ def run(files: StageFiles, params: RewardSettings, model: ModelSettings) -> dict
         for name, pairs in shares.items()
     }  # fmt: skip
     prompts, completions = sft_completions(load_policy(files.inputs["sft"], model), kept["reward"][0], params)
+    bad = BadBatches("reward", params.max_bad_batches, keep_in(files.aside["bad_batches"], "reward"))
     metrics: dict[str, float] = {}
     for name, pairs in shares.items():
         learnt, held_out, measured = kept[name]
-        trained = train_members(files.outputs["plots"], name, networks[name], learnt, held_out, params, model)
+        trained = train_members(files.outputs["plots"], name, networks[name], learnt, held_out, params, model, bad)
         trained.normalise(prompts, completions)
         trained.save(files.outputs[name])
         prefix = "" if name == "reward" else "judge."
@@ -74,7 +80,7 @@ def run(files: StageFiles, params: RewardSettings, model: ModelSettings) -> dict
         write_curve(files.outputs["plots"] / file, [{**b._asdict(), "calibrated": b.confidence} for b in calibration])
     if not judge:
         write_json(files.outputs["judge"] / "judge.json", {"rankings": 0})
-    return metrics
+    return metrics | {"skipped_batches": float(bad.count)}
 
 
 def seeds_of(name: str, params: RewardSettings) -> range:
@@ -164,6 +170,7 @@ def train_members(
     dev: Sequence[Pair],
     params: RewardSettings,
     model: ModelSettings,
+    bad: BadBatches,
 ) -> RewardModel:
     """Trains each network from its own seed; several are an ensemble, whose loss is the mean of theirs."""
     import torch
@@ -175,19 +182,22 @@ def train_members(
     from rlhf.reward.training import group_pairs, train_reward
 
     train, held_out = group_pairs(pairs), group_pairs(dev)
-    losses: list[list[float]] = []
+    losses: list[dict[float, float]] = []
     for index, (network, seed) in enumerate(zip(networks, seeds_of(name, params), strict=True)):
         title = name if len(networks) == 1 else f"{name}_{index}"
         torch.manual_seed(seed)
         with autocast(model.precision, resolve_device(model.device)):
-            steps = train_reward(network, train, held_out, params.model_copy(update={"seed": seed}))
+            steps = train_reward(
+                network, train, held_out, params.model_copy(update={"seed": seed}), bad, partial(say_of, title)
+            )
             rows = follow(steps, title, params.steps, show=("loss", "accuracy", "eval_accuracy"))
         write_curves(plots, title, rows)
-        losses.append([row["loss"] for row in rows])
+        losses.append({row["step"]: row["loss"] for row in rows if "loss" in row})
         if isinstance(network, ScalarReward) and is_adapted(network.policy):
             merge(network.policy)
     if len(networks) > 1:
-        means = [{"step": step, "loss": fmean(at)} for step, at in enumerate(zip(*losses, strict=True), 1)]
+        taken = sorted({step for each in losses for step in each})
+        means = [{"step": step, "loss": fmean(each[step] for each in losses if step in each)} for step in taken]
         write_curve(plots / f"{name}_loss.csv", means)
     members = [RewardModel(network) for network in networks]
     return members[0] if len(members) == 1 else Ensemble(members, params.uncertainty_penalty)

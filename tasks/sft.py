@@ -10,6 +10,7 @@ the curves loss.csv, eval_loss.csv and learning_rate.csv in data/plots/sft.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,9 @@ from rlhf.records import Demonstration
 from rlhf.settings.model import ModelSettings
 from rlhf.settings.sft import SftSettings
 from tasks.files import read_records, write_curve
-from tasks.progress import follow, say
+from tasks.progress import follow, say, say_of
 from tasks.stage_files import StageFiles
+from tasks.training.bad_batches import keep_in
 from tasks.training.base import load_base, load_champion
 from tasks.training.general import read_general
 
@@ -31,7 +33,8 @@ def run(files: StageFiles, params: SftSettings, model: ModelSettings) -> dict[st
 
     Raises:
         ValueError: the base model cannot be had, or the champion is no such model; there is nothing to replay, a prompt
-            is too long, or training made the dev loss no better; nothing is written then.
+            is too long, too many batches were not finite, or training made the dev loss no better; nothing is written
+            then.
     """
     train = read_records(files.inputs["train"] / "demonstrations.jsonl", Demonstration)
     dev = read_records(files.inputs["dev"] / "demonstrations.jsonl", Demonstration)[: params.eval_rows]
@@ -39,6 +42,7 @@ def run(files: StageFiles, params: SftSettings, model: ModelSettings) -> dict[st
 
     from rlhf.adapters import attach, is_adapted, merge, trainable_parameters
     from rlhf.demonstrations import encode_demonstrations, evaluate_loss, perplexity
+    from rlhf.finite import BadBatches
     from rlhf.models import autocast, resolve_device, save_policy
     from rlhf.sft import train_sft
 
@@ -51,7 +55,8 @@ def run(files: StageFiles, params: SftSettings, model: ModelSettings) -> dict[st
             policy = attach(policy, params.adapter, params.seed)
         examples, held_out = (encode_demonstrations(policy, rows, *limits) for rows in (train, dev))
         replayed = encode_demonstrations(policy, general, *limits) if general else []
-        steps = train_sft(policy, examples, held_out, params, replayed)
+        bad = BadBatches("sft", params.max_bad_batches, keep_in(files.aside["bad_batches"], "sft"))
+        steps = train_sft(policy, examples, held_out, params, replayed, bad, partial(say_of, "sft"))
         rows = follow(steps, "sft", params.steps, show=("loss", "eval_loss"))
     eval_loss = rows[-1]["eval_loss"]
     if not eval_loss < start_loss:  # written so that a NaN fails too
@@ -71,7 +76,8 @@ def run(files: StageFiles, params: SftSettings, model: ModelSettings) -> dict[st
     return {
         "eval_loss": eval_loss,
         "perplexity": perplexity(eval_loss),
-        "train_loss": rows[-1]["loss"],
+        "train_loss": [row["loss"] for row in rows if "loss" in row][-1],
+        "skipped_batches": float(bad.count),
         "parameters": float(sum(weight.numel() for weight in policy.model.parameters())),
         "trainable_parameters": float(trained),
     }

@@ -14,7 +14,7 @@ class StageFiles(NamedTuple):
         root: the workspace; params name sources by their path from it.
         inputs: files and folders that the stage may read.
         outputs: files and folders that it writes, `plots` among them where it has curves.
-        aside: what it writes that is no output, since it differs from run to run: checkpoints, Data Docs.
+        aside: what it writes that is no output, since it differs from run to run: checkpoints, bad batches, Data Docs.
     """
 
     root: Path

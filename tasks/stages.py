@@ -68,6 +68,7 @@ STAGES: dict[str, Stage] = {
     "sft": Stage(
         {"train": "data/validated/train", "dev": "data/validated/dev", "champion": "data/champion"},
         {"model": "data/models/sft"},
+        aside={"bad_batches": "nights/bad_batches/sft.jsonl"},
         loads_model=True,
         curves=True,
     ),
@@ -83,6 +84,7 @@ STAGES: dict[str, Stage] = {
     "reward": Stage(
         {"pairs": "data/pairs", "sft": "data/models/sft"},
         {"reward": "data/models/reward", "judge": "data/models/judge"},
+        aside={"bad_batches": "nights/bad_batches/reward.jsonl"},
         loads_model=True,
         curves=True,
     ),
@@ -96,7 +98,7 @@ STAGES: dict[str, Stage] = {
             "dev": "data/validated/dev",
         },
         {"policy": "data/models/policy"},
-        aside={"checkpoint": "nights/checkpoints/policy.pt"},
+        aside={"checkpoint": "nights/checkpoints/policy.pt", "bad_batches": "nights/bad_batches/policy.jsonl"},
         loads_model=True,
         curves=True,
     ),

@@ -16,6 +16,7 @@ from rlhf.adapters import trainable_parameters
 from rlhf.batches import make_batch
 from rlhf.dpo.losses import preference_losses
 from rlhf.dpo.pairs import PairTable
+from rlhf.finite import NotFiniteError, check_figures
 from rlhf.heads import response_logprobs
 from rlhf.masking import masked_mean
 from rlhf.policy.rollouts import Scorer, roll_out
@@ -56,31 +57,57 @@ class DpoTrainer(PolicyTrainer):
         """A pass over the pairs of these prompts, in `minibatches` steps; the figures are means over those."""
         self.decay()
         share = math.ceil(len(rows) / self.settings.minibatches)
-        steps = [self.step(rows[start : start + share]) for start in range(0, len(rows), share)]
-        return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+        steps: list[dict[str, float]] = []
+        skipped: dict[str, float] = {}
+        for start in range(0, len(rows), share):
+            part = rows[start : start + share]
+            try:
+                steps.append(self.step(part))
+            except NotFiniteError as error:
+                skipped = self.skip(error, pairs=[pair for row in part for pair in self.texts(row)])
+        return skipped | {name: sum(step[name] for step in steps) / len(steps) for name in (steps[0] if steps else ())}
 
     def step(self, rows: Sequence[int]) -> dict[str, float]:
         """One optimizer step on the mean loss over the pairs of these prompts.
 
         Raises:
-            ValueError: the gradient is not finite; nothing is stepped on then.
+            NotFiniteError: the loss or the gradient is not finite; nothing has moved then.
         """
         settings, reference = self.settings, self.reference_logprobs()[0]
         pairs = [pair for row in rows for pair in self.train_pairs.pairs[row]]
-        sums: dict[str, float] = {}
-        for log_ratios in self.log_ratios(self.train_pairs, pairs, reference):
-            losses = self.losses(log_ratios)
-            (losses.sum() / len(pairs)).backward()
-            for name, values in self.figures(log_ratios.detach(), losses.detach()).items():
-                sums[name] = sums.get(name, 0.0) + float(values.sum()) / len(pairs)
-        if self.general and settings.ptx_coefficient > 0:
-            sums["general_loss"] = self.learn_general(len(pairs), settings.ptx_coefficient)
-        norm = float(nn.utils.clip_grad_norm_(trainable_parameters(self.policy), settings.max_grad_norm))
-        if not math.isfinite(norm):
-            raise ValueError(f"the gradient's norm is {norm}; lower policy.learning_rate, or look for damaged pairs")
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return {**sums, "grad_norm": norm}
+        drawn = self.generator.get_state()
+
+        def learn(size: int) -> dict[str, float]:
+            sums: dict[str, float] = {}
+            for log_ratios in self.log_ratios(self.train_pairs, pairs, reference, size):
+                losses = self.losses(log_ratios)
+                (losses.sum() / len(pairs)).backward()
+                for name, values in self.figures(log_ratios.detach(), losses.detach()).items():
+                    sums[name] = sums.get(name, 0.0) + float(values.sum()) / len(pairs)
+            if self.general and settings.ptx_coefficient > 0:
+                sums["general_loss"] = self.learn_general(len(pairs), settings.ptx_coefficient)
+            return sums
+
+        def undo() -> None:
+            self.generator.set_state(drawn)  # of which general examples are drawn
+            self.optimizer.zero_grad(set_to_none=True)
+
+        sums = self.micro.attempt(2 * len(pairs), learn, undo)
+        sums["grad_norm"] = float(nn.utils.clip_grad_norm_(trainable_parameters(self.policy), settings.max_grad_norm))
+        try:
+            check_figures(sums)
+            self.optimizer.step()
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+        return sums
+
+    def texts(self, row: int) -> list[dict[str, str]]:
+        """The pairs of a prompt, for people."""
+        examples, describe = self.train_pairs.examples, self.policy.describe
+        return [
+            {**describe(*examples[chosen]), "rejected": describe(*examples[rejected])["response"]}
+            for chosen, rejected in self.train_pairs.pairs[row]
+        ]
 
     def losses(self, log_ratios: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """The loss of each pair, by the settings."""
@@ -93,12 +120,12 @@ class DpoTrainer(PolicyTrainer):
         return {"loss": losses, "margin": margins, "accuracy": (margins > 0).float()}
 
     def log_ratios(
-        self, table: PairTable, pairs: Sequence[tuple[int, int]], ref_logprobs: Float[Tensor, " M"]
+        self, table: PairTable, pairs: Sequence[tuple[int, int]], ref_logprobs: Float[Tensor, " M"], size: int
     ) -> Iterator[Float[Tensor, " N"]]:
-        """h of some pairs, micro-batch by micro-batch; each reads its completions in one forward, each of them once."""
-        size = max(1, (self.settings.micro_batch_size or 2 * len(pairs)) // 2)
-        for start in range(0, len(pairs), size):
-            part = torch.tensor(pairs[start : start + size])
+        """h of some pairs, so many completions at once, but two at least; a part reads each of its completions once."""
+        taken = max(1, size // 2)
+        for start in range(0, len(pairs), taken):
+            part = torch.tensor(pairs[start : start + taken])
             used, where = part.unique(return_inverse=True)
             logprobs = self.sequence_logprobs(table, used.tolist())
             ratios = logprobs - ref_logprobs[used].to(logprobs.device)
@@ -120,7 +147,7 @@ class DpoTrainer(PolicyTrainer):
 
     @torch.no_grad()
     def _under_reference(self, table: PairTable) -> Float[Tensor, " M"]:
-        size, parts = self.settings.micro_batch_size or self.settings.prompts_per_iteration, []
+        size, parts = self.micro.size or self.settings.prompts_per_iteration, []
         for start in range(0, len(table.examples), size):
             prompts, responses = zip(*table.examples[start : start + size], strict=True)
             batch = make_batch(prompts, responses, self.policy.device)
@@ -131,7 +158,10 @@ class DpoTrainer(PolicyTrainer):
         """Measures where that is due, then has the watch check the policy."""
         settings = self.settings
         due = self.iteration % settings.dpo.sample_every == 0 or self.iteration in (1, settings.iterations)
-        figures = self.measure() if due else {}
+        try:
+            figures = self.measure() if due else {}
+        except NotFiniteError as error:
+            figures = self.skip(error)
         return figures if self.stopped is not None else figures | super().look()
 
     @torch.no_grad()
@@ -139,7 +169,9 @@ class DpoTrainer(PolicyTrainer):
         """How the policy does on dev pairs, and on completions that it samples for their prompts."""
         settings, table, reference = self.settings, self.dev_pairs, self.reference_logprobs()[1]
         pairs = [pair for row in table.pairs for pair in row]
-        log_ratios = torch.cat(list(self.log_ratios(table, pairs, reference)))
+        log_ratios = self.micro.attempt(
+            2 * len(pairs), lambda size: torch.cat(list(self.log_ratios(table, pairs, reference, size)))
+        )
         measured = self.figures(log_ratios, self.losses(log_ratios))
         figures = {f"eval_{name}": float(values.mean()) for name, values in measured.items()}
         # The same random numbers each time, so that readings differ by the policy alone, and training by nothing.
@@ -148,6 +180,7 @@ class DpoTrainer(PolicyTrainer):
         rollouts = roll_out(self.networks, self.scorer, prompts, settings, draw)
         entropy = -float(masked_mean(rollouts.logprobs, rollouts.batch.response_mask))
         figures |= rollouts.figures() | {"entropy": entropy}
+        check_figures(figures)
         if self.iteration == 0:
             check_start(figures["kl"], self.policy)
         self.passes_ceiling(figures["kl"])

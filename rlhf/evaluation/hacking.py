@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, tensor
 
 from rlhf.algorithms import ALGORITHMS
 from rlhf.settings.policy import MonitorSettings
@@ -33,6 +33,8 @@ class Reading(NamedTuple):
         length: mean, in tokens.
         repeated_3: mean share of a completion's trigrams that repeat earlier ones.
         distinct_2: share of all bigrams that differ from each other.
+        empty: share of completions without any text.
+        identical: share of completions that another prompt got too.
         spread: mean deviation between the reward model's members; 0 for a single one.
     """
 
@@ -43,7 +45,22 @@ class Reading(NamedTuple):
     length: float
     repeated_3: float
     distinct_2: float
+    empty: float
+    identical: float
     spread: float
+
+    def unmeasured(self) -> str:
+        """Which of it is not finite, and so no measurement; nothing where all is."""
+        scores = {
+            "the reward model's score": self.proxy,
+            "the held-out score": self.held_out,
+            "the KL": tensor(self.kl),
+        }
+        for name, values in scores.items():
+            bad = 0 if values is None else int((~values.isfinite()).sum())
+            if bad:
+                return f"{name} is not finite for {bad} of {len(self.proxy)} completions"
+        return ""
 
 
 class Verdict(NamedTuple):
@@ -90,6 +107,8 @@ def findings(start: Reading, best: Reading, now: Reading, limits: MonitorSetting
         now: the reading to judge.
         limits: None switches a limit off.
     """
+    if unmeasured := now.unmeasured():
+        return [f"{unmeasured}: look for a damaged model in data/models, or lower policy.learning_rate"]
     messages = _held_out_findings(start, best, now, limits)
     if limits.max_kl is not None and now.kl > limits.max_kl:
         messages.append(
@@ -101,6 +120,24 @@ def findings(start: Reading, best: Reading, now: Reading, limits: MonitorSetting
             f"completions are {now.length:.1f} tokens long, {start.length:.1f} at the start (limit "
             f"{limits.max_length_ratio:g} times that): the reward model seems to pay for length; set "
             "policy.length_penalty"
+        )
+    if limits.min_length_ratio is not None and now.length < limits.min_length_ratio * start.length:
+        messages.append(
+            f"completions are {now.length:.1f} tokens long, {start.length:.1f} at the start (limit "
+            f"{limits.min_length_ratio:g} times that): the reward model seems to pay for brevity; rank long answers "
+            f"beside short ones, lower policy.length_penalty, or raise {PENALTY}"
+        )
+    if limits.max_empty is not None and now.empty - start.empty > limits.max_empty:
+        messages.append(
+            f"{now.empty:.0%} of completions are empty, {start.empty:.0%} at the start (limit "
+            f"{100 * limits.max_empty:g} points more): the policy stops at once; rank empty completions, so that the "
+            "reward model learns their worth"
+        )
+    if limits.max_identical is not None and now.identical - start.identical > limits.max_identical:
+        messages.append(
+            f"{now.identical:.0%} of completions are another prompt's too, word for word, {start.identical:.0%} at the "
+            f"start (limit {100 * limits.max_identical:g} points more): different prompts get the same answer; raise "
+            f"{PENALTY} or policy.entropy_coefficient"
         )
     if limits.max_repetition is not None and now.repeated_3 - start.repeated_3 > limits.max_repetition:
         messages.append(

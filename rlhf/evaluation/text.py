@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
 import regex
+
+from rlhf.blank import is_blank
 
 _SCRIPTS = "Han Hiragana Katakana Bopomofo Yi Thai Lao Khmer Myanmar Tai_Le New_Tai_Lue Tai_Tham Tai_Viet"
 SPACELESS = "[[" + "".join(rf"\p{{scx={script}}}" for script in _SCRIPTS.split()) + r"]&&[\p{L}\p{N}]]"
@@ -29,14 +32,14 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     Source: Li et al. 2016, A Diversity-Promoting Objective Function for Neural Conversation Models, section 5.
 
     Returns:
-        The share; 1 when no text is n words long, since nothing repeats.
+        The share; where no text is n words long 1, since nothing repeats, or 0 where there is no word at all.
 
     Raises:
         ValueError: there is no text, or n is below 1.
     """
     _check(texts, n)
     ngrams = [gram for text in texts for gram in _ngrams(text, n)]
-    return len(set(ngrams)) / len(ngrams) if ngrams else 1.0
+    return len(set(ngrams)) / len(ngrams) if ngrams else float(not all(map(is_blank, texts)))
 
 
 def repeated_ngram_share(texts: Sequence[str], n: int) -> float:
@@ -51,6 +54,23 @@ def repeated_ngram_share(texts: Sequence[str], n: int) -> float:
     """
     _check(texts, n)
     return fmean(_repeated(_ngrams(text, n)) for text in texts)
+
+
+def empty_share(texts: Sequence[str]) -> float:
+    """The share of texts that hold nothing to read; 0 to 1. Raises ValueError when there is no text."""
+    _check(texts, 1)
+    return fmean(map(is_blank, texts))
+
+
+def identical_share(texts: Sequence[str]) -> float:
+    """The share of texts that are there more than once, white space at their ends aside; 0 to 1.
+
+    Raises:
+        ValueError: there is no text.
+    """
+    _check(texts, 1)
+    counts = Counter(text.strip() for text in texts)
+    return sum(count for count in counts.values() if count > 1) / len(texts)
 
 
 def mean_words(texts: Sequence[str]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from rlhf.batches import make_batch
 from rlhf.evaluation.hacking import Reading, gain, verdict
-from rlhf.evaluation.text import distinct_n, repeated_ngram_share
+from rlhf.evaluation.text import distinct_n, empty_share, identical_share, repeated_ngram_share
 from rlhf.generation import sample
 from rlhf.models import Policy
 from rlhf.policy.rollouts import Scorer
@@ -46,10 +47,19 @@ class Monitor:
     readings: list[Reading] = field(init=False, default_factory=list)
 
     def check(self, policy: Policy, log_ratio: LogRatio, iteration: int) -> Check | None:
-        """Reads the policy where a reading is due: every so many iterations, and at the end."""
+        """Reads the policy where a reading is due: every so many iterations, and at the end.
+
+        Raises:
+            ValueError: what the first reading measured is not finite.
+        """
         if iteration % self.limits.every and iteration != self.iterations:
             return None
         now = self.read(policy, log_ratio, iteration)
+        if not self.readings and now.unmeasured():
+            raise ValueError(
+                f"before the first update {now.unmeasured()}, so there is nothing to hold a reading against; train the "
+                "reward model anew: nightjar stage reward"
+            )
         self.readings.append(now)
         outcome = verdict(self.readings, self.limits)
         figures = {f"monitor_{name}": value for name, value in self.figures(now).items()}
@@ -90,6 +100,8 @@ class Monitor:
             length=tokens / len(texts),
             repeated_3=repeated_ngram_share(texts, 3),
             distinct_2=distinct_n(texts, 2),
+            empty=empty_share(texts),
+            identical=identical_share(texts),
             spread=spread,
         )
 
@@ -101,14 +113,15 @@ class Monitor:
         return assessment.scores, float(assessment.spread.mean())
 
     def figures(self, reading: Reading) -> dict[str, float]:
-        """A reading as numbers; gains are in deviations of the first reading."""
+        """A reading as numbers, those that are finite; gains are in deviations of the first reading."""
         start = self.readings[0]
         figures = {"proxy": float(reading.proxy.mean()), "proxy_gain": gain(reading.proxy, start.proxy)}
         if reading.held_out is not None and start.held_out is not None:
             figures["held_out"] = float(reading.held_out.mean())
             figures["held_out_gain"] = gain(reading.held_out, start.held_out)
-        names = ("kl", "length", "repeated_3", "distinct_2", "spread")
-        return figures | {name: getattr(reading, name) for name in names}
+        names = ("kl", "length", "repeated_3", "distinct_2", "empty", "identical", "spread")
+        figures |= {name: getattr(reading, name) for name in names}
+        return {name: value for name, value in figures.items() if isfinite(value)}
 
     def state_dict(self) -> dict[str, Any]:
         """The readings, for a checkpoint."""

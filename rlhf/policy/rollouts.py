@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from rlhf.adapters import without_adapter
 from rlhf.batches import Batch, make_batch, response_states
+from rlhf.finite import NotFiniteError, check_tensors
 from rlhf.generation import sample
 from rlhf.heads import response_logprobs
+from rlhf.memory import MicroBatches
 from rlhf.models import Policy, computes_in_float32
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.rewards import final_scores, length_penalty
-from rlhf.records import PromptText, Sampling
+from rlhf.records import PromptText, Sampling, prompt_key
 from rlhf.settings.policy import PolicySettings
 
 
@@ -38,12 +40,15 @@ class Networks:
         policy: what is trained.
         reference: the frozen start; None when it is the policy itself with its adapter off.
         critic: what advantages are estimated with; None where the algorithm has none.
+        settings: temperature and micro-batches.
+        micro: how many rows go through at once; None takes what the settings say.
     """
 
     policy: Policy
     reference: Policy | None
     critic: Critic | None
     settings: PolicySettings
+    micro: MicroBatches | None = None
 
     def logprobs(self, batch: Batch) -> Float[Tensor, "B T"]:
         """log π of each response token, 0 where padded."""
@@ -66,28 +71,37 @@ class Networks:
         critic, model = self.critic, self.policy.model
         if critic is None or critic.backbone is not None:
             return self.logprobs(batch), None
-        logprobs, values = [], []
-        for part in self._parts(batch):
+
+        def both(part: Batch) -> tuple[Tensor, Tensor]:
             states = response_states(model, part)
-            logprobs.append(response_logprobs(model, part, self.settings.temperature, states))
-            values.append(critic(part, states))
-        return torch.cat(logprobs), torch.cat(values)
+            return response_logprobs(model, part, self.settings.temperature, states), critic(part, states)
+
+        logprobs, values = self._in_parts(batch, both)
+        return logprobs, values
 
     def values(self, batch: Batch) -> Float[Tensor, "B T"]:
         """The critic's V_t, 0 where padded."""
-        assert self.critic is not None
-        if self.critic.backbone is not None:
-            return torch.cat([self.critic(part) for part in self._parts(batch)])
-        model = self.policy.model
-        return torch.cat([self.critic(part, response_states(model, part)) for part in self._parts(batch)])
+        critic, model = self.critic, self.policy.model
+        assert critic is not None
+        own = critic.backbone is not None
+        (values,) = self._in_parts(batch, lambda part: (critic(part, None if own else response_states(model, part)),))
+        return values
 
     def _logprobs(self, model: nn.Module, batch: Batch) -> Float[Tensor, "B T"]:
-        return torch.cat([response_logprobs(model, part, self.settings.temperature) for part in self._parts(batch)])
+        temperature = self.settings.temperature
+        (logprobs,) = self._in_parts(batch, lambda part: (response_logprobs(model, part, temperature),))
+        return logprobs
 
-    def _parts(self, batch: Batch) -> Iterator[Batch]:
-        size = self.settings.micro_batch_size or len(batch.input_ids)
-        for start in range(0, len(batch.input_ids), size):
-            yield Batch(*(tensor[start : start + size] for tensor in batch))
+    def _in_parts(self, batch: Batch, of: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """What is said of micro-batches, put together again."""
+
+        def work(size: int) -> tuple[Tensor, ...]:
+            starts = range(0, len(batch.input_ids), size)
+            parts = [of(Batch(*(tensor[start : start + size] for tensor in batch))) for start in starts]
+            return tuple(map(torch.cat, zip(*parts, strict=True)))
+
+        micro = self.micro or MicroBatches("policy", self.settings.micro_batch_size)
+        return micro.attempt(len(batch.input_ids), work)
 
 
 class Rollouts(NamedTuple):
@@ -129,7 +143,12 @@ def roll_out(
     settings: PolicySettings,
     generator: torch.Generator,
 ) -> Rollouts:
-    """Samples a completion for each prompt and scores it."""
+    """Samples a completion for each prompt and scores it.
+
+    Raises:
+        NotFiniteError: a score, a logprob or a value is not finite; it holds the prompts, completions and scores.
+        ValueError: memory has no room for the samples.
+    """
     policy = networks.policy
     encoded = policy.encode_prompts(prompts)
     seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
@@ -137,10 +156,17 @@ def roll_out(
     critic = networks.critic
     # A head on the policy's own states reads along, where they are what a forward over the whole would have.
     value = critic.read if critic is not None and critic.backbone is None else None
-    samples = sample(policy, encoded, [sampling] * len(prompts), seeds, value)
+    try:
+        samples = sample(policy, encoded, [sampling] * len(prompts), seeds, value)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"memory ran out while {len(prompts)} completions were sampled at once ({error}); lower "
+            "policy.prompts_per_iteration, policy.completions or policy.max_new_tokens"
+        ) from error
     responses = samples.responses()
     batch = make_batch(encoded, responses, policy.device)
-    raw = scorer.score(prompts, [policy.decode(response) for response in responses]).to(policy.device)
+    texts = [policy.decode(response) for response in responses]
+    raw = scorer.score(prompts, texts).to(policy.device)
     scores = final_scores(raw, samples.finished, settings.unfinished_score, settings.unfinished == "replace")
     scores = scores - length_penalty(samples.lengths, settings.length_penalty, settings.length_free)
     # In half precision a step of the sampler and a forward over the whole round differently, by more than PPO bears.
@@ -149,4 +175,14 @@ def roll_out(
     ref_logprobs = networks.ref_logprobs(batch)
     if values is None and critic is not None:
         values = networks.values(batch)
+    said = {"scores of the reward model": raw, "logprobs of the policy": logprobs}
+    said |= {"logprobs of the reference": ref_logprobs} | ({} if values is None else {"values of the critic": values})
+    try:
+        check_tensors(said)
+    except NotFiniteError as error:
+        rows = zip(prompts, texts, raw.tolist(), strict=True)
+        completions = [
+            {"prompt": prompt_key(prompt), "completion": text, "score": score} for prompt, text, score in rows
+        ]
+        raise NotFiniteError(str(error), {"completions": completions}) from None
     return Rollouts(batch, scores, logprobs, ref_logprobs, values, samples.finished)

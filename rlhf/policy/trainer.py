@@ -16,6 +16,8 @@ from rlhf.adapters import trainable_parameters
 from rlhf.algorithms import ALGORITHMS
 from rlhf.batches import Batch
 from rlhf.demonstrations import Example, learn_responses
+from rlhf.finite import BadBatches, NotFiniteError, check_state
+from rlhf.memory import MicroBatches
 from rlhf.models import Policy, computes_in_float32
 from rlhf.optim import shuffled_batches
 from rlhf.policy.rollouts import Networks
@@ -69,6 +71,9 @@ class PolicyTrainer(ABC):
         warnings: what the watch thinks wrong after the last iteration.
         stopped: why the run ended early, or None.
         kept: the policy to go back to when it does.
+        bad: what was skipped since it was not finite.
+        micro: how many rows go through the networks at once.
+        idle: iterations that learnt nothing for that reason.
     """
 
     remedy: ClassVar[str]
@@ -79,6 +84,9 @@ class PolicyTrainer(ABC):
     settings: PolicySettings
     watch: Watch | None = None
     general: Sequence[Example] = ()
+    bad: BadBatches = field(init=False)
+    micro: MicroBatches = field(init=False)
+    idle: int = field(init=False, default=0)
     iteration: int = field(init=False, default=0)
     warnings: list[str] = field(init=False, default_factory=list)
     stopped: str | None = field(init=False, default=None)
@@ -90,8 +98,10 @@ class PolicyTrainer(ABC):
         self.policy.model.eval()  # dropout stays off wherever logprobs are compared
         if self.reference is not None:
             self.reference.model.eval().requires_grad_(False)
-        self.networks = Networks(self.policy, self.reference, None, self.settings)
+        self.micro = MicroBatches("policy", self.settings.micro_batch_size)
+        self.networks = Networks(self.policy, self.reference, None, self.settings, self.micro)
         self.generator = torch.Generator().manual_seed(self.settings.seed)
+        self.bad = BadBatches("policy", self.settings.max_bad_batches)
         self._start = fingerprint(trainable_parameters(self.policy))
 
     @property
@@ -115,6 +125,7 @@ class PolicyTrainer(ABC):
 
         Raises:
             RuntimeError: the policy is not the reference at the start, or not the one that sampled.
+            ValueError: more batches were not finite than may be skipped.
         """
         settings, draw = self.settings, torch.Generator().manual_seed(self.settings.seed)
         # From the seed alone, so that a resumed run knows the order too.
@@ -122,7 +133,11 @@ class PolicyTrainer(ABC):
         if self.iteration == 0:
             self.look()
         while self.iteration < settings.iterations and self.stopped is None:
-            figures = self.learn(order[self.iteration])
+            try:
+                figures = self.learn(order[self.iteration])
+            except NotFiniteError as error:
+                figures = self.skip(error)
+                self.idle += 1
             if figures is None:
                 return
             self.iteration += 1
@@ -134,18 +149,33 @@ class PolicyTrainer(ABC):
             return
         if self.stopped is not None:
             raise ValueError(f"{self.settings.algorithm} went back to where it began: {self.stopped}")
+        if self.bad.count:
+            raise ValueError(
+                f"{self.settings.algorithm} changed no weight of the policy; batches skipped since something was "
+                f"not finite: {self.bad.count}"
+            )
         raise ValueError(f"{self.settings.algorithm} changed no weight of the policy; {self.remedy}")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the run needs to go on as if it had never stopped; the data's order follows from the seed."""
-        return {
-            "iteration": self.iteration,
-            "reference": self._reference(),
+        """All that the run needs to go on as if it had never stopped; the data's order follows from the seed.
+
+        Raises:
+            ValueError: a weight, or what an optimizer knows of it, is not finite: who resumed would be stuck with it.
+        """
+        learnt = {
             "policy": [weight.detach().cpu() for weight in trainable_parameters(self.policy)],
             "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers()],
+        }
+        check_state(learnt, "the checkpoint")
+        return {
+            **learnt,
+            "iteration": self.iteration,
+            "reference": self._reference(),
             "generator": self.generator.get_state(),
             "kept": self.kept and tuple(self.kept),
             "stopped": self.stopped,
+            "bad_batches": self.bad.count,
+            "idle": self.idle,
             "watch": self.watch and self.watch.state_dict(),
         }
 
@@ -166,9 +196,15 @@ class PolicyTrainer(ABC):
             optimizer.load_state_dict(saved)
         self.generator.set_state(state["generator"])
         self.iteration, self.stopped = state["iteration"], state["stopped"]
+        self.bad.count, self.idle = state["bad_batches"], state["idle"]
         self.kept = state["kept"] and Kept(*state["kept"])
         if self.watch is not None:
             self.watch.load_state_dict(state["watch"])
+
+    def skip(self, error: NotFiniteError, **batch: Any) -> dict[str, float]:
+        """Nothing is learnt from a bad batch; raises ValueError where it is one more than the settings allow."""
+        self.bad.skip(error, iteration=self.iteration, **batch)
+        return {"skipped_batches": float(self.bad.count)}
 
     def passes_ceiling(self, kl: float) -> bool:
         """Ends the run past the ceiling; within it keeps the policy to go back to, unless the watch keeps better."""
@@ -212,7 +248,7 @@ class PolicyTrainer(ABC):
         """Adds the weighted gradient of the cross-entropy of so many general examples; returns that, nats per token."""
         indices = torch.randint(len(self.general), (rows,), generator=self.generator).tolist()
         examples = [self.general[index] for index in indices]
-        tokens, size = sum(len(response) for _, response in examples), self.settings.micro_batch_size or rows
+        tokens, size = sum(len(response) for _, response in examples), self.micro.size or rows
         parts = (examples[start : start + size] for start in range(0, rows, size))
         return sum(learn_responses(self.policy, part, weight / tokens) for part in parts) / tokens
 
@@ -249,7 +285,7 @@ def fingerprint(weights: Iterable[Tensor]) -> str:
 
 def check_start(kl: float, policy: Policy) -> None:
     """Raises RuntimeError where the policy, before its first update, is another than its reference."""
-    if not abs(kl) <= (1e-3 if computes_in_float32(policy.model) else 0.5):  # a NaN is refused too
+    if abs(kl) > (1e-3 if computes_in_float32(policy.model) else 0.5):
         raise RuntimeError(
             f"before the first update the KL to the reference is {kl:.3g} nats per sequence, expected 0: the "
             "reference is not the model that training starts from; merge the SFT adapter, or use it as the reference"

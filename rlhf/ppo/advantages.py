@@ -1,7 +1,7 @@
 """Advantages: what tells PPO, REINFORCE, RLOO and GRPO apart; rlhf/algorithms.py says which has which.
 
-With a critic they are estimated for every token. Without one they stand for whole completions: a completion's return,
-score − β·KL, less a baseline made of other completions' returns.
+With a critic they are estimated for every token. Without one they stand for whole completions: a completion's score
+and its KL, each held against those of other completions.
 """
 
 from __future__ import annotations
@@ -93,35 +93,49 @@ def leave_one_out_advantages(returns: Float[Tensor, " B"], group: int) -> Compar
 
     A baseline that does not contain the sample itself leaves the gradient unbiased. With a prompt's K completions
     as the group this is RLOO (Kool et al. 2019, equation 8; Ahmadian et al. 2024, equation 7); with the whole batch
-    it is REINFORCE with a mean baseline.
+    it is REINFORCE with a mean baseline. Equal returns give exactly 0.
 
     Args:
-        returns: G, the completions of a group side by side.
+        returns: G, or any of its terms, the completions of a group side by side.
         group: K; divides B. A group of one has nothing to compare with and keeps its return.
     """
-    grouped = returns.view(-1, group)
-    baselines = (grouped.sum(1, keepdim=True) - grouped) / max(1, group - 1)
-    return Compared((grouped - baselines).flatten(), baselines.flatten())
+    if group == 1:
+        return Compared(returns, torch.zeros_like(returns))
+    centred = _from_the_first(returns, group)
+    advantages = centred - (centred.sum(1, keepdim=True) - centred) / (group - 1)
+    return _compare(returns, advantages)
 
 
-def group_normalised_advantages(returns: Float[Tensor, " B"], group: int) -> Compared:
-    """(G_i − mean of the group) / (deviation of the group + 1e-4).
+def group_normalised_advantages(scores: Float[Tensor, " B"], group: int) -> Compared:
+    """(R_i − mean of the group) / (deviation of the group + 1e-4). Equal scores give exactly 0.
 
-    Source: Shao et al. (2024), section 4.1.2 (GRPO). Differs from it: the KL penalty is part of the return, as in
-    every algorithm here, where the paper adds it to the loss.
+    Source: Shao et al. (2024), section 4.1.2 (GRPO). Of the scores alone, as there: were the KL in it, a prompt whose
+    completions score alike would make full advantages of the noise in their KL.
 
     Args:
-        returns: G, the completions of a group side by side.
+        scores: R, the completions of a group side by side.
         group: K; divides B.
     """
-    grouped = returns.view(-1, group).double()  # in float32 the mean of equal returns may be another than they
-    baselines = grouped.mean(1, keepdim=True).expand_as(grouped)
-    advantages = (grouped - baselines) / (grouped.std(1, correction=0, keepdim=True) + 1e-4)
-    return Compared(*(column.flatten().to(returns.dtype) for column in (advantages, baselines)))
+    centred = _from_the_first(scores, group)
+    from_mean = centred - centred.mean(1, keepdim=True)
+    deviation = from_mean.square().mean(1, keepdim=True).sqrt()
+    return _compare(scores, from_mean / (deviation + 1e-4), from_mean)
+
+
+def _from_the_first(figures: Float[Tensor, " B"], group: int) -> Tensor:
+    """B/K × K differences from each group's first, in float64: of equal figures exactly 0, as a mean's may not be."""
+    grouped = figures.view(-1, group).double()
+    return grouped - grouped[:, :1]
+
+
+def _compare(figures: Tensor, advantages: Tensor, differences: Tensor | None = None) -> Compared:
+    """Advantages in the figures' own precision, with what those were held against."""
+    differences = advantages if differences is None else differences
+    return Compared(advantages.flatten().to(figures.dtype), figures - differences.flatten().to(figures.dtype))
 
 
 OF_COMPLETIONS: Mapping[str, Callable[[Float[Tensor, " B"], int], Compared]] = {
     "leave_one_out": leave_one_out_advantages,
     "group_normalised": group_normalised_advantages,
 }
-"""By the names that rlhf/algorithms.py calls them."""
+"""What algorithms make of scores, by the names that rlhf/algorithms.py calls it."""

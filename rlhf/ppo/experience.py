@@ -12,9 +12,14 @@ from torch import Tensor
 from rlhf.algorithms import ALGORITHMS
 from rlhf.batches import Batch
 from rlhf.logprobs import kl_estimate
-from rlhf.masking import explained_variance, masked_mean, masked_variance, whiten
+from rlhf.masking import explained_variance, masked_mean, masked_variance, whiten, whitening_scale
 from rlhf.policy.rollouts import Networks, Scorer, roll_out
-from rlhf.ppo.advantages import OF_COMPLETIONS, generalized_advantages, log_derivative_coefficients
+from rlhf.ppo.advantages import (
+    OF_COMPLETIONS,
+    generalized_advantages,
+    leave_one_out_advantages,
+    log_derivative_coefficients,
+)
 from rlhf.ppo.rewards import token_rewards
 from rlhf.records import PromptText
 from rlhf.settings.policy import PolicySettings
@@ -26,16 +31,20 @@ class Experience(NamedTuple):
     Attributes:
         batch: prompts and completions.
         logprobs: log π_old of each response token.
+        ref_logprobs: log π_ref of each.
         values: what advantages are measured against: V_old of the critic, or the baseline.
         advantages: whitened where the algorithm says so.
         returns: the critic's target.
+        kl_weights: what a nat of each token costs in the loss, in units of the advantages; 0 where the reward pays it.
     """
 
     batch: Batch
     logprobs: Float[Tensor, "B T"]
+    ref_logprobs: Float[Tensor, "B T"]
     values: Float[Tensor, "B T"]
     advantages: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
+    kl_weights: Float[Tensor, "B T"]
 
     def rows(self, index: Tensor) -> Experience:
         """Some of the rows."""
@@ -60,15 +69,22 @@ def sample_experience(
     rollouts = roll_out(networks, scorer, prompts, settings, generator)
     batch, mask = rollouts.batch, rollouts.batch.response_mask
     estimate = estimate_advantages(*rollouts[1:5], mask, settings, kl_coefficient)
-    advantages = estimate.advantages
+    advantages, price = estimate.advantages, estimate.kl_price
     figures = rollouts.figures() | {
         "explained_variance": float(explained_variance(estimate.values, estimate.returns, mask)),
         "advantage_mean": float(masked_mean(advantages, mask)),
         "advantage_std": float(masked_variance(advantages, mask).sqrt()),
     }
     if ALGORITHMS[settings.algorithm].whitens:
+        price = price * whitening_scale(advantages, mask)
         advantages = whiten(advantages, mask)
-    return Experience(batch, rollouts.logprobs, estimate.values, advantages, estimate.returns), figures
+    weights = torch.zeros_like(advantages)
+    if settings.kl.in_ == "loss":
+        # A token's own KL is the loss's to lower. That of the tokens after it follows from what was drawn: it stays.
+        weights = torch.where(mask, price, 0.0)
+        advantages = advantages + weights * kl_estimate(rollouts.logprobs, rollouts.ref_logprobs)
+    of_networks = rollouts.logprobs, rollouts.ref_logprobs, estimate.values
+    return Experience(batch, *of_networks, advantages, estimate.returns, weights), figures
 
 
 class Estimate(NamedTuple):
@@ -78,11 +94,13 @@ class Estimate(NamedTuple):
         advantages: not whitened.
         returns: the critic's target, or the completion's return.
         values: the critic's values, or the completion's baseline.
+        kl_price: what a nat costs, in units of the advantages.
     """
 
     advantages: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
     values: Float[Tensor, "B T"]
+    kl_price: Float[Tensor, ""]
 
 
 def estimate_advantages(
@@ -102,21 +120,27 @@ def estimate_advantages(
         ref_logprobs: the same under the frozen reference.
         values: the critic's, where the algorithm has one.
         response_mask: True at response tokens.
-        settings: algorithm, completions per prompt, discount, λ, the KL's estimator.
+        settings: algorithm, completions per prompt, discount, λ.
         kl_coefficient: β.
     """
-    estimator = settings.kl.estimator
+    price = scores.new_tensor(kl_coefficient)
     if values is not None:
-        rewards = token_rewards(scores, logprobs, ref_logprobs, response_mask, kl_coefficient, estimator)
+        rewards = token_rewards(scores, logprobs, ref_logprobs, response_mask, kl_coefficient)
         if settings.whiten_rewards:
+            price = price * whitening_scale(rewards, response_mask)
             rewards = whiten(rewards, response_mask, keep_mean=True)
         gae = generalized_advantages(rewards, values, response_mask, settings.discount, settings.gae_lambda)
-        return Estimate(gae.advantages, gae.returns, values)
-    kl = torch.where(response_mask, kl_estimate(logprobs, ref_logprobs, estimator), 0.0).sum(1)
-    returns = log_derivative_coefficients(scores, kl, kl_coefficient)
+        return Estimate(gae.advantages, gae.returns, values, price)
+    kl = torch.where(response_mask, kl_estimate(logprobs, ref_logprobs), 0.0).sum(1)
     row = ALGORITHMS[settings.algorithm]
     assert row.advantages is not None
-    group = settings.completions if row.group == "prompt" else len(returns)
-    advantages, baselines = OF_COMPLETIONS[row.advantages](returns, group)
+    group = settings.completions if row.group == "prompt" else len(scores)
+    of_scores = OF_COMPLETIONS[row.advantages](scores, group)
+    # Without the completion itself among those it is held against, so that the gradient is the KL's whole.
+    of_kl = leave_one_out_advantages(kl_coefficient * (1.0 + kl), group)
+    advantages, baselines = (one - other for one, other in zip(of_scores, of_kl, strict=True))
+    returns = log_derivative_coefficients(scores, kl, kl_coefficient)
     # A completion's figure stands at each of its tokens.
-    return Estimate(*(torch.where(response_mask, row[:, None], 0.0) for row in (advantages, returns, baselines)))
+    rows = (advantages, returns, baselines)
+    advantages, returns, baselines = (torch.where(response_mask, row[:, None], 0.0) for row in rows)
+    return Estimate(advantages, returns, baselines, price)

@@ -17,7 +17,7 @@ class PpoLoss(NamedTuple):
     """Equation 9 at each token.
 
     Attributes:
-        losses: L_clip + c₁·L_vf − c₂·S, to be minimised.
+        losses: L_clip + c₁·L_vf − c₂·S, and β·KL where the loss has it, to be minimised.
         figures: its parts and what tells how far the policy has moved, without a graph.
     """
 
@@ -32,7 +32,7 @@ def ppo_loss(
     experience: Experience,
     settings: PolicySettings,
 ) -> PpoLoss:
-    """L_clip + c₁·L_vf − c₂·S at each token.
+    """L_clip + c₁·L_vf − c₂·S at each token, and β·KL where `kl.in` is loss.
 
     Source: Schulman et al. (2017), equation 9, with the signs of a loss. Policy and critic share terms in nothing but
     the sum: where they are networks of their own, each may be asked for by itself.
@@ -42,7 +42,7 @@ def ppo_loss(
         entropy: S, of the distributions that they were drawn from; with the logprobs.
         values: V, the critic's; None leaves out its term.
         experience: what was sampled, at the same tokens.
-        settings: ε, ε_v, c₁, c₂ and the dual clip.
+        settings: ε, ε_v, c₁, c₂, the dual clip, and the KL's estimator.
     """
     losses = torch.zeros_like(experience.logprobs)
     figures: dict[str, Tensor] = {}
@@ -57,6 +57,10 @@ def ppo_loss(
             "clip_fraction": ((ratio - 1.0).abs() > settings.clip).float(),
             **{f"approx_kl_{name}": kl_estimate(experience.logprobs, logprobs, name) for name in ("k1", "k2", "k3")},
         }
+        if settings.kl.in_ == "loss":
+            name, sampled = settings.kl.estimator, (experience.logprobs, experience.ref_logprobs)
+            figures[f"kl_{name}"] = kl_losses(logprobs, *sampled, name)
+            losses = losses + experience.kl_weights * figures[f"kl_{name}"]
     if values is not None:
         figures["value_loss"] = value_losses(values, experience.values, experience.returns, settings.value_clip)
         losses = losses + settings.value_coefficient * figures["value_loss"]
@@ -85,6 +89,42 @@ def policy_losses(
     if dual_clip is None:
         return losses
     return torch.where(advantages < 0, torch.minimum(losses, -dual_clip * advantages), losses)
+
+
+def kl_losses(
+    logprobs: Float[Tensor, "*shape"],
+    old_logprobs: Float[Tensor, "*shape"],
+    ref_logprobs: Float[Tensor, "*shape"],
+    estimator: str,
+) -> Float[Tensor, "*shape"]:
+    """KL(π ‖ π_ref) at tokens sampled from π_old, as a loss: the expectation of its gradient is the KL's own.
+
+    With d = log π − log π_ref and ρ = π/π_old: k2 is ρ·d²/2, where ρ is a mere weight; k3 is ρ·(e^{−d} − 1 + d), where
+    it has its gradient. Either way a token's gradient is ρ·d·∇log π, and E_old[ρ·d·∇log π] = ∇KL(π ‖ π_ref), however
+    far π is from π_old. k3's value is unbiased, k2's is the nearer to it the smaller d is.
+
+    What else one might write has another gradient: k1 by itself has that of nothing, E[∇log π] = 0; k1 with ρ the right
+    one with the noise of a constant, ρ·(d + 1)·∇log π; k3 without ρ that of the forward KL(π_ref ‖ π); k2 with the
+    gradient of ρ that of E[d²/2].
+    Source: Schulman, "Approximating KL divergence" (2020); Liu et al. (2025), "Rethinking KL regularization in RLHF".
+
+    Args:
+        logprobs: log π of the tokens.
+        old_logprobs: log π_old, when they were sampled.
+        ref_logprobs: under the frozen reference.
+        estimator: k2 or k3.
+
+    Raises:
+        ValueError: the estimator is no such loss.
+    """
+    ratio, log_ratio = probability_ratio(logprobs, old_logprobs), logprobs - ref_logprobs
+    if estimator == "k2":
+        return ratio.detach() * log_ratio.square() / 2
+    if estimator == "k3":
+        # ρ·e^{−d} = π_ref / π_old has no gradient. Written so, no large numbers cancel where π is far below π_ref.
+        constant = torch.expm1((ref_logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
+        return constant - (ratio - 1.0) + ratio * log_ratio
+    raise ValueError(f"found KL estimator {estimator!r}; as a loss k2 and k3 have the KL's gradient")
 
 
 def value_losses(

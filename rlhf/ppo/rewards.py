@@ -15,11 +15,11 @@ def token_rewards(
     ref_logprobs: Float[Tensor, "B T"],
     response_mask: Bool[Tensor, "B T"],
     kl_coefficient: float,
-    estimator: str = "k1",
 ) -> Float[Tensor, "B T"]:
-    """r_t = −β·kl_t at every response token, plus the completion's score at the last one.
+    """r_t = −β·(log π − log π_ref) at every response token, plus the completion's score at the last one.
 
-    Source: Ziegler et al. (2019), equation 2; the penalty per token as in Stiennon et al. (2020).
+    Source: Ziegler et al. (2019), equation 2; the penalty per token as in Stiennon et al. (2020). No other estimate of
+    the KL belongs here: E[∇log π·k] is the KL's gradient for k1 alone.
 
     Args:
         scores: one per completion.
@@ -27,9 +27,8 @@ def token_rewards(
         ref_logprobs: the same under the frozen reference.
         response_mask: True at response tokens; each row has at least one, and they come first.
         kl_coefficient: β.
-        estimator: of the KL at each token: k1, k2 or k3.
     """
-    penalty = kl_coefficient * kl_estimate(logprobs, ref_logprobs, estimator)
+    penalty = kl_coefficient * kl_estimate(logprobs, ref_logprobs)
     rewards = torch.where(response_mask, -penalty, 0.0)
     last = response_mask.sum(1) - 1
     return rewards.scatter_add(1, last[:, None], scores[:, None].to(rewards.dtype))

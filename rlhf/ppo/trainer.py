@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlhf.adapters import trainable_parameters
 from rlhf.algorithms import ALGORITHMS
+from rlhf.finite import NotFiniteError, check_state
 from rlhf.policy.rollouts import Networks, Scorer
 from rlhf.policy.trainer import PolicyTrainer, adam, check_start
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.experience import Experience, sample_experience
 from rlhf.ppo.kl import KlController
 from rlhf.ppo.update import Actors, update
-from rlhf.records import PromptText
+from rlhf.records import PromptText, prompt_key
 
 
 @dataclass(kw_only=True)
@@ -43,7 +45,7 @@ class PpoTrainer(PolicyTrainer):
         super().__post_init__()
         settings, critic = self.settings, self.critic
         assert (critic is not None) == ALGORITHMS[settings.algorithm].critic
-        self.networks = Networks(self.policy, self.reference, critic, settings)
+        self.networks = Networks(self.policy, self.reference, critic, settings, self.micro)
         self.actors = Actors(
             self.policy.model,
             critic,
@@ -57,17 +59,34 @@ class PpoTrainer(PolicyTrainer):
         return len(self.prompts)
 
     def learn(self, rows: Sequence[int]) -> dict[str, float] | None:
-        """Samples, scores and updates; None once the KL of what was sampled is past the ceiling."""
+        """Samples, scores and updates; None once the KL of what was sampled is past the ceiling.
+
+        Raises:
+            NotFiniteError: what the networks said of the rollouts is not finite; nothing has moved.
+        """
         settings = self.settings
-        experience, figures = self.sample_experience([self.prompts[row] for row in rows])
-        if self.iteration == 0:
+        prompts = [self.prompts[row] for row in rows]
+        experience, figures = self.sample_experience(prompts)
+        if self.iteration == self.idle:  # the first to learn anything
             check_start(figures["kl"], self.policy)
         if self.passes_ceiling(figures["kl"]):
             return None
         self.decay()
         move = self.critic is None or self.iteration >= settings.critic_warmup
         general = self.learn_general if self.general and settings.ptx_coefficient > 0 else None
-        figures |= update(self.actors, experience, settings, move, self.generator, general)
+
+        def skip(error: NotFiniteError, index: Tensor) -> None:
+            ids, mask = experience.batch.response_ids, experience.batch.response_mask
+            texts = [
+                {
+                    "prompt": prompt_key(prompts[row // settings.completions]),
+                    "completion": self.policy.decode(ids[row][mask[row]].tolist()),
+                }
+                for row in index.tolist()
+            ]
+            figures.update(self.skip(error, completions=texts))
+
+        figures |= update(self.actors, experience, settings, move, self.generator, general, skip, self.micro)
         self.controller.update(figures["kl"], len(experience.logprobs))
         return figures
 
@@ -88,6 +107,7 @@ class PpoTrainer(PolicyTrainer):
 
     def state_dict(self) -> dict[str, Any]:
         critic = self.critic and self.critic.state_dict()
+        check_state(critic, "the checkpoint: critic")
         return super().state_dict() | {"critic": critic, "kl_coefficient": self.controller.coefficient}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

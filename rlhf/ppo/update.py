@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf.batches import response_states
+from rlhf.finite import NotFiniteError, check_figures
 from rlhf.heads import TokenLoss, Tokens, token_loss
 from rlhf.logprobs import token_statistics
+from rlhf.memory import MicroBatches
 from rlhf.models import computes_in_float32
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.experience import Experience
@@ -19,6 +21,7 @@ from rlhf.ppo.losses import ppo_loss
 from rlhf.settings.policy import PolicySettings
 
 LearnGeneral = Callable[[int, float], float]
+Skip = Callable[[NotFiniteError, Tensor], None]
 
 
 class Actors(NamedTuple):
@@ -37,6 +40,8 @@ def update(
     move_policy: bool,
     generator: torch.Generator,
     learn_general: LearnGeneral | None = None,
+    skip: Skip | None = None,
+    micro: MicroBatches | None = None,
 ) -> dict[str, float]:
     """Learns from one set of rollouts, in place; returns the masked diagnostics, averaged over its steps.
 
@@ -52,18 +57,29 @@ def update(
         learn_general: adds the gradient of the language-modelling loss on so many general examples, times a weight,
             here `settings.ptx_coefficient`, and returns the loss, nats per token (PPO-ptx; Ouyang et al. 2022,
             equation 2).
+        skip: is told of a minibatch with a loss or a gradient that is not finite, and of its rows; no network has made
+            a step on it then. None refuses it.
+        micro: how many rows go through at once; None takes what the settings say.
 
     Raises:
+        NotFiniteError: there is such a minibatch, and none may be skipped.
         RuntimeError: the first ratios are not 1, so the sampled logprobs are not the policy's own.
     """
     steps: list[dict[str, float]] = []
+    micro = micro or MicroBatches("policy", settings.micro_batch_size)
     for index in _minibatches(len(experience.logprobs), settings, generator):
         rows = experience.rows(index)
-        steps.append(_step(actors, rows, settings, move_policy, learn_general, first=not steps))
+        try:
+            steps.append(_step(actors, rows, settings, move_policy, generator, learn_general, micro, first=not steps))
+        except NotFiniteError as error:
+            if skip is None:
+                raise
+            skip(error, index)
+            continue
         ceiling = settings.update_kl_ceiling
         if move_policy and ceiling is not None and steps[-1]["approx_kl_k3"] > ceiling:
             break
-    averages = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]}
+    averages = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]} if steps else {}
     return {**averages, "update_steps": float(len(steps))}
 
 
@@ -77,29 +93,61 @@ def _step(
     rows: Experience,
     settings: PolicySettings,
     move_policy: bool,
+    generator: torch.Generator,
     learn_general: LearnGeneral | None,
+    micro: MicroBatches,
     first: bool,
 ) -> dict[str, float]:
-    """One optimizer step of the networks, on the mean loss over the step's tokens."""
-    tokens = int(rows.batch.response_mask.sum())
-    size = settings.micro_batch_size or len(rows.logprobs)
+    """One optimizer step of the networks, on the mean loss over the step's tokens.
+
+    Raises:
+        NotFiniteError: a figure or a gradient is not finite; no network has moved, or holds a gradient.
+    """
+    networks = [("grad_norm", actors.policy, actors.policy_optimizer)] if move_policy else []
+    if actors.critic is not None and actors.critic_optimizer is not None:
+        networks.append(("critic_grad_norm", actors.critic, actors.critic_optimizer))
+    drawn = generator.get_state()
+
+    def learn(size: int) -> tuple[dict[str, float], float]:
+        sums, error = _accumulate(actors, rows, settings, move_policy, size)
+        if move_policy and learn_general is not None:
+            sums["general_loss"] = learn_general(len(rows.logprobs), settings.ptx_coefficient)
+        return sums, error
+
+    def undo() -> None:
+        generator.set_state(drawn)  # of which general examples are drawn
+        for _, _, optimizer in networks:
+            optimizer.zero_grad(set_to_none=True)
+
+    sums, error = micro.attempt(len(rows.logprobs), learn, undo)
+    sums["grad_norm"] = 0.0
+    try:
+        for name, network, _ in networks:
+            sums[name] = float(nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm))
+        check_figures(sums)
+        if first:
+            check_ratio(error, actors.policy)
+        for _, _, optimizer in networks:
+            optimizer.step()
+    finally:
+        for _, _, optimizer in networks:
+            optimizer.zero_grad(set_to_none=True)
+    return sums
+
+
+def _accumulate(
+    actors: Actors, rows: Experience, settings: PolicySettings, move_policy: bool, size: int
+) -> tuple[dict[str, float], float]:
+    """Adds the gradient of a step's loss, `size` rows at once; returns its figures, and how far a ratio is off 1."""
+    tokens, error = int(rows.batch.response_mask.sum()), 0.0
     sums: dict[str, float] = {}
     for index in torch.arange(len(rows.logprobs)).split(size):
         part = rows.rows(index)
         figures = _backward(actors, part, settings, tokens, move_policy)
         for name, values in figures.items():
             sums[name] = sums.get(name, 0.0) + float(values.sum()) / tokens
-        if first:
-            errors = torch.where(part.batch.response_mask, figures["ratio"] - 1.0, 0.0)
-            check_ratio(float(errors.abs().max()), actors.policy)
-    if move_policy and learn_general is not None:
-        sums["general_loss"] = learn_general(len(rows.logprobs), settings.ptx_coefficient)
-    if actors.critic is not None and actors.critic_optimizer is not None:
-        sums["critic_grad_norm"] = take_step(actors.critic, actors.critic_optimizer, settings.max_grad_norm)
-    sums["grad_norm"] = (
-        take_step(actors.policy, actors.policy_optimizer, settings.max_grad_norm) if move_policy else 0.0
-    )
-    return sums
+        error = max(error, float(torch.where(part.batch.response_mask, figures["ratio"] - 1.0, 0.0).abs().max()))
+    return sums, error
 
 
 def _backward(
@@ -137,15 +185,8 @@ def _backward(
 
 def check_ratio(error: float, policy: nn.Module) -> None:
     """Before anything has moved every ratio is 1, but for rounding, which in bfloat16 is coarse."""
-    if not error <= (1e-2 if computes_in_float32(policy) else 0.5):  # written so that a NaN is refused too
+    if error > (1e-2 if computes_in_float32(policy) else 0.5):
         raise RuntimeError(
             f"at the first minibatch a probability ratio is off 1 by {error:.3g}: the policy that scores is not the "
             "one that sampled; look for dropout, an unmerged adapter or a warped sampler"
         )
-
-
-def take_step(network: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> float:
-    norm = float(nn.utils.clip_grad_norm_(network.parameters(), max_norm))
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norm

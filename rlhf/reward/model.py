@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf.finite import check_state, check_tensors
 from rlhf.models import ANYWHERE
 from rlhf.records import Message
 from rlhf.reward.encoder import EncoderReward
@@ -84,24 +85,31 @@ class RewardModel:
         """Sets the constants so that these completions have mean 0 and deviation 1.
 
         Raises:
-            ValueError: the scores do not differ, so there is nothing to learn from.
+            ValueError: the scores do not differ, so there is nothing to learn from, or are not finite.
         """
         self.mean, self.deviation = 0.0, 1.0
         scores = self.score(prompts, completions)
+        check_tensors({"scores of the reward model": scores})
         deviation = float(scores.std(correction=0))
         if not deviation > 1e-6:
             raise ValueError("the reward model gives every completion the same score; it has learnt nothing")
         self.mean, self.deviation = float(scores.mean()), deviation
 
     def save(self, path: Path) -> None:
-        """Writes the network, its head and reward.json."""
+        """Writes the network, its head and reward.json.
+
+        Raises:
+            ValueError: a weight or a constant is not finite.
+        """
         from safetensors.torch import save_file
 
+        constants = {"mean": self.mean, "deviation": self.deviation}
+        check_state(constants | dict(self.network.named_parameters()), str(path))
         path.mkdir(parents=True, exist_ok=True)
         self.network.save(path)
         heads = {name: weight.detach().float().contiguous().cpu() for name, weight in self.network.heads().items()}
         save_file(heads, path / "head.safetensors")
-        _write(path, {"mean": self.mean, "deviation": self.deviation, **_describe(self.network)})
+        _write(path, {**constants, **_describe(self.network)})
 
 
 class Ensemble(RewardModel):
@@ -142,9 +150,10 @@ class Ensemble(RewardModel):
 
     def save(self, path: Path) -> None:
         """Writes each member to a folder of its own, and reward.json with what makes them one."""
+        constants = {"mean": self.mean, "deviation": self.deviation, "uncertainty_penalty": self.uncertainty_penalty}
+        check_state(constants, str(path))
         for index, member in enumerate(self.members):
             member.save(path / f"member_{index}")
-        constants = {"mean": self.mean, "deviation": self.deviation, "uncertainty_penalty": self.uncertainty_penalty}
         _write(path, {"members": len(self.members), **constants})
 
 

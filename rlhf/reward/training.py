@@ -6,18 +6,24 @@ Dimensions: N pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf.finite import BadBatches, NotFiniteError
+from rlhf.memory import MicroBatches
 from rlhf.optim import Optimizer, shuffled_batches
 from rlhf.records import Message, Pair, prompt_identity
 from rlhf.reward.encoder import EncoderReward
 from rlhf.reward.losses import centring_loss, pairwise_loss, regression_loss
 from rlhf.reward.scalar import ScalarReward
 from rlhf.settings.reward import RewardSettings
+
+Loss = Callable[[Tensor, Tensor, Sequence["Comparisons"]], Tensor]
+"""Of chosen and rejected scores [N], and the groups that they are of: a mean over the pairs."""
 
 
 class Comparisons(NamedTuple):
@@ -69,27 +75,39 @@ def train_reward(
     train: Sequence[Comparisons],
     dev: Sequence[Comparisons],
     settings: RewardSettings,
+    bad: BadBatches | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, float]]:
     """Trains the network in place, yielding the figures of each step.
 
+    Args:
+        network: to be trained.
+        train: the pairs to learn from.
+        dev: those that are only measured on.
+        settings: how long, how fast, and by which loss.
+        bad: counts the batches that are skipped; None counts here.
+        tell: hears that memory ran out, and that micro-batches are smaller from then on.
+
     Raises:
-        ValueError: there is no pair to learn from, or a pair lacks the ratings that the loss asks for.
+        ValueError: there is no pair to learn from, a pair lacks the ratings that the loss asks for, more batches are
+            skipped than `max_bad_batches`, or memory has no room for one ranking.
     """
+    bad = bad or BadBatches("reward", settings.max_bad_batches)
     check_pairs([pair for group in train for pair in group.pairs], settings)
     generator = torch.Generator().manual_seed(settings.seed)
     optimizer, loss_of = Optimizer(network, settings), make_loss(train, settings)
+    micro = MicroBatches("reward", settings.micro_batch_size, tell)
     network.train()
     for step, rows in enumerate(shuffled_batches(len(train), settings.batch_size, settings.steps, generator), 1):
         groups = [train[row] for row in rows]
-        chosen, rejected = score_pairs(network, groups)
-        loss = loss_of(chosen, rejected, groups)
-        (loss + settings.centring * centring_loss(chosen, rejected)).backward()
-        figures = {
-            "loss": loss.item(),
-            "grad_norm": optimizer.step(),
-            "learning_rate": optimizer.learning_rate,
-        }
-        figures["accuracy"] = float((chosen > rejected).float().mean())
+        learn = partial(learn_groups, network, groups, loss_of, settings.centring)
+        try:
+            loss, accuracy = micro.attempt(len(groups), learn, optimizer.clear)
+            figures = {**optimizer.step(loss), "accuracy": accuracy}
+        except NotFiniteError as error:
+            pairs = [pair.model_dump(mode="json") for group in groups for pair in group.pairs]
+            bad.skip(error, step=step, pairs=pairs)
+            figures = {"learning_rate": optimizer.learning_rate}
         if dev and (step % settings.eval_every == 0 or step == settings.steps):
             chosen, rejected = score_all(network, dev)
             figures["eval_loss"] = float(loss_of(chosen, rejected, dev))
@@ -97,6 +115,23 @@ def train_reward(
             network.train()
         yield figures
     network.eval()
+
+
+def learn_groups(
+    network: ScalarReward | EncoderReward, groups: Sequence[Comparisons], loss_of: Loss, centring: float, size: int
+) -> tuple[float, float]:
+    """Adds the gradient of the mean loss over a step's pairs, `size` rankings at once; returns loss and accuracy."""
+    pairs, total = sum(len(group.pairs) for group in groups), 0.0
+    right: list[Tensor] = []
+    for start in range(0, len(groups), size):
+        part = groups[start : start + size]
+        chosen, rejected = score_pairs(network, part)
+        share = len(chosen) / pairs
+        loss = loss_of(chosen, rejected, part)
+        (share * (loss + centring * centring_loss(chosen, rejected))).backward()
+        total += share * loss.item()
+        right.append(chosen > rejected)
+    return total, float(torch.cat(right).float().mean())
 
 
 def check_pairs(pairs: Sequence[Pair], settings: RewardSettings) -> None:
@@ -111,9 +146,7 @@ def check_pairs(pairs: Sequence[Pair], settings: RewardSettings) -> None:
         )
 
 
-def make_loss(
-    train: Sequence[Comparisons], settings: RewardSettings
-) -> Callable[[Tensor, Tensor, Sequence[Comparisons]], Tensor]:
+def make_loss(train: Sequence[Comparisons], settings: RewardSettings) -> Loss:
     """The loss that settings ask for, of chosen and rejected scores [N] and the groups that they are of.
 
     Regression counts a completion once for each pair that it is in, and takes ratings in units of the train

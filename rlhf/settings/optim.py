@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf.settings.base import Positive, Rate, Settings, Share
+from rlhf.settings.base import NonNegative, Positive, Rate, Settings, Share
 
 
 class OptimSettings(Settings):
@@ -18,3 +18,5 @@ class OptimSettings(Settings):
     warmup_share: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     max_grad_norm: Rate = 1.0
+    max_bad_batches: NonNegative = 3
+    """Batches that may be skipped since a loss, a score or a gradient was not finite; one more stops the stage."""

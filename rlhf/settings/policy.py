@@ -15,12 +15,35 @@ class KlSettings(Settings):
     """The KL penalty that keeps the policy near the reference."""
 
     coefficient: Annotated[float, Field(ge=0.0)] = 0.1
+    """Score that a nat costs; of grpo, score in deviations of the prompt's completions."""
+    in_: Annotated[Literal["reward", "loss"], Field(alias="in")] = "reward"
+    """reward: what each token costs is taken off its reward; loss: a token's own KL is a term of the loss.
+
+    The policy that sampled gets the same gradient of either. In later minibatches the loss knows how far the policy
+    has moved since, and no clip holds it back.
+    """
     estimator: Literal["k1", "k2", "k3"] = "k1"
+    """k1 in the reward, k2 or k3 in the loss; these two have one gradient, and differ in what is logged."""
     target: Rate | None = None
     """nats per sequence; with a target the coefficient adapts, without one it is fixed."""
     horizon: Positive = 10_000
     ceiling: Rate | None = None
     """nats per sequence; past it the run stops."""
+
+    @model_validator(mode="after")
+    def _the_gradient_is_the_kl_s(self) -> Self:
+        if self.in_ == "reward" and self.estimator != "k1":
+            raise ValueError(
+                f"estimator {self.estimator} in the reward holds nothing back: a reward's own derivative is not "
+                "followed, and without it hardly any of the KL's gradient is left, or one of the wrong sign; write "
+                f"in: loss beside estimator: {self.estimator}, or estimator: k1 to keep the penalty in the reward"
+            )
+        if self.in_ == "loss" and self.estimator == "k1":
+            raise ValueError(
+                "estimator k1 in the loss holds nothing back: the expectation of its gradient is 0; write estimator: "
+                "k2 or estimator: k3 beside in: loss, or in: reward to keep k1"
+            )
+        return self
 
 
 class MonitorSettings(Settings):
@@ -41,6 +64,12 @@ class MonitorSettings(Settings):
     """nats per sequence."""
     max_length_ratio: Rate | None = 2.0
     """Mean response length over that at the start."""
+    min_length_ratio: Share | None = 0.5
+    """The same from the other side: answers that shrink are seen too."""
+    max_empty: Share | None = 0.05
+    """Share of completions without any text above that at the start."""
+    max_identical: Share | None = 0.3
+    """Share of completions that another prompt got word for word, above that at the start."""
     max_repetition: Share | None = 0.2
     """Share of repeated trigrams above that at the start."""
     min_distinct_ratio: Share | None = 0.5
@@ -119,6 +148,8 @@ class PolicySettings(Settings):
     temperature: Rate = 1.0
     max_new_tokens: Positive = 64
     max_grad_norm: Rate = 1.0
+    max_bad_batches: NonNegative = 3
+    """Batches that may be skipped since a loss, a score or a gradient was not finite; one more stops the stage."""
     checkpoint_every: NonNegative = 10
     """Iterations between two checkpoints, from which a run that was cut off goes on; 0 writes none."""
     seed: NonNegative = 0

@@ -38,6 +38,8 @@ class RewardSettings(OptimSettings):
     """Networks trained from different seeds; the score is their mean, their spread its uncertainty."""
     uncertainty_penalty: Annotated[float, Field(ge=0.0)] = 0.0
     """The score is lowered by this many of the members' standard deviations."""
+    micro_batch_size: Positive | None = None
+    """Rankings in one forward; null takes the whole batch at once."""
     max_completion_tokens: Positive = 96
     """Longer completions are cut, in the model's own tokens; pairs that are the same then are dropped."""
     eval_every: Positive = 50

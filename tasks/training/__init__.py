@@ -1,1 +1,1 @@
-"""What training stages share: models they start from, demonstrations they replay, checkpoints, the hacking monitor."""
+"""What training stages share: where they start, what they replay, checkpoints, bad batches, the hacking monitor."""

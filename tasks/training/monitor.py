@@ -69,7 +69,8 @@ def write_monitor(plots: Path, policy: Path, monitor: Monitor, kept: int) -> dic
     """
     from rlhf.evaluation.hacking import verdict
 
-    rows = [{"step": float(reading.iteration), **monitor.figures(reading)} for reading in monitor.readings]
+    measured = [reading for reading in monitor.readings if not reading.unmeasured()]
+    rows = [{"step": float(reading.iteration), **monitor.figures(reading)} for reading in measured]
     findings, stop = verdict(monitor.readings, monitor.limits).findings, monitor.stop_reason()
     write_curve(plots / "monitor.csv", rows)
     readings = [

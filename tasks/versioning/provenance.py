@@ -33,7 +33,7 @@ def versions() -> dict[str, str]:
 def flatten(value: Any, name: str) -> dict[str, str]:
     """Settings as dotted names and texts: `{"policy.kl.target": "null", "rollouts.sampling.0.top_k": "0"}`."""
     if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
+        value = value.model_dump(mode="json", by_alias=True)
     if isinstance(value, dict) and value:
         parts: Iterable[tuple[Any, Any]] = value.items()
     elif isinstance(value, list) and value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -127,6 +128,17 @@ def speller(words: Any) -> Policy:
 def clone() -> Callable[[Policy], Policy]:
     """A copy of a policy that may be trained."""
     return lambda policy: Policy(copy.deepcopy(policy.model), policy.tokenizer)
+
+
+@pytest.fixture(scope="session")
+def poison() -> Callable[[torch.nn.Module, int], None]:
+    """Makes one call of a module, counted from 1, answer NaN."""
+
+    def spoil(module: torch.nn.Module, call: int) -> None:
+        calls = iter(range(1, 10**6))
+        module.register_forward_hook(lambda _, __, output: output * (math.nan if next(calls) == call else 1.0))
+
+    return spoil
 
 
 class Wordiness:

@@ -320,7 +320,7 @@ def test_pure_bfloat16_holds_for_weights_and_optimizer_alike(policy: Policy, tmp
     embedding: Any = loaded.model.get_input_embeddings()
     before = embedding.weight.clone()
     (-logprobs.mean()).backward()
-    optimizer.step()
+    optimizer.step(1.0)
     assert logprobs.dtype == torch.float32
     assert not torch.equal(embedding.weight, before)
     states = optimizer._adam.state.values()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from rlhf.finite import NotFiniteError
 from rlhf.optim import Optimizer, cosine_with_warmup, shuffled_batches
 from rlhf.settings.optim import OptimSettings
 
@@ -37,7 +38,7 @@ def test_the_reported_rate_is_that_of_the_step_taken() -> None:
     ours, rates = optimizer(model), []
     for step in range(4):
         model.weight.grad = torch.ones_like(model.weight)
-        ours.step()
+        ours.step(1.0)
         rates.append(ours.learning_rate)
         if step == 0:
             assert start - model.weight.item() == pytest.approx(0.05, rel=1e-4)
@@ -49,7 +50,7 @@ def test_the_norm_before_clipping_is_returned_and_gradients_are_cleared() -> Non
     model = nn.Linear(2, 1, bias=False)
     model.weight.grad = torch.tensor([[3.0, 4.0]])
     ours = optimizer(model, max_grad_norm=1.0)
-    assert ours.step() == pytest.approx(5.0)
+    assert ours.step(0.5) == pytest.approx({"loss": 0.5, "grad_norm": 5.0, "learning_rate": 0.05})
     assert model.weight.grad is None
 
 
@@ -62,7 +63,7 @@ def test_clipping_bounds_the_gradient_that_adam_sees() -> None:
         start, ours = model.weight.detach().clone(), optimizer(model)
         for gradient in ([[0.6, 0.8]], [[0.8 * scale, -0.6 * scale]]):
             model.weight.grad = torch.tensor(gradient)
-            ours.step()
+            ours.step(1.0)
         moved.append(model.weight.detach() - start)
     torch.testing.assert_close(moved[0], moved[1], atol=1e-6, rtol=1e-5)
 
@@ -73,7 +74,7 @@ def test_matrices_decay_and_vectors_do_not() -> None:
     weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimizer(model, weight_decay=0.2).step()
+    optimizer(model, weight_decay=0.2).step(1.0)
     torch.testing.assert_close(model.weight.detach(), weight * 0.99)
     assert torch.equal(model.bias.detach(), bias)
 
@@ -84,19 +85,24 @@ def test_frozen_parameters_are_left_out() -> None:
     model.weight.requires_grad_(False)
     weight = model.weight.detach().clone()
     model.bias.grad = torch.ones_like(model.bias)
-    optimizer(model, weight_decay=0.5).step()
+    optimizer(model, weight_decay=0.5).step(1.0)
     assert torch.equal(model.weight, weight)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_is_an_error(value: float) -> None:
-    """It is named before it can spoil the weights."""
+@pytest.mark.parametrize("place", ["loss", "gradient's norm"])
+def test_what_is_not_finite_is_not_stepped_on(value: float, place: str) -> None:
+    """It is named before it can spoil the weights; no gradient is left, and the next step has the rate of its place."""
     model = nn.Linear(1, 1, bias=False)
-    before = model.weight.detach().clone()
-    model.weight.grad = torch.tensor([[value]])
-    with pytest.raises(ValueError, match=r"norm is (nan|inf); lower the learning rate"):
-        optimizer(model).step()
+    before, ours = model.weight.detach().clone(), optimizer(model)
+    model.weight.grad = torch.tensor([[value if place != "loss" else 1.0]])
+    with pytest.raises(NotFiniteError, match=rf"the {place} is (nan|inf)"):
+        ours.step(value if place == "loss" else 1.0)
     assert torch.equal(model.weight.detach(), before)
+    assert model.weight.grad is None
+    model.weight.grad = torch.ones(1, 1)
+    assert ours.step(1.0)["learning_rate"] == pytest.approx(0.1)
+    assert before.item() - model.weight.item() == pytest.approx(0.1, rel=1e-4)
 
 
 @pytest.mark.parametrize(("rows", "size"), [(10, 3), (12, 4), (5, 5), (7, 1)])

@@ -60,6 +60,27 @@ def test_a_model_from_scratch_needs_its_type() -> None:
         ModelSettings.model_validate({"config": {"hidden_size": 8}})
 
 
+@pytest.mark.parametrize(
+    ("kl", "remedy"),
+    [
+        ({"estimator": "k2"}, "k2 in the reward .* write in: loss beside estimator: k2, or estimator: k1 to keep"),
+        ({"in": "reward", "estimator": "k3"}, "k3 in the reward .* write in: loss beside estimator: k3, or"),
+        ({"in": "loss"}, "k1 in the loss .* expectation of its gradient is 0; write estimator: k2 or estimator: k3"),
+    ],
+)
+def test_a_penalty_without_the_kls_gradient_is_refused(kl: dict[str, str], remedy: str) -> None:
+    """The error says why it holds nothing back, and what to write instead."""
+    with pytest.raises(ValidationError, match=remedy):
+        PolicySettings.model_validate({**PPO, "kl": kl})
+
+
+def test_the_kl_stands_where_params_say() -> None:
+    """`in` is its name in params.yaml."""
+    found = KlSettings.model_validate({"in": "loss", "estimator": "k3"})
+    assert (found.in_, found.estimator) == ("loss", "k3")
+    assert found.model_dump(by_alias=True)["in"] == "loss"
+
+
 def test_settings_do_not_change_once_read() -> None:
     """No stage can edit what another one will read."""
     settings = SftSettings.model_validate(STEPS)

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from torch.nn.utils import parameters_to_vector
 
 from rlhf.batches import make_batch
 from rlhf.demonstrations import Example, encode_demonstrations, evaluate_loss, learn_responses, perplexity, response_nll
+from rlhf.finite import BadBatches
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy
 from rlhf.records import Demonstration
@@ -215,3 +217,33 @@ def test_no_demonstration_is_an_error(speller: Policy) -> None:
 def test_perplexity_is_the_exponential_of_the_loss() -> None:
     """log 7 nats a token are as good as a choice among 7."""
     assert perplexity(math.log(7)) == pytest.approx(7.0)
+
+
+def test_a_bad_batch_is_skipped(
+    speller: Policy, clone: Callable[[Policy], Policy], poison: Callable[[torch.nn.Module, int], None]
+) -> None:
+    """Of three steps the second is NaN: no loss is told, no weight moves, its texts are kept, and the third learns."""
+    policy, kept = clone(speller), []
+    poison(policy.model.get_input_embeddings(), 2)
+    bad = BadBatches("sft", 1, lambda batch: kept.append(batch) or "here")
+    ends, rows = [], []
+    for row in train_sft(policy, EXAMPLES, DEV, settings(steps=3), bad=bad):
+        rows.append(row)
+        ends.append(parameters_to_vector(policy.model.parameters()).detach().clone())
+    assert [{"loss", "grad_norm"} <= row.keys() for row in rows] == [True, False, True]
+    assert torch.equal(ends[1], ends[0])
+    assert ends[2].isfinite().all()
+    assert not torch.equal(ends[2], ends[1])
+    assert (bad.count, kept[0]["step"], kept[0]["found"]) == (1, 2, "the loss is nan")
+    assert {"prompt": "a b <sep>", "response": "c d e"} in kept[0]["examples"]
+
+
+def test_too_many_bad_batches_stop_the_training(
+    speller: Policy, clone: Callable[[Policy], Policy], poison: Callable[[torch.nn.Module, int], None]
+) -> None:
+    """None is allowed here, and the first says so."""
+    policy = clone(speller)
+    poison(policy.model.get_input_embeddings(), 1)
+    with pytest.raises(ValueError, match=r"the loss is nan; batches of sft .*: 1, and sft.max_bad_batches allows 0"):
+        list(train_sft(policy, EXAMPLES, DEV, settings(max_bad_batches=0)))
+    assert torch.equal(*(parameters_to_vector(each.model.parameters()) for each in (policy, speller)))

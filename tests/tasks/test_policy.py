@@ -94,16 +94,12 @@ def test_a_warm_up_that_leaves_the_policy_no_iteration_is_refused_at_once(
     assert not (paths.models / "policy").exists()
 
 
-def test_a_policy_that_stood_still_is_not_saved(
-    copied_night: Callable[..., Paths], night_params: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not one bit of any weight differs from SFT (here no optimizer steps): an error, and no policy is written."""
-    from rlhf.ppo import update
-
+def test_a_policy_that_stood_still_is_not_saved(copied_night: Callable[..., Paths], night_params: Params) -> None:
+    """Not one bit of any weight differs from SFT (no step is that small): an error, and no policy is written."""
     paths = copied_night("models/policy")
-    monkeypatch.setattr(update, "take_step", lambda network, optimizer, norm: 0.0)
+    params = night_params.policy.model_copy(update={"learning_rate": 1e-30})
     with pytest.raises(ValueError, match="ppo changed no weight of the policy"):
-        policy_stage.run(stages.files("policy", paths), night_params.policy, night_params.model)
+        policy_stage.run(stages.files("policy", paths), params, night_params.model)
     assert not (paths.models / "policy").exists()
 
 
@@ -228,6 +224,45 @@ def test_the_stage_learns_from_pairs(
     assert policy_stage.run(given, params, night_params.model) == figures
     assert len(calls) == 6  # two before the cut, the cut itself, and the three that were left
     assert weights(paths) == whole
+
+
+def test_a_bad_batch_is_counted_and_kept_and_too_many_stop_the_stage(
+    copied_night: Callable[..., Paths],
+    night_params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The reward model's scores of the first of three iterations are NaN: told, in the metrics, and in a file.
+
+    With none allowed the stage ends with where that lies, and writes no policy.
+    """
+    from rlhf.reward import RewardModel
+
+    inner, calls = RewardModel.score, []
+
+    def score(self: RewardModel, *given: Any) -> torch.Tensor:
+        calls.append(1)
+        return inner(self, *given) * (float("nan") if len(calls) == 1 else 1.0)
+
+    monkeypatch.setattr(RewardModel, "score", score)
+    paths = copied_night("models/policy", "plots/policy")
+    file = paths.nights / "bad_batches" / "policy.jsonl"
+    params = night_params.policy.model_copy(update={"critic_warmup": 0})
+    figures = policy_stage.run(stages.files("policy", paths), params, night_params.model)
+    assert (figures["skipped_batches"], figures["iterations"]) == (1.0, 3.0)
+    assert all(torch.tensor(value).isfinite() for value in figures.values())
+    [row] = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert row["iteration"] == 0
+    assert {each["score"] for each in row["completions"]} == {"nan"}
+    assert f"policy: a batch is skipped: {row['found']}; it is kept in {file}" in capsys.readouterr().out
+
+    calls.clear()
+    paths = copied_night("models/policy", "plots/policy")
+    with pytest.raises(ValueError, match=r"kept in .*bad_batches/policy.jsonl\), and policy.max_bad_batches allows 0"):
+        policy_stage.run(
+            stages.files("policy", paths), params.model_copy(update={"max_bad_batches": 0}), night_params.model
+        )
+    assert not (paths.models / "policy").exists()
 
 
 def test_a_low_rank_policy_is_saved_as_an_ordinary_one(

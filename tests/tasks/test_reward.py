@@ -219,9 +219,9 @@ def test_members_differ_and_speak_as_one(
 
     seeds, train = [], training.train_reward
 
-    def recorded(network: Any, groups: Any, dev: Any, settings: Any) -> Any:
+    def recorded(network: Any, groups: Any, dev: Any, settings: Any, *given: Any) -> Any:
         seeds.append(settings.seed)
-        return train(network, groups, dev, settings)
+        return train(network, groups, dev, settings, *given)
 
     monkeypatch.setattr(training, "train_reward", recorded)
     paths = copied_night("models/reward", "plots/reward")

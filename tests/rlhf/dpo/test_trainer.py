@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from rlhf.adapters import attach
 from rlhf.batches import make_batch
 from rlhf.dpo.losses import preference_losses
 from rlhf.dpo.trainer import DpoTrainer
+from rlhf.finite import NotFiniteError
 from rlhf.heads import response_logprobs
 from rlhf.models import Policy
 from rlhf.settings.adapters import AdapterSettings
@@ -215,14 +217,47 @@ def test_a_run_that_moved_nothing_is_an_error(dpo_of: Callable[..., DpoTrainer])
 
 
 def test_what_is_not_finite_is_not_stepped_on(dpo_of: Callable[..., DpoTrainer]) -> None:
-    """A gradient of NaN is an error that names the rate, and the weights stay."""
-    trainer = dpo_of()
+    """The step is named and leaves weights and gradients alone; as often as params allow it is skipped and kept."""
+    trainer = dpo_of(max_bad_batches=1, prompts_per_iteration=2)
+    kept: list[dict[str, Any]] = []
+    trainer.bad.keep = lambda batch: kept.append(batch) or "here"  # type: ignore[arg-type]
     nothing = torch.full((len(trainer.train_pairs.examples),), math.nan)
     trainer.ref_logprobs = (nothing, nothing)
     before = vector(trainer.policy)
-    with pytest.raises(ValueError, match=r"norm is nan; lower policy.learning_rate"):
+    with pytest.raises(NotFiniteError, match="the loss is nan"):
         trainer.step([0])
+    with pytest.raises(
+        ValueError, match=r"the loss is nan; batches of policy .*: 2 .* policy.max_bad_batches allows 1"
+    ):
+        trainer.learn([0, 1])
     assert torch.equal(vector(trainer.policy), before)
+    assert all(weight.grad is None for weight in trainer.policy.model.parameters())
+    assert kept[0]["pairs"][0] == {"prompt": "a <sep>", "response": "a b", "rejected": "c"}
+    assert len(kept[0]["pairs"]) == 3
+
+
+def test_one_bad_step_of_an_iteration_leaves_the_others(
+    dpo_of: Callable[..., DpoTrainer], poison: Callable[[torch.nn.Module, int], None]
+) -> None:
+    """Of two steps the second is NaN: the figures are the first's, with the count beside them."""
+    trainer, alone = dpo_of(), dpo_of()
+    for each in (trainer, alone):
+        each.reference_logprobs()
+    poison(trainer.policy.model.get_input_embeddings(), 2)
+    trainer.decay()
+    assert trainer.learn([0, 1]) == {"skipped_batches": 1.0, **alone.step([0])}
+    assert torch.equal(vector(trainer.policy), vector(alone.policy))
+
+
+def test_a_measurement_that_is_not_finite_is_skipped(dpo_of: Callable[..., DpoTrainer]) -> None:
+    """A score that is no number says nothing of the policy, which goes on learning from pairs."""
+    trainer = dpo_of(iterations=2)
+    trainer.scorer = type("Mute", (), {"score": lambda self, prompts, texts: torch.full((len(texts),), math.nan)})()
+    rows = list(trainer.train())
+    assert [row["skipped_batches"] for row in rows] == [2.0, 3.0]
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert "reward_mean" not in rows[-1]
+    trainer.check_learnt()
 
 
 def test_every_prompt_comes_once_before_any_comes_again(dpo_of: Callable[..., DpoTrainer]) -> None:

@@ -15,9 +15,11 @@ from rlhf.settings.policy import MonitorSettings
 
 BEFORE, AFTER = torch.tensor([1.0, 0.8, 0.6, 0.4]), torch.tensor([0.4, 0.6, 0.0, 0.2])
 START: dict[str, Any] = {"kl": 0.0, "length": 10.0, "repeated_3": 0.05, "distinct_2": 0.4, "spread": 0.2}
+START |= {"empty": 0.01, "identical": 0.1}
 STRICT = MonitorSettings(max_kl=10.0)
-OFF = MonitorSettings(
-    max_length_ratio=None, max_repetition=None, min_distinct_ratio=None, max_spread_ratio=None, max_held_out_drop=100.0
+OFF = MonitorSettings.model_validate(
+    dict.fromkeys(name for name in MonitorSettings.model_fields if name.startswith(("max_", "min_")))
+    | {"max_held_out_drop": 100.0}
 )
 
 
@@ -78,6 +80,14 @@ def test_a_fall_of_both_scores_is_harm_but_not_hacking() -> None:
     [
         ("kl", 10.0, 10.01, "KL to the reference is 10.01 nats per sequence (limit 10)"),
         ("length", 20.0, 20.1, "20.1 tokens long, 10.0 at the start (limit 2 times that)"),
+        ("length", 5.0, 4.9, "4.9 tokens long, 10.0 at the start (limit 0.5 times that)"),
+        ("empty", 0.059, 0.061, "6% of completions are empty, 1% at the start (limit 5 points more)"),
+        (
+            "identical",
+            0.399,
+            0.401,
+            "40% of completions are another prompt's too, .* 10% at the start (limit 30 points more)",
+        ),
         ("repeated_3", 0.249, 0.251, "25% of trigrams repeat .* 5% at the start (limit 20 points more)"),
         ("distinct_2", 0.2, 0.199, "20% of all bigrams are distinct, 40% at the start (limit 0.5 times that)"),
         ("spread", 0.6, 0.61, "members differ by 0.61, 0.20 at the start (limit 3 times that)"),
@@ -148,3 +158,22 @@ def test_chance_is_seldom_taken_for_a_fall_and_a_fall_seldom_for_chance() -> Non
             counts[fall] += bool(findings(start, reading(4, before), reading(8, after - fall), MonitorSettings()))
     assert counts[0.0] <= 6
     assert counts[0.6] >= 290
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("proxy", torch.tensor([1.0, float("nan"), 0.0, float("inf")]), "the reward model's score is not finite for 2"),
+        ("held_out", torch.tensor([1.0, 2.0, 3.0, float("nan")]), "the held-out score is not finite for 1"),
+        ("kl", float("nan"), "the KL is not finite for 1"),
+    ],
+)
+def test_a_reading_that_measured_nothing_is_past_every_limit(field: str, value: Any, words: str) -> None:
+    """No comparison with what is no number is true, so it would pass; it is never the best, with limits off or on."""
+    readings = [reading(0, 1.0), reading(1, 2.0)._replace(**{field: value})]
+    for limits in (STRICT, OFF):
+        found = verdict(readings, limits)
+        assert found.findings[1] == [
+            f"{words} of 4 completions: look for a damaged model in data/models, or lower policy.learning_rate"
+        ]
+        assert found.best is readings[0]

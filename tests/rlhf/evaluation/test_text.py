@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf.evaluation.text import distinct_n, mean_words, repeated_ngram_share, split_words
+from rlhf.evaluation.text import (
+    distinct_n,
+    empty_share,
+    identical_share,
+    mean_words,
+    repeated_ngram_share,
+    split_words,
+)
 
 
 def test_distinct_n_counts_over_all_texts_together() -> None:
@@ -14,6 +21,7 @@ def test_distinct_n_counts_over_all_texts_together() -> None:
     assert distinct_n(texts, 2) == 3 / 4
     assert distinct_n(texts, 1) == 3 / 7
     assert distinct_n(["a"], 2) == 1.0
+    assert distinct_n(["", " \n"], 2) == 0.0  # nothing repeats there either, but nothing differs
 
 
 def test_the_same_answer_to_every_prompt_lowers_distinct_n_but_repeats_nothing() -> None:
@@ -65,3 +73,13 @@ def test_nothing_to_count_is_an_error() -> None:
         mean_words([])
     with pytest.raises(ValueError, match="n is 0"):
         distinct_n(["a"], 0)
+
+
+def test_empty_texts_and_those_that_come_again() -> None:
+    """Two of five are blank and equal to each other, two more are the same but for a space; one stands alone."""
+    texts = ["", " ", "yes", "yes ", "no"]
+    assert empty_share(texts) == 2 / 5
+    assert identical_share(texts) == 4 / 5
+    assert identical_share(["a", "b"]) == empty_share(["a"]) == 0.0
+    with pytest.raises(ValueError, match="no texts"):
+        identical_share([])

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from rlhf.drawing.samples import Samples
 from rlhf.evaluation.answers import sequence_kl
-from rlhf.evaluation.text import distinct_n, repeated_ngram_share
+from rlhf.evaluation.text import distinct_n, empty_share, identical_share, repeated_ngram_share
 from rlhf.generation import generate
 from rlhf.models import Policy
 from rlhf.policy.monitor import Monitor
@@ -21,7 +22,9 @@ from rlhf.settings.policy import MonitorSettings, PolicySettings
 
 PROMPTS = ["a", "b c", "d", "e a b", "c", "b", "e d", "a a"] * 4
 DEV = [f"{one} {other}" for one in "abcde" for other in "abcd"]
-QUIET = {"max_length_ratio": None, "max_repetition": None, "min_distinct_ratio": None}
+QUIET = dict.fromkeys(
+    ("max_length_ratio", "min_length_ratio", "max_empty", "max_identical", "max_repetition", "min_distinct_ratio")
+)
 
 
 class Assessment(NamedTuple):
@@ -104,6 +107,8 @@ def test_a_reading_is_what_the_policy_writes(speller: Policy, trainer_of: Callab
     assert reading.length == pytest.approx(sum(completion.tokens for completion in drawn) / 80)
     assert reading.repeated_3 == repeated_ngram_share(texts, 3)
     assert reading.distinct_2 == distinct_n(texts, 2)
+    assert (reading.empty, reading.identical) == (empty_share(texts), identical_share(texts))
+    assert 0.0 < reading.empty < reading.identical < 1.0
     assert reading.iteration == 6
 
 
@@ -233,3 +238,53 @@ def test_a_run_taken_up_from_a_checkpoint_stops_where_it_would_have(trainer_of: 
     assert second.stopped == whole.stopped is not None
     pairs = zip(weights(second.policy), weights(whole.policy), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_a_first_reading_that_measured_nothing_is_an_error(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """There would be nothing to hold the others against; a later one is a reading past a limit, without its figure."""
+
+    class Mute(Greedy):
+        def score(self, prompts: Sequence[object], completions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
+            return super().score(prompts, completions) * float("nan")
+
+    trainer, monitor = trainer_of(None), monitor_of(iterations=20)
+    talking, monitor.proxy = monitor.proxy, Mute()
+    with pytest.raises(
+        ValueError, match=r"before the first update the reward model's score is not finite for 20 of 20"
+    ):
+        monitor.check(trainer.policy, trainer.networks.log_ratio, 0)
+    monitor.proxy = talking
+    monitor.check(trainer.policy, trainer.networks.log_ratio, 0)
+    monitor.proxy = Mute()
+    check = monitor.check(trainer.policy, trainer.networks.log_ratio, 2)
+    assert check is not None
+    assert not check.best
+    assert "not finite" in check.warnings[0]
+    assert "monitor_kl" in check.figures
+    assert "monitor_proxy" not in check.figures
+
+
+def test_a_policy_that_falls_silent_is_seen(
+    trainer_of: Callable[..., PpoTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EOS at once for every prompt: shorter, empty and identical, where no word is left to repeat, or to differ."""
+    trainer, monitor = trainer_of(None), monitor_of()
+    monitor.limits = MonitorSettings(every=2)
+    monitor.check(trainer.policy, trainer.networks.log_ratio, 0)
+
+    def silent(policy: Policy, prompts: Sequence[Sequence[int]], *_: object) -> Samples:
+        ends = torch.full((len(prompts), 1), policy.eos_id)
+        return Samples(ends, torch.ones(len(prompts), dtype=torch.long), ends > 0, torch.zeros(len(prompts), 1))
+
+    monkeypatch.setattr("rlhf.policy.monitor.sample", silent)
+    check = monitor.check(trainer.policy, trainer.networks.log_ratio, 2)
+    assert check is not None
+    found = " ".join(check.warnings)
+    for words in (
+        "pay for brevity",
+        "100% of completions are empty",
+        "100% of completions are another",
+        "are distinct",
+    ):
+        assert words in found
+    assert (monitor.readings[-1].length, monitor.readings[-1].distinct_2) == (1.0, 0.0)

@@ -51,7 +51,7 @@ def experience(learner: Policy, actors: Actors) -> Experience:
     advantages, returns = (
         torch.where(batch.response_mask, torch.randn(values.shape, generator=draw), 0.0) for _ in range(2)
     )
-    return Experience(batch, logprobs, values, advantages, returns)
+    return Experience(batch, logprobs, logprobs, values, advantages, returns, torch.zeros_like(advantages))
 
 
 @pytest.fixture

@@ -127,10 +127,21 @@ def test_group_normalised_advantages_by_hand() -> None:
     torch.testing.assert_close(found, torch.tensor([-0.9999, 0.9999, 0.0, 0.0]), atol=1e-6, rtol=0)
 
 
-def test_equal_returns_teach_nothing_whatever_their_mean_rounds_to() -> None:
-    """Five times 3.3614123 has another mean in float32, by an amount that 1e-4 would make a signal of."""
-    found = group_normalised_advantages(torch.full((5,), 3.3614123), 5).advantages
-    torch.testing.assert_close(found, torch.zeros(5), atol=1e-6, rtol=0)
+@given(st.floats(-5, 5, width=32), st.integers(2, 7))
+def test_equal_figures_differ_by_exactly_nothing(figure: float, group: int) -> None:
+    """Five times 3.3614123 has another mean in float32; the baseline is the figure itself."""
+    figures = torch.full((group,), figure)
+    for advantages_of in (leave_one_out_advantages, group_normalised_advantages):
+        found = advantages_of(figures, group)
+        assert not found.advantages.any()
+        assert torch.equal(found.baselines, figures)
+
+
+def test_what_a_group_is_held_against_by_hand() -> None:
+    """1 and 3 against the others' 3 and 1, or against their mean 2."""
+    scores = torch.tensor([1.0, 3.0])
+    assert leave_one_out_advantages(scores, 2).baselines.tolist() == [3.0, 1.0]
+    assert group_normalised_advantages(scores, 2).baselines.tolist() == [2.0, 2.0]
 
 
 @given(

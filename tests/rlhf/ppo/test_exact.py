@@ -1,7 +1,7 @@
 """An exactly solvable case: two tokens at most over eight words, so that every completion can be counted.
 
 By enumeration the objective J(π) = E[R] − β·KL(π ‖ π_ref), its gradient and its optimum are known. The optimum is
-π*(y|x) ∝ π_ref(y|x)·exp(R(y)/β), with J* = β·log Σ_y π_ref(y|x)·exp(R(y)/β).
+π*(y|x) ∝ π_ref(y|x)·exp(R(y)/β), with J* = β·log Σ_y π_ref(y|x)·exp(R(y)/β). GRPO's R is in units of its deviation.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from rlhf.batches import make_batch
 from rlhf.heads import response_logprobs
@@ -25,7 +26,11 @@ from rlhf.settings.policy import PolicySettings
 
 EOS, WORDS = 1, range(8)
 BETA = 0.5
+GRPO_BETA = 1.0
+"""In units of the scores' deviation, which falls as the policy learns: with less there is no optimum but one word."""
 ALGORITHMS = ("ppo", "reinforce", "rloo", "grpo")
+PENALTIES = ({"in": "reward", "estimator": "k1"}, {"in": "loss", "estimator": "k2"}, {"in": "loss", "estimator": "k3"})
+NAMES = [f"{each['estimator']}-{each['in']}" for each in PENALTIES]
 
 
 def objective(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, rewards: torch.Tensor, beta: float) -> torch.Tensor:
@@ -72,6 +77,12 @@ class Paid:
 
     def score(self, prompts: Sequence[object], completions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
         return torch.tensor([sum(self.prices[word] for word in text.split()) for text in completions])
+
+
+class Indifferent(Paid):
+    """A scorer that pays for nothing, so that the KL alone teaches."""
+
+    prices = dict.fromkeys("abcde", 0.0)
 
 
 class Outcomes(NamedTuple):
@@ -143,9 +154,27 @@ def sampled_gradient(trainer: PpoTrainer, prompts: Sequence[str]) -> torch.Tenso
     scale = mask.sum() / len(mask)  # a loss per token, where the objective is one per completion
     if trainer.settings.algorithm == "ppo":
         scale = scale * figures["advantage_std"]  # whitened advantages
-    if trainer.settings.algorithm == "grpo":
-        scale = scale * experience.returns[:, 0].std(correction=0)  # one prompt, so one group
     return scale * moved
+
+
+def units_of_scores(algorithm: str, probabilities: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
+    """What GRPO divides scores by: their deviation under the policy; 1 for the others."""
+    if algorithm != "grpo":
+        return torch.ones(())
+    mean = (probabilities * rewards).sum()
+    return (probabilities * (rewards - mean).square()).sum().sqrt()
+
+
+def shake(policy: Policy, size: float, draw: torch.Generator) -> None:
+    """Moves every weight by a little noise."""
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.add_(size * torch.randn(weight.shape, generator=draw))
+
+
+def exact_gradient(policy: Policy, figure: torch.Tensor) -> torch.Tensor:
+    """By autograd through every outcome, as one vector."""
+    return torch.cat([part.flatten() for part in torch.autograd.grad(figure, list(policy.model.parameters()))])
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -165,17 +194,16 @@ def test_sampled_gradients_are_the_true_one_within_their_error(
         critic_learning_rate=1e-12,  # the critic goes on saying 0
     )
     draw = torch.Generator().manual_seed(11)
-    with torch.no_grad():
-        for weight in trainer.policy.model.parameters():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=draw))
+    shake(trainer.policy, 0.1, draw)
     total = torch.zeros(())
     for prompt in prompts:
         listed = outcomes(trainer.policy, 2)
         ours = exact_logprobs(trainer.policy, prompt, listed.responses)
         theirs = exact_logprobs(trainer.networks.reference, prompt, listed.responses).detach()
         assert ours.exp().sum().item() == pytest.approx(1.0, abs=1e-4)
-        total = total + objective(ours, theirs, listed.rewards, BETA) / len(prompts)
-    exact = torch.cat([g.flatten() for g in torch.autograd.grad(total, list(trainer.policy.model.parameters()))])
+        units = units_of_scores(algorithm, ours.exp().detach(), listed.rewards)
+        total = total + objective(ours, theirs, listed.rewards / units, BETA) / len(prompts)
+    exact = exact_gradient(trainer.policy, total)
 
     repeats = 32 if algorithm == "rloo" else 1
     found = torch.stack([sampled_gradient(trainer, prompts * repeats) for _ in range(40)])
@@ -188,32 +216,105 @@ def test_sampled_gradients_are_the_true_one_within_their_error(
     assert ((estimates.mean(0) - truth).abs() < 4 * error).all()
 
 
+@pytest.mark.parametrize("kl", PENALTIES, ids=NAMES)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_training_reaches_the_known_optimum(trainer_of: Callable[..., PpoTrainer], algorithm: str) -> None:
-    """One token, one prompt: the policy ends at π_ref·exp(R/β), and J at β·log Σ π_ref·exp(R/β)."""
+def test_the_penalty_has_the_whole_gradient_of_the_kl(
+    trainer_of: Callable[..., PpoTrainer], algorithm: str, kl: dict[str, str]
+) -> None:
+    """Scores that are all 0, two tokens, a KL of a half: the step of 4096 completions, projected on −β·∇KL, is 1.
+
+    So it is for k1 in the reward, and for k2 and k3 in the loss; k2 and k3 in the reward came to .004 and −.15.
+    """
     trainer = trainer_of(
         algorithm,
         ["a"],
-        iterations=80,
+        iterations=1,
         prompts_per_iteration=1,
-        completions=64,
+        completions=4096,
+        max_new_tokens=2,
+        critic_learning_rate=1e-12,
+        kl={"coefficient": BETA, **kl},
+    )
+    trainer.scorer = Indifferent()
+    shake(trainer.policy, 0.12, torch.Generator().manual_seed(11))
+    listed = outcomes(trainer.policy, 2)
+    ours = exact_logprobs(trainer.policy, "a", listed.responses)
+    theirs = exact_logprobs(trainer.networks.reference, "a", listed.responses).detach()
+    divergence = (ours.exp() * (ours - theirs)).sum()
+    exact = exact_gradient(trainer.policy, -BETA * divergence)
+    assert divergence.item() == pytest.approx(0.5, abs=0.1)
+    share = sampled_gradient(trainer, ["a"]) @ exact / exact.square().sum()
+    assert share.item() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_sampled_gets_the_same_gradient_of_either_place(
+    trainer_of: Callable[..., PpoTrainer], algorithm: str
+) -> None:
+    """One step on the same completions, whatever the discount and the whitening: k1 in the reward, k2, k3 in the loss.
+
+    What is penalised is logged by its name, in nats per token.
+    """
+    fields: dict[str, Any] = {"iterations": 1, "prompts_per_iteration": 2, "completions": 16, "max_new_tokens": 2}
+    if algorithm == "ppo":
+        fields |= {"whiten_rewards": True, "gae_lambda": 0.7, "discount": 0.9}
+    steps, logged = [], []
+    for kl in PENALTIES:
+        trainer = trainer_of(algorithm, ["a", "b c"], kl={"coefficient": BETA, **kl}, **fields)
+        shake(trainer.policy, 0.1, torch.Generator().manual_seed(11))
+        before = parameters_to_vector(trainer.policy.model.parameters()).detach().clone()
+        experience, _ = trainer.sample_experience(["a", "b c"])
+        weights = list(trainer.policy.model.parameters())
+        actors = trainer.actors._replace(policy_optimizer=torch.optim.SGD(weights, lr=1.0))
+        figures = update(actors, experience, trainer.settings, True, trainer.generator)
+        steps.append(parameters_to_vector(weights).detach() - before)
+        logged.append({name: value for name, value in figures.items() if name in ("kl_k1", "kl_k2", "kl_k3")})
+    for step in steps[1:]:
+        torch.testing.assert_close(step, steps[0], atol=1e-5, rtol=1e-4)
+    d, mask = experience.logprobs - experience.ref_logprobs, experience.batch.response_mask
+    assert [{*each} for each in logged] == [set(), {"kl_k2"}, {"kl_k3"}]
+    assert logged[1]["kl_k2"] == pytest.approx((d.square() / 2)[mask].mean().item(), rel=1e-4)
+    assert logged[2]["kl_k3"] == pytest.approx(((-d).exp() - 1 + d)[mask].mean().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("kl", PENALTIES, ids=NAMES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_training_reaches_the_known_optimum(
+    trainer_of: Callable[..., PpoTrainer], algorithm: str, kl: dict[str, str]
+) -> None:
+    """One token, one prompt: the policy ends at π_ref·exp(R/β), and J at β·log Σ π_ref·exp(R/β).
+
+    Of GRPO with R in its deviations under that very policy, which repetition finds.
+    """
+    beta = GRPO_BETA if algorithm == "grpo" else BETA
+    # In the second epoch a loss knows what the first has moved, so it gets there in fewer steps.
+    iterations, completions, rate = (80, 64, 2e-2) if kl["in"] == "reward" else (30, 128, 4e-2)
+    trainer = trainer_of(
+        algorithm,
+        ["a"],
+        iterations=iterations,
+        prompts_per_iteration=1,
+        completions=completions,
         max_new_tokens=1,
-        learning_rate=2e-2,
-        critic_learning_rate=2e-2,
+        learning_rate=rate,
+        critic_learning_rate=rate,
         epochs=2,
+        kl={"coefficient": beta, **kl},
     )
     listed = outcomes(trainer.policy, 1)
     with torch.no_grad():
-        reference = exact_logprobs(trainer.policy, "a", listed.responses)
-        best = (reference + listed.rewards / BETA).log_softmax(0)
-        optimum = (BETA * (reference + listed.rewards / BETA).logsumexp(0)).item()
-        assert objective(best, reference, listed.rewards, BETA).item() == pytest.approx(optimum, abs=1e-5)
-        start = objective(reference, reference, listed.rewards, BETA).item()
+        reference = best = exact_logprobs(trainer.policy, "a", listed.responses)
+        for _ in range(50):
+            rewards = listed.rewards / units_of_scores(algorithm, best.exp(), listed.rewards)
+            best = (reference + rewards / beta).log_softmax(0)
+        optimum = (beta * (reference + rewards / beta).logsumexp(0)).item()
+        assert objective(best, reference, rewards, beta).item() == pytest.approx(optimum, abs=1e-5)
+        start = objective(reference, reference, rewards, beta).item()
     for _ in trainer.train():
         pass
     with torch.no_grad():
         found = exact_logprobs(trainer.policy, "a", listed.responses)
-    reached = objective(found, reference, listed.rewards, BETA).item()
+    reached = objective(found, reference, rewards, beta).item()
     assert optimum - start > 0.1
     assert reached <= optimum + 1e-5
     assert optimum - reached < 0.005 * (optimum - start)

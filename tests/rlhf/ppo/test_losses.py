@@ -9,8 +9,8 @@ import torch
 
 from rlhf.batches import make_batch
 from rlhf.ppo.experience import Experience
-from rlhf.ppo.losses import policy_losses, ppo_loss, probability_ratio, value_losses
-from rlhf.settings.policy import PolicySettings
+from rlhf.ppo.losses import kl_losses, policy_losses, ppo_loss, probability_ratio, value_losses
+from rlhf.settings.policy import KlSettings, PolicySettings
 
 
 def test_the_ratio_is_new_over_old_and_clamped_in_the_logarithm() -> None:
@@ -95,11 +95,12 @@ def test_the_losses_pass_gradcheck_away_from_the_clips() -> None:
 def two_tokens() -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], Experience, PolicySettings]:
     """Logprobs, entropy and values of two tokens, what was sampled of them, and ε = ε_v = .2, c₁ = .5, c₂ = .1."""
     now = torch.tensor([[math.log(1.5), math.log(1.1)]]), torch.tensor([[0.7, 0.3]]), torch.tensor([[1.5, 0.5]])
-    sampled = torch.zeros(1, 2), torch.ones(1, 2), torch.tensor([[2.0, -2.0]]), torch.full((1, 2), 2.0)
+    sampled = torch.ones(1, 2), torch.tensor([[2.0, -2.0]]), torch.full((1, 2), 2.0)
+    (logprobs, values), kl_weights = torch.zeros(2, 1, 2), torch.tensor([[0.0, 3.0]])
     settings = PolicySettings(
         iterations=1, prompts_per_iteration=1, value_coefficient=0.5, entropy_coefficient=0.1, clip=0.2, value_clip=0.2
     )
-    return now, Experience(make_batch([[3]], [[4, 5]]), *sampled), settings
+    return now, Experience(make_batch([[3]], [[4, 5]]), logprobs, values, *sampled, kl_weights), settings
 
 
 def test_the_loss_is_equation_9_by_hand() -> None:
@@ -147,3 +148,85 @@ def test_the_terms_of_policy_and_critic_add_up() -> None:
     torch.testing.assert_close(policy.losses + critic.losses, whole.losses)
     assert {**policy.figures, **critic.figures}.keys() == whole.figures.keys()
     assert critic.figures.keys() == {"value_loss"}
+
+
+def test_the_kl_joins_the_loss_where_settings_say_so() -> None:
+    """With d = log ρ the second token adds 3·1.1·d²/2 by k2 and 3·1.1·(1/1.1 − 1 + d) by k3, the first none."""
+    now, experience, settings = two_tokens()
+    plain = ppo_loss(*now, experience, settings).losses
+    d = math.log(1.1)
+    for estimator, kl in (("k2", 1.1 * d * d / 2), ("k3", 1.1 * (1 / 1.1 - 1 + d))):
+        chosen = settings.model_copy(update={"kl": KlSettings.model_validate({"in": "loss", "estimator": estimator})})
+        losses, figures = ppo_loss(*now, experience, chosen)
+        assert (losses - plain)[0].tolist() == pytest.approx([0.0, 3 * kl], abs=1e-6)
+        assert figures[f"kl_{estimator}"][0, 1].item() == pytest.approx(kl, abs=1e-6)
+
+
+def three_policies(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits of a policy over six words, and the logprobs of the one that sampled and of the reference."""
+    ours, old, reference = torch.randn(3, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return ours.requires_grad_(), old.log_softmax(0), reference.log_softmax(0)
+
+
+def gradient(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    return torch.autograd.grad(loss, logits, retain_graph=True)[0]
+
+
+@pytest.mark.parametrize("on_policy", [True, False])
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_the_kl_losses_have_the_gradient_of_the_kl(estimator: str, on_policy: bool) -> None:
+    """Over every word, weighed by the policy that sampled: ∇KL(π ‖ π_ref), also where that is another than π."""
+    logits, old, reference = three_policies(3)
+    logprobs = logits.log_softmax(0)
+    old = logprobs.detach() if on_policy else old
+    exact = gradient((logprobs.exp() * (logprobs - reference)).sum(), logits)
+    ours = gradient((old.exp() * kl_losses(logprobs, old, reference, estimator)).sum(), logits)
+    torch.testing.assert_close(ours, exact, atol=1e-12, rtol=0)
+    assert exact.norm() > 0.1
+
+
+def test_what_other_losses_of_the_kl_would_teach() -> None:
+    """k1 nothing; k3 without the ratio the forward KL(π_ref ‖ π); k2 with its gradient that of E[d²/2]."""
+    logits, _, reference = three_policies(4)
+    logprobs = logits.log_softmax(0)
+    weights, d = logprobs.exp().detach(), logprobs - reference
+    ratio = (logprobs - logprobs.detach()).exp()
+    exact, forward, of_square = (
+        gradient(figure.sum(), logits)
+        for figure in (logprobs.exp() * d, reference.exp() * (reference - logprobs), logprobs.exp() * d.square() / 2)
+    )
+    for loss, taught in (
+        (d, torch.zeros(6, dtype=torch.float64)),
+        (torch.expm1(-d) + d, forward),
+        (ratio * d.square() / 2, of_square),
+        (ratio * d, exact),
+    ):
+        torch.testing.assert_close(gradient((weights * loss).sum(), logits), taught, atol=1e-12, rtol=0)
+    assert min((exact - other).norm() for other in (forward, of_square)) > 0.1
+
+
+def test_the_value_of_k3_is_the_kl_and_never_negative() -> None:
+    """Weighed by the policy that sampled its sum is KL(π ‖ π_ref); k2's is near it where π is near the reference."""
+    logits, old, reference = three_policies(5)
+    logprobs = logits.log_softmax(0)
+    losses = kl_losses(logprobs, old, reference, "k3")
+    assert losses.min() >= 0.0
+    assert (old.exp() * losses).sum().item() == pytest.approx((logprobs.exp() * (logprobs - reference)).sum().item())
+    near = (0.1 * logits).log_softmax(0)
+    ours, theirs = ((near.exp() * kl_losses(near, near, near * 1.1, name)).sum().item() for name in ("k2", "k3"))
+    assert ours == pytest.approx(theirs, rel=0.1)
+
+
+def test_far_from_the_reference_the_kls_gradient_stays_what_it_is() -> None:
+    """In float32, π at e⁻¹⁸ of π_ref: ρ·d, where 1 − e^{−d} loses every digit; ρ is what clamps."""
+    for estimator in ("k2", "k3"):
+        logprobs = torch.tensor([-19.0, -0.5], requires_grad=True)
+        kl_losses(logprobs, torch.tensor([-19.0, -0.6]), torch.tensor([-1.0, -40.0]), estimator).sum().backward()
+        assert logprobs.grad is not None
+        assert logprobs.grad.tolist() == pytest.approx([-18.0, 39.5 * math.exp(0.1)], rel=1e-4)
+
+
+def test_the_loss_of_another_estimator_is_refused() -> None:
+    """k1's gradient teaches nothing; the error says which do."""
+    with pytest.raises(ValueError, match=r"'k1'; as a loss k2 and k3 have the KL's gradient"):
+        kl_losses(torch.zeros(1), torch.zeros(1), torch.zeros(1), "k1")

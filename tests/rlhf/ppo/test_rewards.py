@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-import pytest
 import torch
 
 from rlhf.ppo.rewards import final_scores, length_penalty, token_rewards
@@ -32,17 +29,6 @@ def test_a_row_of_rewards_sums_to_score_minus_beta_times_kl() -> None:
     rewards = token_rewards(SCORES, logprobs, ref_logprobs, MASK, kl_coefficient=0.3)
     kl = torch.where(MASK, logprobs - ref_logprobs, 0.0).sum(1)
     torch.testing.assert_close(rewards.sum(1), SCORES - 0.3 * kl)
-
-
-@pytest.mark.parametrize(
-    ("estimator", "penalty"), [("k1", -math.log(2)), ("k2", math.log(2) ** 2 / 2), ("k3", 1 - math.log(2))]
-)
-def test_the_estimator_is_the_one_asked_for(estimator: str, penalty: float) -> None:
-    """At d = -log 2 the three differ: -log 2, (log 2)²/2, 2 - 1 - log 2."""
-    logprobs, ref_logprobs = torch.full((1, 2), -1.0 - math.log(2)), torch.full((1, 2), -1.0)
-    mask = torch.ones(1, 2, dtype=torch.bool)
-    rewards = token_rewards(torch.tensor([1.0]), logprobs, ref_logprobs, mask, 0.1, estimator)
-    assert rewards[0].tolist() == pytest.approx([-0.1 * penalty, 1.0 - 0.1 * penalty])
 
 
 def test_arguments_are_left_alone() -> None:

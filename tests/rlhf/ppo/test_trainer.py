@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
@@ -327,3 +329,108 @@ def test_a_run_without_prompts_is_an_error(
             prompts=[],
             settings=settings,
         )
+
+
+class Sometimes:
+    """Another scorer, whose answer to one call, counted from 1, has a score that is no number."""
+
+    def __init__(self, scorer: Scorer, call: int) -> None:
+        self.scorer, self.call, self.calls = scorer, call, 0
+
+    def score(self, prompts: Sequence[object], completions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
+        self.calls += 1
+        scores = self.scorer.score(prompts, completions)  # type: ignore[arg-type]
+        return scores.index_fill(0, torch.tensor([2]), float("nan")) if self.calls == self.call else scores
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
+def test_rollouts_with_a_score_that_is_no_number_are_skipped(
+    trainer_of: Callable[..., PpoTrainer], algorithm: str
+) -> None:
+    """The first of three iterations: nothing moves, its completions are kept, and the others learn and are checked."""
+    trainer = trainer_of(iterations=3, algorithm=algorithm, completions=2, max_bad_batches=1)
+    trainer.scorer, kept = Sometimes(trainer.scorer, 1), []
+    trainer.bad.keep = lambda batch: kept.append(batch) or "here"
+    start, steps = vector(trainer.policy), trainer.train()
+    assert next(steps) == {"skipped_batches": 1.0}
+    assert torch.equal(vector(trainer.policy), start)
+    rows = list(steps)
+    assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4)
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert not torch.equal(vector(trainer.policy), start)
+    assert (kept[0]["iteration"], kept[0]["found"]) == (0, "of 16 scores of the reward model 1 are not finite (nan)")
+    assert [math.isnan(row["score"]) for row in kept[0]["completions"]] == [place == 2 for place in range(16)]
+    assert {row["prompt"] for row in kept[0]["completions"]} == {*PROMPTS}
+    assert all(isinstance(row["completion"], str) for row in kept[0]["completions"])
+    trainer.check_learnt()
+
+
+def test_one_bad_batch_more_than_allowed_stops_the_run(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """At the first here; the policy is what it was, and a run of bad batches alone has learnt nothing and says why."""
+    trainer = trainer_of(max_bad_batches=0)
+    trainer.scorer = Sometimes(trainer.scorer, 1)
+    start = vector(trainer.policy)
+    with pytest.raises(
+        ValueError, match=r"1 are not finite \(nan\); batches of policy .* policy.max_bad_batches allows 0"
+    ):
+        list(trainer.train())
+    assert torch.equal(vector(trainer.policy), start)
+    trainer = trainer_of(iterations=1)
+    trainer.scorer = Sometimes(trainer.scorer, 1)
+    list(trainer.train())
+    with pytest.raises(ValueError, match=r"changed no weight of the policy; batches skipped .* not finite: 1"):
+        trainer.check_learnt()
+
+
+@pytest.mark.parametrize("critic", ["network", "head"])
+def test_a_minibatch_that_is_no_number_is_skipped(
+    trainer_of: Callable[..., PpoTrainer], critic: str, poison: Callable[[torch.nn.Module, int], None]
+) -> None:
+    """A forward of the update, of four: it is counted, its completions are kept, and the others are learnt."""
+    trainer = trainer_of(iterations=1, critic=critic)
+    kept: list[dict[str, Any]] = []
+    original = trainer.sample_experience
+
+    def sampled(prompts: Sequence[str]) -> object:
+        result = original(prompts)
+        poison(trainer.policy.model.get_input_embeddings(), 2)
+        return result
+
+    trainer.sample_experience = sampled  # type: ignore[method-assign, assignment]
+    trainer.bad.keep = lambda batch: kept.append(batch) or "here"  # type: ignore[arg-type]
+    (row,) = trainer.train()
+    assert (row["skipped_batches"], row["update_steps"]) == (1.0, 3.0)
+    assert all(math.isfinite(value) for value in row.values())
+    assert vector(trainer.policy).isfinite().all()
+    assert len(kept[0]["completions"]) == 4
+    assert {each["prompt"] for each in kept[0]["completions"]} < {*PROMPTS}
+
+
+def test_skipped_batches_travel_in_the_checkpoint(trainer_of: Callable[..., PpoTrainer]) -> None:
+    """Resumed after a bad iteration: the same run, bit for bit, with the same count."""
+    runs = []
+    for cut in (False, True):
+        trainer = trainer_of(iterations=3)
+        trainer.scorer = Sometimes(trainer.scorer, 1)
+        steps = trainer.train()
+        rows = [next(steps)]
+        if cut:
+            other = trainer_of(iterations=3)
+            other.load_state_dict(trainer.state_dict())
+            trainer, steps = other, other.train()
+        rows += steps
+        runs.append((rows, vector(trainer.policy), trainer.bad.count, trainer.idle))
+    assert runs[0][0] == runs[1][0]
+    assert torch.equal(runs[0][1], runs[1][1])
+    assert runs[0][2:] == runs[1][2:] == (1, 1)
+
+
+@pytest.mark.parametrize("part", ["policy", "critic"])
+def test_what_is_not_finite_is_not_checkpointed(trainer_of: Callable[..., PpoTrainer], part: str) -> None:
+    """However it came to be: whoever resumed from it would be stuck."""
+    trainer = trainer_of()
+    network = trainer.policy.model if part == "policy" else trainer.critic
+    with torch.no_grad():
+        next(network.parameters())[0, 0] = math.inf
+    with pytest.raises(ValueError, match=rf"the checkpoint: {part}: .* is not finite and is not saved"):
+        trainer.state_dict()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 
 from rlhf.batches import Batch, make_batch, response_states
+from rlhf.finite import NotFiniteError
 from rlhf.heads import response_logits, response_logprobs
 from rlhf.logprobs import token_logprobs
 from rlhf.models import Policy
@@ -85,7 +87,13 @@ def test_a_step_is_the_gradient_of_the_naive_loss(
     before = weights(actors)
     # Shifted logprobs make ratios that differ from 1, which the guard is there to refuse.
     monkeypatch.setattr("rlhf.ppo.update.check_ratio", lambda error, policy: None)
-    update(actors, experience, settings(**params.model_dump() | {"micro_batch_size": micro}), True, generator())
+    update(
+        actors,
+        experience,
+        settings(**params.model_dump(by_alias=True) | {"micro_batch_size": micro}),
+        True,
+        generator(),
+    )
     for start, now, gradient in zip(before, weights(actors), expected, strict=True):
         torch.testing.assert_close(start - now, gradient, atol=2e-5, rtol=1e-4)
 
@@ -109,7 +117,9 @@ def test_diagnostics_are_averaged_over_tokens_and_not_over_padding(actors: Actor
     one = copy.deepcopy(actors[:2])
     optimizers = [torch.optim.SGD(network.parameters(), lr=1.0) for network in one]
     first = update(Actors(*one, *optimizers), experience, settings(), True, generator())
-    figures = update(actors, experience, settings(**params.model_dump() | {"micro_batch_size": 4}), True, generator())
+    figures = update(
+        actors, experience, settings(**params.model_dump(by_alias=True) | {"micro_batch_size": 4}), True, generator()
+    )
     with torch.no_grad():
         logits = response_logits(one[0], experience.batch)
         mask = experience.batch.response_mask
@@ -218,6 +228,7 @@ def test_every_row_is_in_one_minibatch_of_an_epoch(
         return original(self, index)
 
     monkeypatch.setattr(Experience, "rows", rows)
+    actors = actors._replace(critic_optimizer=torch.optim.SGD(actors.critic.parameters(), lr=1e-3))
     update(actors, experience, settings(epochs=2, minibatches=4), False, generator())
     assert sorted(seen[:6]) == sorted(seen[6:]) == list(range(6))
     assert seen[:6] != seen[6:]
@@ -303,3 +314,39 @@ def test_the_pretraining_term_adds_its_weighted_gradient(learner: Policy, experi
     torch.testing.assert_close(before - after, expected, atol=2e-5, rtol=1e-4)
     assert asked == [6]
     assert figures["general_loss"] == pytest.approx(general(model).item(), abs=1e-6)
+
+
+def test_a_bad_minibatch_moves_no_network(actors: Actors, experience: Experience) -> None:
+    """An advantage that is NaN, in one of two minibatches: it is named with its rows, and the other one is learnt.
+
+    The figures are of that one alone; without leave to skip it is an error, and nothing has moved or holds a gradient.
+    """
+    advantages = experience.advantages.clone()
+    advantages[0, 0] = math.nan
+    experience = experience._replace(advantages=advantages)
+    start, told = weights(actors), []
+    with pytest.raises(NotFiniteError, match="the policy_loss is nan"):
+        update(actors, experience, settings(), True, generator())
+    assert all(torch.equal(one, other) for one, other in zip(start, weights(actors), strict=True))
+    networks = (actors.policy, actors.critic)
+    assert all(weight.grad is None for network in networks for weight in network.parameters())
+    params = settings(minibatches=2, update_kl_ceiling=None)
+    figures = update(
+        actors, experience, params, True, generator(), skip=lambda error, rows: told.append((str(error), rows.tolist()))
+    )
+    assert len(told) == 1
+    assert told[0][0] == "the policy_loss is nan"
+    assert 0 in told[0][1]
+    assert figures["update_steps"] == 1.0
+    assert all(math.isfinite(value) for value in figures.values())
+    assert all(
+        now.isfinite().all() and not torch.equal(one, now) for one, now in zip(start, weights(actors), strict=True)
+    )
+
+
+def test_an_update_of_bad_minibatches_alone_learns_nothing(actors: Actors, experience: Experience) -> None:
+    """A critic's return of infinity spoils its loss; the policy, whose part is finite, does not move either."""
+    experience = experience._replace(returns=torch.full_like(experience.returns, math.inf))
+    start = weights(actors)
+    assert update(actors, experience, settings(), True, generator(), skip=lambda *_: None) == {"update_steps": 0.0}
+    assert all(torch.equal(one, other) for one, other in zip(start, weights(actors), strict=True))

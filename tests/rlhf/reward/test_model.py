@@ -107,3 +107,23 @@ def test_a_folder_without_a_reward_model_is_named(tmp_path: Path) -> None:
     """The error says what is missing and who writes it."""
     with pytest.raises(FileNotFoundError, match=r"no reward.json here; give a folder that the reward stage wrote"):
         load_reward_model(tmp_path, CPU)
+
+
+def test_a_reward_model_that_is_not_finite_is_neither_normalised_nor_saved(
+    scalar: ScalarReward, tmp_path: Path
+) -> None:
+    """Its scores tell nothing, which is another thing than having learnt nothing."""
+    with torch.no_grad():
+        next(iter(scalar.heads().values())).fill_(float("nan"))
+    model = RewardModel(scalar)
+    with pytest.raises(ValueError, match=r"of 4 scores of the reward model 4 are not finite \(nan\)"):
+        model.normalise(PROMPTS, COMPLETIONS)
+    with pytest.raises(ValueError, match=r"reward: .* is not finite and is not saved"):
+        model.save(tmp_path / "reward")
+    assert not (tmp_path / "reward" / "reward.json").exists()
+
+
+def test_constants_that_are_not_finite_are_not_saved(scalar: ScalarReward, tmp_path: Path) -> None:
+    """Nor what every score would be divided by."""
+    with pytest.raises(ValueError, match="deviation is not finite"):
+        RewardModel(scalar, 0.0, float("inf")).save(tmp_path / "reward")

@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
+from rlhf.finite import BadBatches
 from rlhf.models import Policy
 from rlhf.records import Pair
 from rlhf.reward.encoder import EncoderReward
@@ -233,3 +235,25 @@ def test_rankings_that_share_a_number_but_not_a_prompt_stay_apart() -> None:
     """Two files may number their rankings alike; a completion is scored with its own prompt."""
     rows = [{"prompt": prompt, "chosen": "a", "rejected": "b", "annotator": "x", "ranking": "1"} for prompt in "pq"]
     assert [group.prompt for group in group_pairs([Pair.model_validate(row) for row in rows])] == ["p", "q"]
+
+
+def test_a_bad_batch_is_skipped(
+    scalar: ScalarReward, pairs: list[Pair], poison: Callable[[torch.nn.Module, int], None]
+) -> None:
+    """The second of three steps moves no weight and tells no loss; its pairs are kept; with none allowed it stops."""
+    groups, kept = group_pairs(pairs), []
+    poison(scalar.policy.model.get_input_embeddings(), 2)
+    bad = BadBatches("reward", 1, lambda batch: kept.append(batch) or "here")
+    ends, rows = [], []
+    for row in train_reward(scalar, groups, [], settings(steps=3), bad):
+        rows.append(row)
+        ends.append(parameters_to_vector(scalar.parameters()).detach().clone())
+    assert [{"loss", "accuracy"} <= row.keys() for row in rows] == [True, False, True]
+    assert torch.equal(ends[1], ends[0])
+    assert ends[2].isfinite().all()
+    assert not torch.equal(ends[2], ends[1])
+    assert (kept[0]["step"], kept[0]["found"]) == (2, "the loss is nan")
+    assert sorted(pair["chosen"] for pair in kept[0]["pairs"]) == sorted(pair.chosen for pair in pairs)
+    poison(scalar.policy.model.get_input_embeddings(), 1)
+    with pytest.raises(ValueError, match=r"the loss is nan; batches of reward .* reward.max_bad_batches allows 0"):
+        list(train_reward(scalar, groups, [], settings(max_bad_batches=0)))

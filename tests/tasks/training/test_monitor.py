@@ -28,7 +28,10 @@ from tasks.training.monitor import find_held_out
 
 CPU = ComputeSettings(device="cpu")
 DEV = [row for row in make_prompts(400, seed=9) if row.model_extra == {"split": "dev"}][:32]
-LIMITS = MonitorSettings(every=2, max_length_ratio=None, max_repetition=None, min_distinct_ratio=None)
+LIMITS = MonitorSettings.model_validate(
+    dict.fromkeys(("max_length_ratio", "min_length_ratio", "max_empty", "max_identical"))
+    | {"every": 2, "max_repetition": None, "min_distinct_ratio": None}
+)
 
 
 class Wordy:

@@ -44,5 +44,6 @@ def test_settings_become_flat_names() -> None:
     assert flat["rollouts.sampling.0.temperature"] == "0.5"
     assert flat["rollouts.sampling.1.top_k"] == "5"
     assert flat["rollouts.max_prompts"] == "null"
-    assert provenance.flatten(KlSettings(), "policy.kl")["policy.kl.estimator"] == "k1"
+    kl = provenance.flatten(KlSettings(), "policy.kl")
+    assert (kl["policy.kl.in"], kl["policy.kl.estimator"]) == ("reward", "k1")
     assert provenance.flatten({"files": []}, "rank") == {"rank.files": "[]"}
