@@ -65,7 +65,7 @@ def check(paths: Paths, params: Params) -> None:
     )
     splits = pairs.split_pairs(rankings, params.pairs).pairs
     learnt = {prompt_key(pair.prompt) for split in ("train", "dev", "judge") for pair in splits[split]}
-    unseen, _ = evaluate.divide_prompts(prompts["test"], learnt, params.evaluate.max_prompts)
+    unseen, seen = evaluate.divide_prompts(prompts["test"], learnt, params.evaluate.max_prompts)
     _check_judge(unseen, splits["judge"])
     if by_people:
         _check_pairs(splits, params)
@@ -73,7 +73,8 @@ def check(paths: Paths, params: Params) -> None:
         watched_prompts(paths.validated / "dev", params.policy.monitor)
     if params.policy.ptx_coefficient > 0:
         read_general(paths.validated / "train", "policy.ptx_coefficient")
-    check_context(paths, params, list(_readers(prompts, rankings, splits, params)))
+    answered = {**prompts, "test": unseen + seen}
+    check_context(paths, params, list(_readers(answered, rankings, splits, params)))
 
 
 def tell(paths: Paths, params: Params) -> None:
@@ -119,7 +120,7 @@ def _readers(
 ) -> Iterator[Reader]:
     files = {split: f"data/validated/{split}/prompts.jsonl" for split in prompts}
     feedback = "data/validated/feedback" if params.rank.annotator == "people" else files["train"]
-    policy, evaluated = params.policy, [row for row in prompts["test"] if row.references]
+    policy = params.policy
 
     def ranked(split: str, limit: int | None = None) -> list[Ranking]:
         """The rankings of the first prompts of a split's pairs."""
@@ -138,7 +139,7 @@ def _readers(
     if policy.monitor is not None:
         watched = prompts["dev"][: policy.monitor.prompts]
         yield Reader(files["dev"], watched, "policy.max_new_tokens", policy.max_new_tokens)
-    yield Reader(files["test"], evaluated, "evaluate.max_new_tokens", params.evaluate.max_new_tokens)
+    yield Reader(files["test"], prompts["test"], "evaluate.max_new_tokens", params.evaluate.max_new_tokens)
 
 
 def check_context(paths: Paths, params: Params, readers: Sequence[Reader]) -> None:
