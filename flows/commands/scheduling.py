@@ -95,14 +95,13 @@ def _status(options: argparse.Namespace, root: Path) -> None:
     paths, params = Paths(root), read_checked(root / "params.yaml")
     from rich.console import Console
 
+    from flows import times
     from tasks.scheduling import status
 
     if (nights := status.nights(paths, params.night.timezone)) is not None:
         Console(highlight=False).print(nights)
     print(f"champion:   {status.champion(paths)}")
-    print(
-        f"next night: {status.next_night(params.night, datetime.now().astimezone())}, while nightjar serve or up runs"
-    )
+    print(f"next night: {times.next_night(params.night, datetime.now().astimezone())}, while nightjar serve or up runs")
     print(f"it would:   {_plan(paths, params)}")
 
 
