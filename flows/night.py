@@ -76,6 +76,9 @@ def night(root: str) -> State[dict[str, str]]:
 
 
 def _work(entry: Entry, paths: Paths, params: Params, planned: datetime | None) -> None:
+    if planned and (earlier := missed.already_run(paths, params.night, planned)):
+        entry.end("nothing new", f"nothing new: {earlier.name} has run: {earlier.outcome}")
+        return
     if planned and (why := missed.too_late(paths, params.night, planned, entry.started)):
         entry.end("missed", why)
         return
@@ -110,7 +113,7 @@ def run_stages(entry: Entry, paths: Paths, params: Params) -> None:
         for name in names:
             entry.stage = name
             deadline.check(f"before {name}")
-            stage = stage_task(name, params, _bring_up_to_date)
+            stage = stage_task(name, params, _update_stage)
             waits = [states[earlier] for earlier in upstream(name)]
             states[name] = stage(name, paths, params, return_state=True, wait_for=waits)
             entry.stages[name] = states[name].result()  # raises the stage's own error
@@ -165,9 +168,9 @@ def upstream(name: str) -> list[str]:
     return [earlier for earlier in stages.STAGES if feeds(earlier)]
 
 
-def _bring_up_to_date(name: str, paths: Paths, params: Params) -> str:
+def _update_stage(name: str, paths: Paths, params: Params) -> str:
     started = time.monotonic()
-    outcome = runner.bring_up_to_date(name, paths, params)
+    outcome = runner.update_stage(name, paths, params)
     _say(f"{name:<9} {outcome.status:<9} {time.monotonic() - started:6.1f} s")
     return outcome.status
 

@@ -23,12 +23,13 @@ from prefect.schedules import Cron
 from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 
+from flows import times
 from flows.night import night
 from flows.up import SCHEDULED
 from tasks import environment
 from tasks.params.whole import Params
 from tasks.paths import Paths
-from tasks.scheduling import lock, missed, status
+from tasks.scheduling import lock, missed
 from tasks.scheduling.notify import notify
 from tasks.terminal import visible
 
@@ -43,7 +44,7 @@ def serve(paths: Paths, params: Params) -> None:
     deployment_id = asyncio.run(deployment.aapply())
     mark_crashed(paths, deployment_id)
     now = datetime.now().astimezone()
-    if due := missed.first_missed(paths, params.night, now):
+    if due := times.first_missed(paths, params.night, now):
         if noted := missed.note(paths, params.night, due, now):
             print(visible(noted.why), flush=True)
             if trouble := notify(noted, params.night, paths.root):
@@ -53,7 +54,7 @@ def serve(paths: Paths, params: Params) -> None:
                 client.create_flow_run_from_deployment(deployment_id)
     # The server runs already; from here on only nights are started, which gain from it.
     os.environ.update(environment.allocator_settings(os.environ, platform.libc_ver()[0]))
-    print(f"{SCHEDULED}{status.next_night(params.night, now)}", flush=True)
+    print(f"{SCHEDULED}{times.next_night(params.night, now)}", flush=True)
     serve_deployments(deployment, print_starting_message=False)
 
 

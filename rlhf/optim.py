@@ -23,7 +23,7 @@ class Optimizer:
             {"params": matrices, "weight_decay": settings.weight_decay},
             {"params": vectors, "weight_decay": 0.0},  # norms and biases have no scale to decay
         ]
-        self._adam = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+        self.adam = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
         self._settings, self._steps = settings, 0
         self.learning_rate = 0.0
         """The rate of the last step."""
@@ -41,18 +41,18 @@ class Optimizer:
         settings, self._steps = self._settings, self._steps + 1
         warmup = max(1, round(settings.warmup_share * settings.steps))
         self.learning_rate = settings.learning_rate * cosine_with_warmup(self._steps, warmup, settings.steps)
-        for group in self._adam.param_groups:
+        for group in self.adam.param_groups:
             group["lr"] = self.learning_rate
         try:
             check_figures({"loss": loss, "gradient's norm": norm})
-            self._adam.step()
+            self.adam.step()
         finally:
             self.clear()
         return {"loss": loss, "grad_norm": norm, "learning_rate": self.learning_rate}
 
     def clear(self) -> None:
         """Takes back the gradients."""
-        self._adam.zero_grad(set_to_none=True)
+        self.adam.zero_grad(set_to_none=True)
 
 
 def cosine_with_warmup(step: int, warmup: int, steps: int, floor: float = 0.1) -> float:

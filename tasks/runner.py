@@ -1,7 +1,7 @@
 """Runs stages for both doors: tracked in MLflow, versioned by DVC, and only when something changed.
 
 `dvc repro` comes in through `python -m tasks <stage>` (run_tracked); the flow and `nightjar stage` come
-in through `bring_up_to_date`, which checks with DVC first.
+in through `update_stage`, which checks with DVC first.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def run_tracked(stage: str, paths: Paths, params: Params, door: str) -> dict[str
     return metrics
 
 
-def bring_up_to_date(stage: str, paths: Paths, params: Params, tracked: bool = True) -> Outcome:
+def update_stage(stage: str, paths: Paths, params: Params, tracked: bool = True) -> Outcome:
     """Runs a stage if it has to, in a run of MLflow's or without, and says how it came up to date.
 
     Raises as run_tracked does.
@@ -142,7 +142,7 @@ def _train(workspace: Paths, candidate: Candidate, tracked: bool, say: Say) -> s
     for stage in stages.VERSIONED:
         deadline.check(f"before {stage} of {candidate.name}")
         started = time.monotonic()
-        outcome = bring_up_to_date(stage, workspace, candidate.params, tracked)
+        outcome = update_stage(stage, workspace, candidate.params, tracked)
         say(f"{stage:<9} {outcome.status:<9} {time.monotonic() - started:6.1f} s  {candidate.name}")
         statuses.add(outcome.status)
     return statuses

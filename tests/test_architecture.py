@@ -16,7 +16,14 @@ from tasks import graph
 from tasks.stages import STAGES, VERSIONED, sections
 
 ONE_DOOR = {
-    "prefect": ("flows/night.py", "flows/trials.py", "flows/schedule.py", "flows/server.py", "flows/up.py"),
+    "prefect": (
+        "flows/night.py",
+        "flows/trials.py",
+        "flows/schedule.py",
+        "flows/server.py",
+        "flows/times.py",
+        "flows/up.py",
+    ),
     "mlflow": ("tasks/tracking/mlflow_store.py", "tasks/serving/"),
     "great_expectations": ("tasks/validation/expectations.py",),
     "dvc": ("tasks/versioning/dvc_repo.py",),

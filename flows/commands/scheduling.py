@@ -70,7 +70,7 @@ def _stage(options: argparse.Namespace, root: Path) -> None:
     presets.check_needed(Paths(root), params)
     from tasks import runner
 
-    print(f"{options.name}: {runner.bring_up_to_date(options.name, Paths(root), params).status}")
+    print(f"{options.name}: {runner.update_stage(options.name, Paths(root), params).status}")
 
 
 def _serve(options: argparse.Namespace, root: Path) -> None:
@@ -95,11 +95,12 @@ def _status(options: argparse.Namespace, root: Path) -> None:
     paths, params = Paths(root), read_checked(root / "params.yaml")
     from rich.console import Console
 
+    from flows import times
     from tasks.scheduling import status
 
     if (nights := status.nights(paths, params.night.timezone)) is not None:
         Console(highlight=False).print(nights)
-    due = status.next_night(params.night, datetime.now().astimezone())
+    due = times.next_night(params.night, datetime.now().astimezone())
     say([f"champion:   {status.champion(paths)}", f"next night: {due}, while nightjar serve or up runs"])
     say([f"it would:   {_plan(paths, params)}"])
 

@@ -46,7 +46,7 @@ class RewardSettings(OptimSettings):
     seed: NonNegative = 0
 
     @model_validator(mode="after")
-    def _options_have_their_place(self) -> Self:
+    def _options_fit(self) -> Self:
         pairwise = self.margin or self.label_smoothing or self.centring
         for options, given, home, there in (
             ("backbone, adapter", self.backbone or self.adapter, "kind: scalar", self.kind == "scalar"),

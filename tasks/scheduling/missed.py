@@ -11,19 +11,23 @@ from tasks.scheduling import history
 
 LATE = timedelta(minutes=30)
 """A night that starts later than this after its time was delayed: its machine or its scheduler was down."""
+UNDONE = ("missed", "interrupted")
+"""Outcomes of nights that did no work to the end."""
 
 
-def first_missed(paths: Paths, params: NightParams, now: datetime) -> datetime | None:
-    """The first time since the last night at which one was due and none ran; None before the first night.
+def last_end(paths: Paths, params: NightParams) -> datetime | None:
+    """When the last night ended, so that times after it are to be made up for; None before the first night.
 
     With catch_up, nights that were interrupted or only noted as missed count as not run.
     """
-    undone = ("missed", "interrupted") if params.missed == "catch_up" else ()
-    ends = [night.ended for night in history.read(paths) if night.outcome not in undone]
-    if not ends:
-        return None
-    due = cron.next_time(params.cron, params.timezone, max(ends))
-    return due if due <= now else None
+    undone = UNDONE if params.missed == "catch_up" else ()
+    return max((night.ended for night in history.read(paths) if night.outcome not in undone), default=None)
+
+
+def already_run(paths: Paths, params: NightParams, planned: datetime) -> history.Night | None:
+    """The night that ran at a planned time; a schedule that starts in a repeated hour plans its times once more."""
+    name = cron.name(planned, params.timezone)
+    return next((night for night in history.read(paths) if night.name == name and night.outcome not in UNDONE), None)
 
 
 def too_late(paths: Paths, params: NightParams, planned: datetime, now: datetime) -> str | None:
@@ -32,7 +36,7 @@ def too_late(paths: Paths, params: NightParams, planned: datetime, now: datetime
         return None
     if params.missed == "skip":
         return f"nothing was running at {_minute(planned)}, and night.missed is skip"
-    ran = (night for night in history.read(paths) if night.outcome not in ("missed", "interrupted"))
+    ran = (night for night in history.read(paths) if night.outcome not in UNDONE)
     later = next((night for night in ran if night.ended > planned), None)
     return f"nothing was running at {_minute(planned)}; {later.name} has run since" if later else None
 

@@ -1,16 +1,14 @@
-"""The state of the nights, from their files alone: the last ones, the champion, the next one; imports nothing heavy."""
+"""The state of the nights, from their files alone: the last ones, the champion; imports nothing heavy."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from zoneinfo import ZoneInfo
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tasks import cron
-from tasks.params.night import NightParams
 from tasks.paths import Paths
 from tasks.registry import decisions
 from tasks.scheduling import history
@@ -49,12 +47,6 @@ def champion(paths: Paths) -> str:
             break
         since = decision
     return f"policy version {version} since {since.when}: {since.reason}"
-
-
-def next_night(params: NightParams, now: datetime) -> str:
-    """When the next night is due, while a schedule runs."""
-    due = cron.next_time(params.cron, params.timezone, now)
-    return f"{due:%Y-%m-%d %H:%M} {params.timezone}, in {duration(due - now)}"
 
 
 def duration(length: timedelta) -> str:

@@ -58,7 +58,7 @@ paths, now = Paths(Path.cwd()), datetime.now().astimezone()
 params = read_params(paths.root / "params.yaml")
 with tracker.night(paths, params, "flow", "small", sys.argv[1]) as run_id:
     for stage in VERSIONED:
-        runner.bring_up_to_date(stage, paths, params)
+        runner.update_stage(stage, paths, params)
 ended = Night(name=sys.argv[1], started=now, ended=now, outcome="not promoted", why="a trial", run_id=run_id)
 diary.conclude(paths, params, ended)
 """

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from flows import times
 from flows.up import free_port, responds
 from tasks.params.night import NightParams
 from tasks.paths import Paths
@@ -115,7 +116,7 @@ def test_the_next_night_is_told_with_the_time_until_then() -> None:
     """At 22:58:30 UTC it is 23:58:30 in Berlin."""
     params = NightParams(cron="0 2 * * *", timezone="Europe/Berlin")
     now = datetime(2026, 11, 21, 22, 58, 30, tzinfo=UTC)
-    assert status.next_night(params, now) == "2026-11-22 02:00 Europe/Berlin, in 2 h 01 min"
+    assert times.next_night(params, now) == "2026-11-22 02:00 Europe/Berlin, in 2 h 01 min"
 
 
 @pytest.mark.parametrize(

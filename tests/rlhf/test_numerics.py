@@ -323,7 +323,7 @@ def test_pure_bfloat16_holds_for_weights_and_optimizer_alike(policy: Policy, tmp
     optimizer.step(1.0)
     assert logprobs.dtype == torch.float32
     assert not torch.equal(embedding.weight, before)
-    states = optimizer._adam.state.values()
+    states = optimizer.adam.state.values()
     moments = {state[name].dtype for state in states for name in ("exp_avg", "exp_avg_sq")}
     assert moments == {weight.dtype for weight in loaded.model.parameters()} == {torch.bfloat16}
 

@@ -24,7 +24,7 @@ def params(toy: Path) -> Params:
 def test_a_missing_input_names_the_stage_that_writes_it(toy: Path, params: Params) -> None:
     """Before anything runs or is tracked."""
     with pytest.raises(FileNotFoundError, match=r"data/raw: .* ingest writes it: .* nightjar stage ingest"):
-        runner.bring_up_to_date("validate", Paths(toy), params)
+        runner.update_stage("validate", Paths(toy), params)
     assert not (toy / "mlruns").exists()
 
 
@@ -32,7 +32,7 @@ def test_a_missing_source_folder_is_to_be_made(toy: Path, params: Params) -> Non
     """No stage writes it, so the remedy is another."""
     shutil.rmtree(toy / "data/source")
     with pytest.raises(FileNotFoundError, match=r"data/source: .* mkdir -p data/source"):
-        runner.bring_up_to_date("ingest", Paths(toy), params)
+        runner.update_stage("ingest", Paths(toy), params)
 
 
 def test_a_night_at_one_door_is_up_to_date_at_the_other(
@@ -41,7 +41,7 @@ def test_a_night_at_one_door_is_up_to_date_at_the_other(
     """After this door `dvc repro` runs nothing; after a change and `dvc repro`, this door only registers."""
     paths = Paths(toy)
     assert runner.pending(paths, params) == list(STAGES)
-    statuses = [runner.bring_up_to_date(stage, paths, params).status for stage in STAGES]
+    statuses = [runner.update_stage(stage, paths, params).status for stage in STAGES]
     assert statuses == ["ran"] * len(STAGES)
     assert toy_night() == list(STAGES)
     assert runner.pending(paths, params) == []
@@ -52,7 +52,7 @@ def test_a_night_at_one_door_is_up_to_date_at_the_other(
     dvc_repro(toy)
     assert toy_night() == ["rank", "pairs", "reward", "policy", "evaluate", "report"]
     assert runner.pending(paths, params) == ["register"]
-    statuses = [runner.bring_up_to_date(stage, paths, params).status for stage in STAGES]
+    statuses = [runner.update_stage(stage, paths, params).status for stage in STAGES]
     assert statuses == ["cached"] * len(VERSIONED) + ["ran"]
     assert toy_night() == ["register"]
 
@@ -62,13 +62,13 @@ def test_data_lead_back_to_the_run_that_made_them(
 ) -> None:
     """A run is tagged with its outputs' digests; a night that skips the stage names that run."""
     paths = Paths(toy)
-    outcome = runner.bring_up_to_date("ingest", paths, params)
+    outcome = runner.update_stage("ingest", paths, params)
     made = digests.digest(toy / "data/raw")
     run_id = tracker.find_run_by_output(paths, "data/raw", made)
     assert run_id is not None
     assert outcome.outputs["data/raw"] == made
     with tracker.night(paths, params, "flow") as night_id:
-        assert runner.bring_up_to_date("ingest", paths, params).status == "cached"
+        assert runner.update_stage("ingest", paths, params).status == "cached"
     tags = mlflow_store.open_client(paths).get_run(night_id).data.tags
     assert (tags["stage.ingest"], tags["stage.ingest.run"]) == ("cached", run_id)
     assert toy_night() == ["ingest"]
@@ -78,7 +78,7 @@ def test_changed_gates_register_again(toy: Path, params: Params, toy_night: Call
     """A night with other gates has one thing to do."""
     paths = Paths(toy)
     for stage in STAGES:
-        runner.bring_up_to_date(stage, paths, params)
+        runner.update_stage(stage, paths, params)
     with (toy / "params.yaml").open("a") as file:
         file.write("register: {max_kl: 5.0}\n")
     assert runner.pending(paths, read_params(toy / "params.yaml")) == ["register"]

@@ -52,41 +52,6 @@ def test_a_broken_line_is_named(paths: Paths) -> None:
         history.read(paths)
 
 
-@pytest.mark.parametrize("params", [CATCH_UP, SKIP])
-def test_before_the_first_night_none_was_missed(paths: Paths, params: NightParams) -> None:
-    """A schedule that never ran has nothing to make up for."""
-    assert missed.first_missed(paths, params, at(21, 12)) is None
-
-
-@pytest.mark.parametrize(
-    ("ended", "now", "due"),
-    [
-        (at(20, 3), at(20, 23), None),
-        (at(20, 3), at(21, 1, 59), None),
-        (at(20, 3), at(21, 2), at(21, 2)),
-        (at(20, 3), at(29, 12), at(21, 2)),  # however many: the first of them
-        (at(20, 1, 30), at(20, 12), at(20, 2)),
-        (at(20, 2, 30), at(20, 12), None),  # began before its time and ended after: it was the night
-    ],
-)
-def test_a_time_since_the_last_night_that_has_passed_was_missed(
-    paths: Paths, ended: datetime, now: datetime, due: datetime | None
-) -> None:
-    """Due at 02:00 each night: what counts is when the last night ended."""
-    history.append(paths, night(ended, "failed"))
-    assert missed.first_missed(paths, CATCH_UP, now) == due
-    assert missed.first_missed(paths, SKIP, now) == due
-
-
-@pytest.mark.parametrize("outcome", ["missed", "interrupted"])
-def test_a_night_that_was_cut_off_is_caught_up_with_but_not_twice_skipped(paths: Paths, outcome: NightOutcome) -> None:
-    """Cut off at 03:00, the 02:00 of that night is still to be made up for; who skips is told once."""
-    history.append(paths, night(at(20, 3)))
-    history.append(paths, night(at(21, 3), outcome))
-    assert missed.first_missed(paths, CATCH_UP, at(21, 4)) == at(21, 2)
-    assert missed.first_missed(paths, SKIP, at(21, 4)) is None
-
-
 def test_what_was_missed_is_noted_once(paths: Paths) -> None:
     """Also when the schedule starts again before the late night has ended."""
     history.append(paths, night(at(20, 3)))
@@ -111,22 +76,31 @@ def test_a_late_start_is_given_up_when_skipping_or_when_another_night_ran_since(
     assert "night-x has run since" in (missed.too_late(paths, CATCH_UP, at(22, 2), at(22, 10)) or "")
 
 
-def test_times_are_those_of_the_schedules_zone() -> None:
-    """02:00 in Berlin is 01:00 UTC in winter and 00:00 in summer; the name is the local time."""
-    winter = cron.next_time("0 2 * * *", "Europe/Berlin", at(21, 12))
-    assert winter == at(22, 1)
-    assert cron.name(winter, "Europe/Berlin") == "night-2026-11-22-0200"
-    assert cron.next_time("0 2 * * *", "Europe/Berlin", datetime(2026, 7, 1, 12, tzinfo=UTC)) == datetime(
-        2026, 7, 2, 0, tzinfo=UTC
-    )
-    assert cron.next_time("30 4 * * 1", "UTC", at(21, 12)) == at(23, 4, 30)  # 21 November 2026 is a Saturday
+def test_a_night_is_named_after_its_time_in_the_schedules_zone() -> None:
+    """01:00 UTC is 02:00 in Berlin in winter."""
+    assert cron.name(at(22, 1), "Europe/Berlin") == "night-2026-11-22-0200"
+
+
+def test_a_time_that_has_run_is_known_by_its_night(paths: Paths) -> None:
+    """One that was cut off or only noted has not run."""
+    name = cron.name(at(21, 2), "UTC")
+    for outcome in ("missed", "interrupted", "failed"):
+        assert missed.already_run(paths, CATCH_UP, at(21, 2)) is None
+        history.append(paths, night(at(21, 2), outcome).model_copy(update={"name": name}))
+    found = missed.already_run(paths, CATCH_UP, at(21, 2))
+    assert found is not None
+    assert found.outcome == "failed"
+    assert missed.already_run(paths, CATCH_UP, at(22, 2)) is None
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"cron": "0 2 * *"}, r"cron '0 2 \* \*' is not valid \(4 fields\); give minute, hour"),
-        ({"cron": "60 2 * * *"}, "Bad minute"),
+        ({"cron": "60 2 * * *"}, "out of range"),
+        ({"cron": "0 0 30 2 *"}, "failed to find next date"),
+        ({"cron": "R 2 * * *"}, "random times are no schedule"),  # Prefect refuses them too
+        ({"timezone": "posix/Europe/Berlin"}, "timezone 'posix/Europe/Berlin' is not known"),
         ({"timezone": "Middle/Earth"}, "timezone 'Middle/Earth' is not known; give a name such as Europe/Berlin"),
     ],
 )

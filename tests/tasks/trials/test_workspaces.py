@@ -85,7 +85,7 @@ def test_what_candidates_have_in_common_is_trained_once(
     said: list[str] = []
     with tracker.night(several, params, "flow"):
         for stage in VERSIONED:
-            runner.bring_up_to_date(stage, several, params)
+            runner.update_stage(stage, several, params)
         for name in ("seed-1", "rloo-seed-1"):
             runner.train(several, named[name], said.append)
     by = {root: [stage for where, stage in ran if where == root] for root, _ in ran}
@@ -196,7 +196,7 @@ def test_training_aside_leaves_the_workspace_and_its_runs_alone(several: Paths, 
     (several.root / ".gitignore").write_text("mlruns\nnights\n")
     params = read_params(several.root / "params.yaml")
     with tracker.night(several, params, "flow"):
-        runner.bring_up_to_date("ingest", several, params)
+        runner.update_stage("ingest", several, params)
     (several.champion / "config.json").write_text("as it lies here")
     before = contents(several.root)
     aside("full-seed-0")
