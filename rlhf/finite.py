@@ -21,8 +21,8 @@ class NotFiniteError(ValueError):
         batch: what is known of it, for a post-mortem: texts and numbers.
     """
 
-    def __init__(self, found: str, batch: Mapping[str, Any] | None = None) -> None:
-        super().__init__(found)
+    def __init__(self, reason: str, batch: Mapping[str, Any] | None = None) -> None:
+        super().__init__(reason)
         self.batch = batch or {}
 
 
@@ -53,9 +53,9 @@ class BadBatches:
             ValueError: it is one more than the stage bears.
         """
         self.count += 1
-        place = self.keep({"found": str(error), **batch, **error.batch}) if self.keep is not None else None
+        path = self.keep({"found": str(error), **batch, **error.batch}) if self.keep is not None else None
         if self.count > self.limit:
-            kept = f" (they are kept in {place})" if place else ""
+            kept = f" (they are kept in {path})" if path else ""
             raise ValueError(
                 f"{error}; batches of {self.stage} that nothing could be learnt from: {self.count}{kept}, and "
                 f"{self.stage}.max_bad_batches allows {self.limit}; lower {self.stage}.learning_rate, or look for "

@@ -41,10 +41,10 @@ class MicroBatches:
             try:
                 return work(size)
             except torch.OutOfMemoryError as error:
-                said = str(error).partition("\n")[0]
+                message = str(error).partition("\n")[0]
                 if size == 1:
                     raise ValueError(
-                        f"memory ran out with {self.stage}.micro_batch_size 1 ({said}); take a smaller model or an "
+                        f"memory ran out with {self.stage}.micro_batch_size 1 ({message}); take a smaller model or an "
                         "adapter, shorten the texts, or set model.gradient_checkpointing"
                     ) from error
             undo()  # past the handler, which holds the frames of the work and with them its activations
@@ -52,6 +52,6 @@ class MicroBatches:
             self.size = (size + 1) // 2
             if self.tell is not None:
                 self.tell(
-                    f"memory ran out with {size} rows at once ({said}); the step is done again with {self.size}, to "
+                    f"memory ran out with {size} rows at once ({message}); the step is done again with {self.size}, to "
                     f"the same gradient; set {self.stage}.micro_batch_size to {self.size} to save the attempt"
                 )

@@ -197,8 +197,8 @@ def is_blank_prompt(prompt: PromptText | Sequence[Message]) -> bool:
     """Whether nothing is asked: a blank text, no turn, or a blank one; the system's may be blank beside others."""
     if isinstance(prompt, str):
         return is_blank(prompt)
-    said = [turn for turn in prompt if turn.role != "system"] or prompt
-    return not said or any(turn.is_blank for turn in said)
+    turns = [turn for turn in prompt if turn.role != "system"] or prompt
+    return not turns or any(turn.is_blank for turn in turns)
 
 
 def prompt_key(prompt: PromptText | Sequence[Message]) -> str:

@@ -33,7 +33,7 @@ from tasks.training.general import read_general
 
 if TYPE_CHECKING:
     from rlhf.evaluation.compare import Contestant
-    from rlhf.evaluation.language import Tokens
+    from rlhf.evaluation.language import Tokenization
 
 SAMPLING = {"samples", "max_new_tokens", "batch_size", "seed", "bootstrap"}
 """How the samples were drawn and the win rate counted: another policy can be measured in the same way later."""
@@ -67,14 +67,14 @@ def run(files: StageFiles, params: EvaluateParams, model: ModelSettings) -> dict
     for name, entry in bench.entries.items():
         figures = text_metrics(entry.answers, references, tokens) | mean_scores(entry.scores)
         metrics |= {f"{name}.{key}": value for key, value in figures.items()}
-    answers, start = (bench.entries[name].answers for name in ("policy", "sft"))
-    metrics |= {f"policy.{key}": p for key, p in text_differences(answers, start, references, tokens).items()}
+    challenger, base = bench.entries["policy"], bench.entries["sft"]
+    tested = text_differences(challenger.answers, base.answers, references, tokens)
+    metrics |= {f"policy.{key}": p for key, p in tested.items()}
     referee = "gold" if judge is None else "judge"
     policy, sft = (np.array(bench.entries[name].scores[referee]) for name in ("policy", "sft"))
     verdict = win_rate(policy, sft, params.bootstrap, seed=params.seed)
     metrics |= {"win_rate": verdict.value, "win_rate_low": verdict.low, "win_rate_high": verdict.high}
-    ours, theirs = (bench.entries[name].sample_lengths() for name in ("policy", "sft"))
-    controlled = length_controlled_win_rate(policy, sft, ours, theirs)
+    controlled = length_controlled_win_rate(policy, sft, challenger.sample_lengths(), base.sample_lengths())
     metrics |= {"lc_win_rate": controlled.value, "lc_win_rate_low": controlled.low, "lc_win_rate_high": controlled.high}
     metrics |= {"prompts": float(len(unseen)), "prompts_seen_by_reward": float(len(seen))}
     _write(bench, metrics, referee)
@@ -138,7 +138,7 @@ class Bench:
     """Demonstrations of other tasks, which may have been forgotten."""
     few_shot: FewShot
     judge: Path | None
-    tokens: Tokens
+    tokens: Tokenization
     """What ROUGE and BLEU count."""
     entries: dict[str, Contestant] = field(default_factory=dict)
     curves: dict[str, np.ndarray] = field(default_factory=dict)

@@ -196,8 +196,8 @@ def train_members(
         if isinstance(network, ScalarReward) and is_adapted(network.policy):
             merge(network.policy)
     if len(networks) > 1:
-        taken = sorted({step for each in losses for step in each})
-        means = [{"step": step, "loss": fmean(each[step] for each in losses if step in each)} for step in taken]
+        numbers = sorted({step for each in losses for step in each})
+        means = [{"step": step, "loss": fmean(each[step] for each in losses if step in each)} for step in numbers]
         write_curve(plots / f"{name}_loss.csv", means)
     members = [RewardModel(network) for network in networks]
     return members[0] if len(members) == 1 else Ensemble(members, params.uncertainty_penalty)

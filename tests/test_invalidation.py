@@ -55,6 +55,7 @@ MAY_RERUN: dict[str, tuple[str, ...]] = {
     "rlhf/reward": ("reward", "policy", "evaluate"),
     **{f"rlhf/{room}": ("policy",) for room in ("algorithms.py", "policy", "ppo", "dpo")},
     "rlhf/evaluation": ("policy", "evaluate"),
+    **{f"rlhf/evaluation/{file}.py": ("reward", "policy", "evaluate") for file in ("__init__", "text")},
 }
 """By room (a folder or a file; the longest name counts), the stages that a change in it may run again."""
 

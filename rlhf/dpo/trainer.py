@@ -123,9 +123,9 @@ class DpoTrainer(PolicyTrainer):
         self, table: PairTable, pairs: Sequence[tuple[int, int]], ref_logprobs: Float[Tensor, " M"], size: int
     ) -> Iterator[Float[Tensor, " N"]]:
         """h of some pairs, so many completions at once, but two at least; a part reads each of its completions once."""
-        taken = max(1, size // 2)
-        for start in range(0, len(pairs), taken):
-            part = torch.tensor(pairs[start : start + taken])
+        count = max(1, size // 2)
+        for start in range(0, len(pairs), count):
+            part = torch.tensor(pairs[start : start + count])
             used, where = part.unique(return_inverse=True)
             logprobs = self.sequence_logprobs(table, used.tolist())
             ratios = logprobs - ref_logprobs[used].to(logprobs.device)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from rlhf.evaluation.language import Tokenize
 from rlhf.evaluation.metrics import check, compute
 
 Refs = Literal["all", "first"]
-Tokenize = Literal["13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores200", "none"]
 Smooth = Literal["exp", "floor", "add-k", "none"]
 
 

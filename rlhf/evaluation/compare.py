@@ -13,7 +13,7 @@ from rlhf.annotator import gold_score
 from rlhf.evaluation.best_of_n import choose_best
 from rlhf.evaluation.bleu import bleu, bleu_signature
 from rlhf.evaluation.chrf import chrf, chrf_signature
-from rlhf.evaluation.language import Tokens
+from rlhf.evaluation.language import Tokenization
 from rlhf.evaluation.rouge import rouge, rouge_signature
 from rlhf.evaluation.text import distinct_n, mean_words, repeated_ngram_share
 from rlhf.records import PromptText
@@ -68,7 +68,7 @@ def best_of_n(samples: Sequence[Sequence[str]], scores: Mapping[str, Grid]) -> C
     return Contestant(chosen, [[text] for text in chosen], grids, kept)
 
 
-def text_metrics(answers: Sequence[str], references: Sequence[Sequence[str]], tokens: Tokens) -> dict[str, float]:
+def text_metrics(answers: Sequence[str], references: Sequence[Sequence[str]], tokens: Tokenization) -> dict[str, float]:
     """ROUGE (0 to 1), BLEU and chrF (0 to 100) over all references, length in words, and how much repeats."""
     return {
         **rouge(answers, references, words=tokens.words),
@@ -81,7 +81,7 @@ def text_metrics(answers: Sequence[str], references: Sequence[Sequence[str]], to
     }
 
 
-def text_signatures(references: Sequence[Sequence[str]], tokens: Tokens) -> dict[str, str]:
+def text_signatures(references: Sequence[Sequence[str]], tokens: Tokenization) -> dict[str, str]:
     """How `text_metrics` computes each figure, its language in it; numbers with one signature may be compared."""
     signatures = {
         "rouge1, rouge2, rougeL, rougeLsum": rouge_signature(words=tokens.words),

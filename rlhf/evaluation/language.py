@@ -11,11 +11,12 @@ from typing import Literal, NamedTuple
 
 import regex
 
-from rlhf.evaluation.bleu import Tokenize
 from rlhf.evaluation.text import SPACELESS
 
 Words = Literal["rouge_score", "unicode"]
 """rouge_score: its own runs of a-z and 0-9, for English; unicode: `unicode_words`."""
+Tokenize = Literal["13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores200", "none"]
+"""Of sacrebleu's tokenizers, those that serve here."""
 AUTO = "auto"
 SEVERAL = "und"
 """ISO 639's code for a language that is not determined: several, or one that needs no rule of its own."""
@@ -27,8 +28,13 @@ SCRIPTS = {
 FEWEST = 0.05
 """The share of letters in a script, and of words that are English, from which a language counts as found."""
 BLEU: Mapping[str, Sequence[Tokenize]] = {
-    **{"zh": ("zh",), "ja": ("ja-mecab", "char"), "ko": ("ko-mecab", "13a")},
-    **dict.fromkeys(("th", "lo", "km", "my"), ("char",)),
+    "zh": ("zh",),
+    "ja": ("ja-mecab", "char"),
+    "ko": ("ko-mecab", "13a"),
+    "th": ("char",),
+    "lo": ("char",),
+    "km": ("char",),
+    "my": ("char",),
 }
 """By language, sacrebleu's tokenizers, the first that is installed; of others 13a, as sacrebleu has it."""
 PACKAGES = {
@@ -47,7 +53,7 @@ _LETTER = regex.compile(r"[\p{L}\p{N}]")
 _UNSEEN = str.maketrans("", "", "\u200c\u200d\u00ad")
 
 
-class Tokens(NamedTuple):
+class Tokenization(NamedTuple):
     """What is counted.
 
     Attributes:
@@ -68,7 +74,7 @@ class Tokens(NamedTuple):
         return f"lang:{'auto=' if self.detected else ''}{self.language}"
 
 
-def choose_tokens(language: str, references: Sequence[Sequence[str]], bleu: Tokenize | None = None) -> Tokens:
+def choose_tokens(language: str, references: Sequence[Sequence[str]], bleu: Tokenize | None = None) -> Tokenization:
     """The tokens for references in a language.
 
     Args:
@@ -89,8 +95,8 @@ def choose_tokens(language: str, references: Sequence[Sequence[str]], bleu: Toke
         raise ValueError(
             f"BLEU's tokenizer {bleu} needs {lacking}; install it, or choose another (evaluate.bleu_tokens)"
         )
-    known: Sequence[Tokenize] = BLEU.get(code, ("13a",)) if bleu is None else (bleu,)
-    return Tokens(code, detected, words, next(name for name in known if not missing(name)))
+    known: Sequence[Tokenize] = (bleu,) if bleu else BLEU.get(code, ("13a",))
+    return Tokenization(code, detected, words, next(name for name in known if not missing(name)))
 
 
 def find_language(references: Sequence[Sequence[str]]) -> str:

@@ -74,11 +74,11 @@ def length_controlled_win_rate(
 
 
 def _each(
-    ours: Float[np.ndarray, "N S"], others: Float[np.ndarray, "N R"], of: Callable[..., Any]
+    policy: Float[np.ndarray, "N S"], baseline: Float[np.ndarray, "N R"], of: Callable[..., Any]
 ) -> Float[np.ndarray, "N SR"]:
     """A figure of each sample of the policy with each of the baseline's."""
-    figures: np.ndarray = of(ours[:, :, None], others[:, None, :])  # [N, S, R]
-    return figures.reshape(len(ours), -1).astype(float)
+    figures: np.ndarray = of(policy[:, :, None], baseline[:, None, :])  # [N, S, R]
+    return figures.reshape(len(policy), -1).astype(float)
 
 
 def _fit(wins: Float[np.ndarray, "N C"], terms: Float[np.ndarray, "N C 2"]) -> Float[np.ndarray, " 2"]:

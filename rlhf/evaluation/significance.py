@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from rlhf.evaluation.language import Tokens
+from rlhf.evaluation.language import Tokenization
 from rlhf.evaluation.rouge import rouge_rows
 
 RESAMPLES = 1000
@@ -49,7 +49,7 @@ def paired_bootstrap(
 
 
 def text_differences(
-    system: Sequence[str], baseline: Sequence[str], references: Sequence[Sequence[str]], tokens: Tokens
+    system: Sequence[str], baseline: Sequence[str], references: Sequence[Sequence[str]], tokens: Tokenization
 ) -> dict[str, float]:
     """The p-values of the differences of two systems' answers in ROUGE-L, BLEU and chrF (`paired_bootstrap`).
 
@@ -62,15 +62,14 @@ def text_differences(
     from sacrebleu.metrics.chrf import CHRF
     from sacrebleu.significance import PairedTest
 
-    ours, theirs = (rouge_rows(texts, references, words=tokens.words)["rougeL"] for texts in (system, baseline))
-    figures = {"rougeL_p": paired_bootstrap(ours, theirs)}
+    rows = (rouge_rows(texts, references, words=tokens.words)["rougeL"] for texts in (system, baseline))
+    figures = {"rougeL_p": paired_bootstrap(next(rows), next(rows))}
     if list(system) == list(baseline):
         return figures | {"bleu_p": 1.0, "chrf_p": 1.0}
     streams = [list(stream) for stream in zip_longest(*references)]
     metrics = {"BLEU": BLEU(force=True, tokenize=tokens.bleu, references=streams), "chrF2": CHRF(references=streams)}
     systems: list[tuple[str, Sequence[str]]] = [("baseline", list(baseline)), ("system", list(system))]
-    results: Any
-    _, results = PairedTest(systems, metrics, None, test_type="bs", n_samples=RESAMPLES)()
+    results: dict[str, list[Any]] = PairedTest(systems, metrics, None, test_type="bs", n_samples=RESAMPLES)()[1]
     return figures | {"bleu_p": float(results["BLEU"][1].p_value), "chrf_p": float(results["chrF2"][1].p_value)}
 
 

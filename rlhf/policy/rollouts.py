@@ -175,10 +175,11 @@ def roll_out(
     ref_logprobs = networks.ref_logprobs(batch)
     if values is None and critic is not None:
         values = networks.values(batch)
-    said = {"scores of the reward model": raw, "logprobs of the policy": logprobs}
-    said |= {"logprobs of the reference": ref_logprobs} | ({} if values is None else {"values of the critic": values})
+    outputs = {"scores of the reward model": raw}
+    outputs |= {"logprobs of the policy": logprobs, "logprobs of the reference": ref_logprobs}
+    outputs |= {} if values is None else {"values of the critic": values}
     try:
-        check_tensors(said)
+        check_tensors(outputs)
     except NotFiniteError as error:
         rows = zip(prompts, texts, raw.tolist(), strict=True)
         completions = [

@@ -141,6 +141,6 @@ def estimate_advantages(
     advantages, baselines = (one - other for one, other in zip(of_scores, of_kl, strict=True))
     returns = log_derivative_coefficients(scores, kl, kl_coefficient)
     # A completion's figure stands at each of its tokens.
-    rows = (advantages, returns, baselines)
-    advantages, returns, baselines = (torch.where(response_mask, row[:, None], 0.0) for row in rows)
+    at_tokens = (torch.where(response_mask, each[:, None], 0.0) for each in (advantages, returns, baselines))
+    advantages, returns, baselines = at_tokens
     return Estimate(advantages, returns, baselines, price)

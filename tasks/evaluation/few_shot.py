@@ -16,7 +16,7 @@ from tasks.files import read_records
 from tasks.params.evaluate import EvaluateParams
 
 if TYPE_CHECKING:
-    from rlhf.evaluation.language import Tokens
+    from rlhf.evaluation.language import Tokenization
     from rlhf.models import Policy
 
 
@@ -49,7 +49,7 @@ def prepare(train_split: Path, params: EvaluateParams, prompts: list[Prompt], go
     return FewShot(params, prompts, drawn, gold)
 
 
-def measure(test: FewShot, policies: Mapping[str, Policy], tokens: Tokens) -> Iterator[dict[str, float]]:
+def measure(test: FewShot, policies: Mapping[str, Policy], tokens: Tokenization) -> Iterator[dict[str, float]]:
     """Answers greedily with each number of shots, yielding the figures of each model as they come."""
     from statistics import fmean
 

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from rlhf.evaluation import bleu, chrf, rouge
-from rlhf.evaluation.language import Tokens, choose_tokens
+from rlhf.evaluation.language import Tokenization, choose_tokens
 from tasks.figures import FIGURES
 from tasks.files import read_rows
 
@@ -147,12 +147,12 @@ def _families(names: Collection[str]) -> dict[str, list[str]]:
     return families | {title: rest}
 
 
-def _rouge_variants(tokens: Tokens) -> Mapping[str, tuple[rouge.Refs, bool]]:
+def _rouge_variants(tokens: Tokenization) -> Mapping[str, tuple[rouge.Refs, bool]]:
     english = tokens.words == "rouge_score"
     return {suffix: variant for suffix, variant in ROUGE_VARIANTS.items() if english or not variant[1]}
 
 
-def _variants(outputs: Outputs, tokens: Tokens) -> Iterator[tuple[str, list[float]]]:
+def _variants(outputs: Outputs, tokens: Tokenization) -> Iterator[tuple[str, list[float]]]:
     """Yields each variant with one figure per system; all systems go in one call, sharing their tokens."""
     count, systems = len(outputs.references), list(outputs.texts.values())
     texts = [text for system in systems for text in system]
@@ -174,7 +174,7 @@ def _variants(outputs: Outputs, tokens: Tokens) -> Iterator[tuple[str, list[floa
     yield "chrf", [chrf.chrf(system, outputs.references) for system in systems]
 
 
-def _signatures(references: list[list[str]], tokens: Tokens) -> dict[str, str]:
+def _signatures(references: list[list[str]], tokens: Tokenization) -> dict[str, str]:
     """The signature of every variant, in the order of `_variants`."""
     signatures = {
         f"{kind}_{suffix}": rouge.rouge_signature(refs, stemmer, tokens.words)

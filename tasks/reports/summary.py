@@ -18,7 +18,7 @@ from tasks.figures import FIGURES, find, show
 from tasks.paths import Paths
 from tasks.roles import CONTESTANTS, ROLES
 
-SIGNED = {"ROUGE": "rouge1, rouge2, rougeL, rougeLsum", "BLEU": "bleu", "chrF": "chrf"}
+SIGNED = {"ROUGE": "rouge1, rouge2, rougeL, rougeLsum", **{FIGURES[key].title: key for key in ("bleu", "chrf")}}
 """The signatures that are told below the table, by what they are called there."""
 SHOWN = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "reward", "gold", "kl", "length")
 TESTED = ("rougeL", "bleu", "chrf")

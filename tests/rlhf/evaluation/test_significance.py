@@ -10,10 +10,10 @@ import pytest
 
 from rlhf.evaluation.bleu import bleu
 from rlhf.evaluation.chrf import chrf, chrf_signature
-from rlhf.evaluation.language import Tokens
+from rlhf.evaluation.language import Tokenization
 from rlhf.evaluation.significance import differences_signature, paired_bootstrap, text_differences
 
-ENGLISH = Tokens("en", False, "rouge_score", "13a")
+ENGLISH = Tokenization("en", False, "rouge_score", "13a")
 
 
 def corpus(kept: float, seed: int, rows: int = 60) -> tuple[list[str], list[list[str]]]:
