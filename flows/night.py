@@ -76,7 +76,7 @@ def night(root: str) -> State[dict[str, str]]:
 
 
 def _work(entry: Entry, paths: Paths, params: Params, planned: datetime | None) -> None:
-    if planned and (earlier := missed.already_run(paths, params.night, planned)):
+    if planned and (earlier := missed.already_run(paths, planned)):
         entry.end("nothing new", f"nothing new: {earlier.name} has run: {earlier.outcome}")
         return
     if planned and (why := missed.too_late(paths, params.night, planned, entry.started)):

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(path: Path, constants: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (line number, object) of a JSONL file, plain or gzip; blank lines are skipped.
 
     Raises:
@@ -34,7 +34,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             if not text.strip():
                 continue
-            row = parse_json(text)
+            row = parse_json(text, constants)
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
         except (json.JSONDecodeError, RecursionError) as error:
@@ -49,14 +49,18 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ValueError(f"{path}: the file is empty; give at least one row")
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, constants: bool = False) -> Any:
     """The JSON value of a text, no part of which is lost on the way.
+
+    Args:
+        text: JSON.
+        constants: whether NaN and Infinity are read, which records of ours may hold.
 
     Raises:
         json.JSONDecodeError: the text is not JSON.
         ValueError: a key occurs twice in one object, or a number is none that a float can hold.
     """
-    return _DECODER.decode(text)
+    return (_LENIENT if constants else _STRICT).decode(text)
 
 
 def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -79,7 +83,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value; give a number, or leave the field out")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object_of, parse_float=_float_of, parse_constant=_refuse_constant)
+_STRICT = json.JSONDecoder(object_pairs_hook=_object_of, parse_float=_float_of, parse_constant=_refuse_constant)
+_LENIENT = json.JSONDecoder(object_pairs_hook=_object_of, parse_float=_float_of)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -99,7 +104,7 @@ def read_records(path: Path, record: type[RecordT], may_be_empty: bool = False) 
     """
     if may_be_empty and path.is_file() and not path.stat().st_size:
         return []
-    return [as_record(row, record, f"{path}:{number}") for number, row in read_rows(path)]
+    return [as_record(row, record, f"{path}:{number}") for number, row in read_rows(path, constants=True)]
 
 
 def as_record(row: dict[str, Any], record: type[RecordT], location: str) -> RecordT:

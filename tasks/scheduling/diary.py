@@ -27,12 +27,14 @@ class Entry:
     """What will be recorded of a night; it is filled in while the night runs.
 
     Attributes:
+        planned: the instant that the night is named after.
         stage: the one that runs now.
         stages: how each one came up to date, so far: ran, cached or restored.
     """
 
     name: str
     started: datetime
+    planned: datetime
     outcome: NightOutcome = "failed"
     why: str = ""
     stage: str | None = None
@@ -77,6 +79,7 @@ class Entry:
             ended=datetime.now().astimezone(),
             outcome=self.outcome,
             why=self.why,
+            planned=self.planned,
             policy_version=self.policy_version,
             experiment=self.experiment,
             run_id=self.run_id,
@@ -93,7 +96,7 @@ def opened(paths: Paths, params: Params, planned: datetime, say: Callable[[str],
         planned: the time that the night is named after.
         say: prints how the night ended, and whether people were notified.
     """
-    entry = Entry(cron.name(planned, params.night.timezone), datetime.now().astimezone())
+    entry = Entry(cron.name(planned, params.night.timezone), datetime.now().astimezone(), planned)
     try:
         yield entry
     except DeadlineError as error:

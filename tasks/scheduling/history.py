@@ -16,6 +16,7 @@ class Night(BaseModel):
 
     Attributes:
         name: `night-2026-11-21-0200`, in the schedule's time zone.
+        planned: the instant that it was planned for, or began at by hand.
         policy_version: the registered policy that it made.
         experiment: the DVC experiment that restores it.
         run_id: its MLflow run.
@@ -28,6 +29,7 @@ class Night(BaseModel):
     ended: datetime
     outcome: NightOutcome
     why: str
+    planned: datetime | None = None
     policy_version: int | None = None
     experiment: str | None = None
     run_id: str | None = None

@@ -24,10 +24,11 @@ def last_end(paths: Paths, params: NightParams) -> datetime | None:
     return max((night.ended for night in history.read(paths) if night.outcome not in undone), default=None)
 
 
-def already_run(paths: Paths, params: NightParams, planned: datetime) -> history.Night | None:
+def already_run(paths: Paths, planned: datetime) -> history.Night | None:
     """The night that ran at a planned time; a schedule that starts in a repeated hour plans its times once more."""
-    name = cron.name(planned, params.timezone)
-    return next((night for night in history.read(paths) if night.name == name and night.outcome not in UNDONE), None)
+    ran = (night for night in history.read(paths) if night.outcome not in UNDONE)
+    # By the clock's own count: in an hour that comes twice, equal instants of two zones are not equal to Python.
+    return next((night for night in ran if night.planned and night.planned.timestamp() == planned.timestamp()), None)
 
 
 def too_late(paths: Paths, params: NightParams, planned: datetime, now: datetime) -> str | None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf.records import Prompt, PromptText, prompt_key
+from rlhf.records import Prompt, PromptText, prompt_text
 from rlhf.settings.model import ModelSettings
 from tasks.files import read_records
 from tasks.paths import Paths
@@ -43,7 +43,7 @@ def answer(paths: Paths, wanted: int | Sequence[str], champion: Any, model: Mode
         others = [*greedy_answers(load_champion(paths, champion, model), prompts, *drawn)]
     version = None if champion is None else int(champion.version)
     return [
-        {"prompt": prompt_key(prompt), "policy": text, "champion": other, "version": version}
+        {"prompt": prompt_text(prompt), "policy": text, "champion": other, "version": version}
         for prompt, text, other in zip(prompts, texts, others, strict=True)
     ]
 

@@ -77,12 +77,13 @@ def simulate(paths: Paths, params: NightParams, change: datetime, starts: Sequen
             missed.note(paths, params, due, start)
         for due in planned(params, start, until - SECOND):
             now = max(due, start)
-            name = cron.name(due, params.timezone)
-            if missed.already_run(paths, params, due):
+            if missed.already_run(paths, due):
                 continue
             why = missed.too_late(paths, params, due, now)
             outcome = "missed" if why else "promoted"
-            history.append(paths, Night(name=name, started=now, ended=now + TOOK, outcome=outcome, why=why or "it won"))
+            name, ended = cron.name(due, params.timezone), now + TOOK
+            night = Night(name=name, started=now, ended=ended, outcome=outcome, why=why or "it won", planned=due)
+            history.append(paths, night)
     return history.read(paths)
 
 

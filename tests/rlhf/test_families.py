@@ -127,9 +127,9 @@ def alone(policy: Policy, prompt: Sequence[int], **settings: Any) -> list[int]:
 
 
 def test_chat_messages_are_encoded_by_the_models_own_template(policy: Policy) -> None:
-    """As apply_chat_template tokenises them; without a template the contents, one a line, and the separator."""
+    """As apply_chat_template tokenises them; without one a line each, with its role, and the separator."""
     if policy.tokenizer.chat_template is None:
-        text = "\n".join(turn.content for turn in CHAT) + "<sep>"
+        text = "\n".join(f"{turn.role}: {turn.content}" for turn in CHAT) + "<sep>"
         assert policy.encode_prompt(CHAT) == policy.tokenizer.encode(text, add_special_tokens=False)
         return
     turns = [turn.model_dump() for turn in CHAT]

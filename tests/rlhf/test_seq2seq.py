@@ -57,14 +57,14 @@ def test_an_encoder_reads_prompts_that_are_padded_on_the_right() -> None:
 
 
 def test_an_encoder_gets_what_its_tokenizer_frames(t5: Policy, bart: Policy) -> None:
-    """EOS at the end for T5, a token on either side for BART, and no separator; messages are joined by lines."""
+    """EOS at the end for T5, a token on either side for BART, and no separator; messages are lines with their roles."""
     text = "name[Quill]"
     bare = t5.tokenizer.encode(text, add_special_tokens=False)
     sep = t5.tokenizer.convert_tokens_to_ids("<sep>")
     assert t5.encode_prompt(text) == [*bare, t5.eos_id]
     assert bart.encode_prompt(text) == [sep, *bare, bart.eos_id]
     messages = [Message(role="system", content="Be brief."), Message(role="user", content="Hi")]
-    assert t5.encode_prompt(messages) == t5.encode_prompt("Be brief.\nHi")
+    assert t5.encode_prompt(messages) == t5.encode_prompt("system: Be brief.\nuser: Hi")
 
 
 @torch.no_grad()

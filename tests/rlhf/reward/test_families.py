@@ -64,7 +64,8 @@ def byte_bpe(texts: list[str]) -> Any:
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts, 320, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"], show_progress=False)
     fields = json.loads(bpe.to_str())["model"]
-    return RobertaTokenizer(vocab=fields["vocab"], merges=fields["merges"])
+    merges = [tuple(pair) for pair in fields["merges"]]
+    return RobertaTokenizer(vocab=fields["vocab"], merges=merges)  # type: ignore[arg-type]
 
 
 def unigram(texts: list[str]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -81,16 +82,18 @@ def test_a_night_is_named_after_its_time_in_the_schedules_zone() -> None:
     assert cron.name(at(22, 1), "Europe/Berlin") == "night-2026-11-22-0200"
 
 
-def test_a_time_that_has_run_is_known_by_its_night(paths: Paths) -> None:
-    """One that was cut off or only noted has not run."""
-    name = cron.name(at(21, 2), "UTC")
-    for outcome in ("missed", "interrupted", "failed"):
-        assert missed.already_run(paths, CATCH_UP, at(21, 2)) is None
-        history.append(paths, night(at(21, 2), outcome).model_copy(update={"name": name}))
-    found = missed.already_run(paths, CATCH_UP, at(21, 2))
+@pytest.mark.parametrize("fold", [0, 1])
+def test_a_time_that_has_run_is_known_by_its_night(paths: Paths, fold: int) -> None:
+    """One that was cut off or only noted has not run; the hour that comes twice is told apart, in whatever zone."""
+    planned = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=fold)
+    outcomes: tuple[NightOutcome, ...] = ("missed", "interrupted", "failed")
+    for outcome in outcomes:
+        assert missed.already_run(paths, planned) is None
+        history.append(paths, night(at(21, 2), outcome).model_copy(update={"planned": planned}))
+    found = missed.already_run(paths, planned)
     assert found is not None
     assert found.outcome == "failed"
-    assert missed.already_run(paths, CATCH_UP, at(22, 2)) is None
+    assert missed.already_run(paths, planned.replace(fold=1 - fold)) is None
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_pairs_of_one_text_and_prompts_in_two_splits_are_errors(tmp_path: Path) 
     verdict = check_table(pair_frame(pairs), "pairs", pair_checks(), tmp_path)
     assert [failure.rows for failure in verdict.at("error")] == [[0], [1, 2]]
     assert [failure.rows for failure in verdict.at("warning")] == [[2]]
-    assert "such as 2 (-2.0); to do" in verdict.lines("warning")[0]
+    assert "such as 2 (0.0); to do" in verdict.lines("warning")[0]
 
 
 def test_damage_is_seen_and_sound_text_is_left_alone() -> None:
