@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from rlhf.algorithms import ALGORITHMS
 from rlhf.annotator import has_gold
 from rlhf.corpus import read_prompt
-from rlhf.records import Demonstration, Message, Pair, Prompt, PromptText, Ranking, prompt_key, prompt_text
+from rlhf.records import (
+    Demonstration,
+    Message,
+    Pair,
+    Prompt,
+    PromptText,
+    Ranking,
+    prompt_identity,
+    prompt_key,
+    prompt_text,
+)
 from rlhf.settings.model import ModelSettings
 from tasks import evaluate, pairs, rank, reward, rollouts, stages
 from tasks.files import read_records
@@ -200,7 +210,7 @@ def _counters(
         return learnt + len(encode_prompt(tokenizer(), prompt, for_encoder))
 
     def exactly(prompt: PromptText) -> int:
-        return count(prompt if isinstance(prompt, str) else tuple(prompt))
+        return count(prompt_identity(prompt))
 
     def at_most(prompt: PromptText) -> int:
         # A byte-level BPE has a token a byte at most, beside the space that opens a text and the separator.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from tasks.terminal import visible
@@ -25,7 +25,7 @@ class Add(Protocol):
     def __call__(self, name: str, command: object, text: str, heavy: bool = False) -> argparse.ArgumentParser: ...
 
 
-def say(lines: Iterable[str]) -> None:
+def say(*lines: str) -> None:
     """Prints lines at once, also into a pipe; what would steer a terminal is shown."""
     for line in lines:
         print(visible(line), flush=True)

@@ -45,7 +45,7 @@ def _explain_options(explain: argparse.ArgumentParser) -> None:
 def _score(options: argparse.Namespace, root: Path) -> None:
     from tasks.evaluation import scores
 
-    say([scores.render(scores.score_file(options.file, language=options.language))])
+    say(scores.render(scores.score_file(options.file, language=options.language)))
 
 
 def _explain(options: argparse.Namespace, root: Path) -> None:
@@ -78,4 +78,4 @@ def _seeds(options: argparse.Namespace, root: Path) -> None:
         presets.check_needed(paths, candidate.params)
     standings = [runner.train_aside(paths, candidate) for candidate in candidates]
     table.save(file, standings)
-    say([f"\n{table.over_seeds(standings)}\n\nall figures: {file.relative_to(root)}"])
+    say(f"\n{table.over_seeds(standings)}\n\nall figures: {file.relative_to(root)}")

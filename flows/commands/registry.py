@@ -33,7 +33,7 @@ def _lineage(options: argparse.Namespace, root: Path) -> None:
     from tasks.registry import lineage, versions
 
     name, client = read_params(root / "params.yaml").register_.name, versions.open_existing(Paths(root))
-    say([lineage.render(lineage.trace(client, versions.get_policy(client, name, options.version)))])
+    say(lineage.render(lineage.trace(client, versions.get_policy(client, name, options.version))))
 
 
 def _rollback(options: argparse.Namespace, root: Path) -> None:
@@ -41,7 +41,7 @@ def _rollback(options: argparse.Namespace, root: Path) -> None:
 
     name = read_params(root / "params.yaml").register_.name
     done = rollback.roll_back(Paths(root), name, options.to, options.why)
-    say([f"{name}-policy version {done.version} is champion now; version {done.champion_before} was: {done.reason}"])
+    say(f"{name}-policy version {done.version} is champion now; version {done.champion_before} was: {done.reason}")
 
 
 def _chat(options: argparse.Namespace, root: Path) -> None:
@@ -57,10 +57,10 @@ def _chat(options: argparse.Namespace, root: Path) -> None:
     chat = Chat(load_policy(mlflow_store.checkpoint_of(paths, version), params.model), sampling, options.seed)
     live = sys.stdin.isatty()
     if live:
-        say([f"{version.name} version {version.version}; Ctrl-D ends"])
+        say(f"{version.name} version {version.version}; Ctrl-D ends")
     for line in _lines("> " if live else ""):
         try:
-            say([chat.answer(line)])
+            say(chat.answer(line))
         except ValueError as error:
             if not live:
                 raise

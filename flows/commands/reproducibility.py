@@ -32,11 +32,11 @@ def _reproduce(options: argparse.Namespace, root: Path) -> int:
 
     paths = Paths(root)
     experiment, libraries = experiments.find(paths, read_params(root / "params.yaml"), options.which)
-    say([f"{experiment.name}, commit {experiment.commit[:8]}"])
+    say(f"{experiment.name}, commit {experiment.commit[:8]}")
     if others := reproduce.other_versions(libraries):
-        say([f"other versions than then, which may change the last digits: {', '.join(others)}"])
+        say(f"other versions than then, which may change the last digits: {', '.join(others)}")
     reproduction = reproduce.reproduce(paths, experiment, options.keep, options.until)
-    say(["", *reproduce.render(reproduction)])
+    say("", *reproduce.render(reproduction))
     if options.keep:
-        say([f"kept in {options.keep}"])
+        say(f"kept in {options.keep}")
     return 1 if reproduction.differences else 0

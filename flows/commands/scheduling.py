@@ -30,11 +30,11 @@ def add_commands(add: Add) -> None:
 def _run(options: argparse.Namespace, root: Path) -> None:
     paths = Paths(root)
     if options.preset:
-        say(presets.apply_preset(root, options.preset))
+        say(*presets.apply_preset(root, options.preset))
     params = read_checked(root / "params.yaml")
     if options.data:
         copied = presets.copy_data(paths, params, options.data)
-        say([f"copied {name}" for name in copied] or [f"{options.data}: nothing new"])
+        say(*[f"copied {name}" for name in copied] or [f"{options.data}: nothing new"])
     presets.check_needed(paths, params)
     stages.check_sections(params)
     with lock.held(paths):
@@ -50,11 +50,11 @@ def _night(paths: Paths, params: Params) -> dict[str, str]:
     if runner.pending(paths, params):
         from flows import up
 
-        with up.prefect_server(paths, lambda line: say([line]), environment.importing_ahead()):
+        with up.prefect_server(paths, say, environment.importing_ahead()):
             from flows.night import night
 
             return dict(night(str(paths.root)))
-    with diary.opened(paths, params, datetime.now().astimezone(), lambda line: say([line])) as entry:
+    with diary.opened(paths, params, datetime.now().astimezone(), say) as entry:
         entry.end("nothing new", diary.nothing_new(paths))
     return dict.fromkeys(stages.STAGES, "cached")
 
@@ -62,7 +62,7 @@ def _night(paths: Paths, params: Params) -> dict[str, str]:
 def _print_summary(paths: Paths) -> None:
     from tasks.reports import summary
 
-    say([f"\n{summary.summary(paths)}\n\n{summary.commands(paths)}"])
+    say(f"\n{summary.summary(paths)}\n\n{summary.commands(paths)}")
 
 
 def _stage(options: argparse.Namespace, root: Path) -> None:
@@ -78,7 +78,7 @@ def _serve(options: argparse.Namespace, root: Path) -> None:
     stages.check_sections(params)
     from flows import up
 
-    with up.prefect_server(paths, lambda line: say([line])):
+    with up.prefect_server(paths, say):
         from flows import schedule
 
         schedule.serve(paths, params)
@@ -88,7 +88,7 @@ def _up(options: argparse.Namespace, root: Path) -> int:
     stages.check_sections(read_checked(root / "params.yaml"))
     from flows import up
 
-    return up.up(Paths(root), lambda line: say([line]))
+    return up.up(Paths(root), say)
 
 
 def _status(options: argparse.Namespace, root: Path) -> None:
@@ -101,8 +101,8 @@ def _status(options: argparse.Namespace, root: Path) -> None:
     if (nights := status.nights(paths, params.night.timezone)) is not None:
         Console(highlight=False).print(nights)
     due = times.next_night(params.night, datetime.now().astimezone())
-    say([f"champion:   {status.champion(paths)}", f"next night: {due}, while nightjar serve or up runs"])
-    say([f"it would:   {_plan(paths, params)}"])
+    say(f"champion:   {status.champion(paths)}", f"next night: {due}, while nightjar serve or up runs")
+    say(f"it would:   {_plan(paths, params)}")
 
 
 def _plan(paths: Paths, params: Params) -> str:

@@ -24,9 +24,9 @@ def add_commands(add: Add) -> None:
 
 def _preset(options: argparse.Namespace, root: Path) -> None:
     if options.name:
-        say(presets.apply_preset(root, options.name))
+        say(*presets.apply_preset(root, options.name))
     else:
-        say(presets.preset_names(root))
+        say(*presets.preset_names(root))
 
 
 def _params(options: argparse.Namespace, root: Path) -> None:
@@ -36,7 +36,7 @@ def _params(options: argparse.Namespace, root: Path) -> None:
     for name, settings in params.model_dump(mode="json", by_alias=True).items():
         for key, value in flatten(settings, name).items():
             note = f"    # {algorithm} does not read it" if f"{key}.".startswith(idle) else ""
-            say([f"{key} = {value}{note}"])
+            say(f"{key} = {value}{note}")
 
 
 def _graph(options: argparse.Namespace, root: Path) -> int:

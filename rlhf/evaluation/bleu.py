@@ -73,8 +73,8 @@ def bleu_signature(
     """sacrebleu's own signature of `bleu` with these arguments, with the number of references in it."""
     from sacrebleu.metrics.bleu import BLEU
 
+    from rlhf.evaluation.metrics.features import reference_count
+
     metric = BLEU(lowercase=lowercase, tokenize=tokenize, smooth_method=smooth)
-    counts = {len(row) for row in references} if refs == "all" else {1}
-    # sacrebleu's own code for rows that differ in their number of references.
-    metric.num_refs = counts.pop() if len(counts) == 1 else -1
+    metric.num_refs = reference_count(references) if refs == "all" else 1
     return str(metric.get_signature())

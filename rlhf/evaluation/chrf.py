@@ -28,8 +28,8 @@ def chrf_signature(references: Sequence[Sequence[str]]) -> str:
     """sacrebleu's own signature of `chrf`, with the number of references in it."""
     from sacrebleu.metrics.chrf import CHRF
 
+    from rlhf.evaluation.metrics.features import reference_count
+
     metric = CHRF()
-    counts = {len(row) for row in references}
-    # sacrebleu's own code for rows that differ in their number of references.
-    metric.num_refs = counts.pop() if len(counts) == 1 else -1
+    metric.num_refs = reference_count(references)
     return str(metric.get_signature())

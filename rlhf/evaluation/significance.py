@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -62,11 +61,13 @@ def text_differences(
     from sacrebleu.metrics.chrf import CHRF
     from sacrebleu.significance import PairedTest
 
+    from rlhf.evaluation.metrics.features import reference_streams
+
     rows = (rouge_rows(texts, references, words=tokens.words)["rougeL"] for texts in (system, baseline))
     figures = {"rougeL_p": paired_bootstrap(next(rows), next(rows))}
     if list(system) == list(baseline):
         return figures | {"bleu_p": 1.0, "chrf_p": 1.0}
-    streams = [list(stream) for stream in zip_longest(*references)]
+    streams = reference_streams(references)
     metrics = {"BLEU": BLEU(force=True, tokenize=tokens.bleu, references=streams), "chrF2": CHRF(references=streams)}
     systems: list[tuple[str, Sequence[str]]] = [("baseline", list(baseline)), ("system", list(system))]
     results: dict[str, list[Any]] = PairedTest(systems, metrics, None, test_type="bs", n_samples=RESAMPLES)()[1]

@@ -16,7 +16,9 @@ SPACELESS = "[[" + "".join(rf"\p{{scx={script}}}" for script in _SCRIPTS.split()
 
 Script extensions count: the sign that lengthens a vowel of katakana belongs to no single script.
 """
-_WORDS = regex.compile(rf"(?V1){SPACELESS}\p{{M}}*|(?:(?!{SPACELESS})\S)+")
+WORD = rf"{SPACELESS}\p{{M}}*|(?:(?!{SPACELESS})\S)+"
+"""A pattern (regex, V1) of a word as `split_words` has it."""
+_WORDS = regex.compile(f"(?V1){WORD}")
 
 
 def split_words(text: str) -> list[str]:

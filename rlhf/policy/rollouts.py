@@ -19,7 +19,7 @@ from rlhf.memory import MicroBatches
 from rlhf.models import Policy, computes_in_float32
 from rlhf.ppo.critic import Critic
 from rlhf.ppo.rewards import final_scores, length_penalty
-from rlhf.records import PromptText, Sampling, prompt_key
+from rlhf.records import PromptText, Sampling, prompt_text
 from rlhf.settings.policy import PolicySettings
 
 
@@ -183,7 +183,7 @@ def roll_out(
     except NotFiniteError as error:
         rows = zip(prompts, texts, raw.tolist(), strict=True)
         completions = [
-            {"prompt": prompt_key(prompt), "completion": text, "score": score} for prompt, text, score in rows
+            {"prompt": prompt_text(prompt), "completion": text, "score": score} for prompt, text, score in rows
         ]
         raise NotFiniteError(str(error), {"completions": completions}) from None
     return Rollouts(batch, scores, logprobs, ref_logprobs, values, samples.finished)

@@ -285,7 +285,7 @@ def fingerprint(weights: Iterable[Tensor]) -> str:
 
 def check_start(kl: float, policy: Policy) -> None:
     """Raises RuntimeError where the policy, before its first update, is another than its reference."""
-    if abs(kl) > (1e-3 if computes_in_float32(policy.model) else 0.5):
+    if not abs(kl) <= (1e-3 if computes_in_float32(policy.model) else 0.5):  # a NaN is refused too
         raise RuntimeError(
             f"before the first update the KL to the reference is {kl:.3g} nats per sequence, expected 0: the "
             "reference is not the model that training starts from; merge the SFT adapter, or use it as the reference"

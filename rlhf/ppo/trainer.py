@@ -18,7 +18,7 @@ from rlhf.ppo.critic import Critic
 from rlhf.ppo.experience import Experience, sample_experience
 from rlhf.ppo.kl import KlController
 from rlhf.ppo.update import Actors, update
-from rlhf.records import PromptText, prompt_key
+from rlhf.records import PromptText, prompt_text
 
 
 @dataclass(kw_only=True)
@@ -79,7 +79,7 @@ class PpoTrainer(PolicyTrainer):
             ids, mask = experience.batch.response_ids, experience.batch.response_mask
             texts = [
                 {
-                    "prompt": prompt_key(prompts[row // settings.completions]),
+                    "prompt": prompt_text(prompts[row // settings.completions]),
                     "completion": self.policy.decode(ids[row][mask[row]].tolist()),
                 }
                 for row in index.tolist()

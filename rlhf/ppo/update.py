@@ -185,7 +185,7 @@ def _backward(
 
 def check_ratio(error: float, policy: nn.Module) -> None:
     """Before anything has moved every ratio is 1, but for rounding, which in bfloat16 is coarse."""
-    if error > (1e-2 if computes_in_float32(policy) else 0.5):
+    if not error <= (1e-2 if computes_in_float32(policy) else 0.5):  # written so that a NaN is refused too
         raise RuntimeError(
             f"at the first minibatch a probability ratio is off 1 by {error:.3g}: the policy that scores is not the "
             "one that sampled; look for dropout, an unmerged adapter or a warped sampler"

@@ -62,35 +62,34 @@ class EncoderReward(nn.Module):
 
     def encode(self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str]) -> BatchEncoding:
         """Both texts with special tokens, token types and attention mask, padded together."""
-        return self.tokenizer(
-            [prompt_text(prompt) for prompt in prompts],
-            [self.cut(text) for text in completions],
-            truncation="longest_first",
-            max_length=self.max_tokens,
-            padding=True,
-            split_special_tokens=True,  # what reads like [SEP] in a text is text
-            return_tensors="pt",
-        ).to(self.backbone.device)
+        return self._tokenize(prompts, completions, padding=True, return_tensors="pt").to(self.backbone.device)
 
     def reads(self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str]) -> list[tuple[int, ...]]:
         """The tokens that it reads of each completion and its prompt: two rows that have the same ones score the same.
 
         Which text a token is of goes without saying: separators stand between them.
         """
-        rows = self.tokenizer(
+        return [tuple(row) for row in self._tokenize(prompts, completions)["input_ids"]]
+
+    def _tokenize(
+        self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str], **options: Any
+    ) -> BatchEncoding:
+        return self.tokenizer(
             [prompt_text(prompt) for prompt in prompts],
             [self.cut(text) for text in completions],
             truncation="longest_first",
             max_length=self.max_tokens,
-        )["input_ids"]
-        return [tuple(row) for row in rows]
+            split_special_tokens=True,  # what reads like [SEP] in a text is text
+            **options,
+        )
 
     def _cut(self, text: str) -> str:
         """The text up to the end of its last token that counts."""
         limit = self.max_completion_tokens
         if limit is None:
             return text
-        tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=self.tokenizer.is_fast)
+        options = {"return_offsets_mapping": self.tokenizer.is_fast, "split_special_tokens": True}
+        tokens = self.tokenizer(text, add_special_tokens=False, **options)
         if len(tokens["input_ids"]) <= limit:
             return text
         if self.tokenizer.is_fast:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from rlhf.blank import is_blank
 from rlhf.evaluation import bleu, chrf, rouge
 from rlhf.evaluation.language import Tokenization, choose_tokens
 from tasks.figures import FIGURES
@@ -206,7 +207,7 @@ def _references(row: dict[str, Any], location: str) -> list[str]:
     references = row.get("references")
     if not isinstance(references, list) or not references or not all(isinstance(text, str) for text in references):
         raise ValueError(f"{location}: references is {references!r:.60}; give a list of one or more texts")
-    if not any(text.strip() for text in references):
+    if all(map(is_blank, references)):
         raise ValueError(f"{location}: references hold no text: whatever was written would score 0; leave the row out")
     return references
 

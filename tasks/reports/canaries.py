@@ -9,11 +9,11 @@ from typing import Any
 
 import regex
 
-from rlhf.evaluation.text import SPACELESS
+from rlhf.evaluation.text import WORD
 from tasks.paths import Paths
 from tasks.roles import ROLES
 
-PIECES = regex.compile(rf"(?V1)\s+|{SPACELESS}\p{{M}}*|(?:(?!{SPACELESS})\S)+")
+PIECES = regex.compile(rf"(?V1)\s+|{WORD}")
 MARKS = regex.compile(r"([\\`*_~<>|#\[\]])")
 
 

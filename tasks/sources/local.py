@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tasks.progress import warn
 from tasks.sources.files import READABLE, check_link, read_file, stem_of, suffix_of
 from tasks.sources.rows import Problems, RawRow
 from tasks.sources.shapes import without_shapes
-
-log = logging.getLogger(__name__)
 
 SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "test": "test"}
 """Names of files and of Hub splits, and the split that their rows get."""
@@ -76,11 +74,11 @@ def read_local(root: Path, source: str, problems: Problems) -> SourceRows:
 def _tell_bare_prompts(shown: str, demonstrations: list[RawRow], prompts: list[RawRow]) -> None:
     bare = [row for row in prompts if "references" not in row.values]
     if demonstrations and bare:
-        log.warning(
-            "%s: %d of %d rows have neither response nor references, such as %s; they are prompts, and while a split "
-            "has prompts of its own, those of its demonstrations are not asked; if a response is missing, write it",
-            shown, len(bare), len(demonstrations) + len(prompts), bare[0].location,
-        )  # fmt: skip
+        warn(
+            f"{shown}: {len(bare)} of {len(demonstrations) + len(prompts)} rows have neither response nor references, "
+            f"such as {bare[0].location}; they are prompts, and while a split has prompts of its own, those of its "
+            "demonstrations are not asked; if a response is missing, write it"
+        )
 
 
 def sort_row(row: RawRow, split: str | None, rows: SourceRows, problems: Problems) -> None:
@@ -150,5 +148,5 @@ def _files_of(folder: Path, source: str) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"{source}: the folder holds no data; expected files called {expected}")
     if passed_over:
-        log.warning("%s: %d files are no data and not read: %s", source, len(passed_over), ", ".join(passed_over))
+        warn(f"{source}: {len(passed_over)} files are no data and not read: {', '.join(passed_over)}")
     return files

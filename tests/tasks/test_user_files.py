@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
-import logging
 import lzma
 import re
 import shutil
@@ -21,7 +20,7 @@ from transformers import AutoConfig
 
 from rlhf.settings.model import ModelSettings
 from rlhf.tokenizers import train_tokenizer
-from tasks import ingest, stages, validate
+from tasks import ingest, progress, stages, validate
 from tasks.params.ingest import IngestParams
 from tasks.params.validate import ValidateParams
 from tasks.paths import Paths
@@ -208,18 +207,19 @@ def test_feedback_in_other_endings_is_read_by_its_name_in_jsonl(tmp_path: Path) 
         read_feedback(tmp_path)
 
 
-def test_what_is_passed_over_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
     """Two files that are no data, and two of three rows that are bare prompts beside a demonstration; notes are not."""
     put(tmp_path, "source/d/demonstrations.jsonl", GOOD + '{"prompt": "q"}\n{"prompt": "s"}\n')
     for name in ("convert.py", "LICENSE", "NOTES.md", ".hidden"):
         put(tmp_path, f"source/d/{name}", "words")
-    with caplog.at_level(logging.WARNING):
+    told: list[str] = []
+    with progress.hearing(lambda level, line: told.append(line)):
         read_source(tmp_path, "d")
-    assert [record.getMessage().split(", such")[0] for record in caplog.records] == [
+    assert [line.split(", such")[0] for line in told] == [
         "data/source/d: 2 files are no data and not read: LICENSE, convert.py",
         "data/source/d/demonstrations.jsonl: 2 of 3 rows have neither response nor references",
     ]
-    assert "such as data/source/d/demonstrations.jsonl:2" in caplog.text
+    assert "such as data/source/d/demonstrations.jsonl:2" in told[1]
 
 
 def test_a_row_with_response_and_references_is_both(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from rlhf.blank import is_blank
+
 if TYPE_CHECKING:
     import evaluate
 
@@ -55,7 +57,7 @@ def check(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> No
             raise ValueError(f"references[{index}] is a text; give a list of one or more texts")
         if not row:
             raise ValueError(f"references[{index}] is empty; give each prediction at least one reference")
-        if not any(text.strip() for text in row):
+        if all(map(is_blank, row)):
             raise ValueError(
                 f"references[{index}] holds no text: whatever was written would score 0; leave the row out"
             )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 import evaluate
 from sacrebleu.metrics.bleu import BLEU
 
-from rlhf.evaluation.metrics.features import texts_with_references
+from rlhf.evaluation.metrics.features import reference_streams, texts_with_references
 
 
 class Bleu(evaluate.Metric):  # type: ignore[misc]  # its library is not typed
@@ -38,10 +37,8 @@ class Bleu(evaluate.Metric):  # type: ignore[misc]  # its library is not typed
         are counted once.
         """
         size = len(predictions) // systems
-        # sacrebleu takes reference streams and passes over None where a row has fewer than others.
-        streams = [list(stream) for stream in zip_longest(*references[:size])]
         # force: a corpus that is already tokenized is scored as it is, without a warning.
-        metric = BLEU(force=True, references=streams, **options)
+        metric = BLEU(force=True, references=reference_streams(references[:size]), **options)
         corpora = [predictions[start : start + size] for start in range(0, len(predictions), size)]
         scores = [float(metric.corpus_score(list(corpus), None).score) for corpus in corpora]
         return {"scores": scores, "signature": str(metric.get_signature())}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 import evaluate
 from sacrebleu.metrics.chrf import CHRF
 
-from rlhf.evaluation.metrics.features import texts_with_references
+from rlhf.evaluation.metrics.features import reference_streams, texts_with_references
 
 
 class Chrf(evaluate.Metric):  # type: ignore[misc]  # its library is not typed
@@ -28,7 +27,5 @@ class Chrf(evaluate.Metric):  # type: ignore[misc]  # its library is not typed
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], **options: Any
     ) -> dict[str, Any]:
         """Returns the corpus score."""
-        # None stands where a row has fewer references than others.
-        streams = [list(stream) for stream in zip_longest(*references)]
-        metric = CHRF(references=streams, **options)
+        metric = CHRF(references=reference_streams(references), **options)
         return {"score": float(metric.corpus_score(list(predictions), None).score)}
