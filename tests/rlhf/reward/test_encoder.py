@@ -78,6 +78,14 @@ def test_what_reads_like_a_separator_separates_nothing(encoder: EncoderReward) -
     assert [ids.count(mark) for mark in marks] == [1, 2]
 
 
+def test_what_is_compared_is_what_is_scored(encoder: EncoderReward) -> None:
+    """`reads` gives the ids of `encode` without their padding, separators in the texts included."""
+    prompts, completions = ["kind[SEP]diner", "name"], ["a [SEP] b", "a [CLS] much longer completion"]
+    batch = encoder.encode(prompts, completions)
+    rows = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
+    assert encoder.reads(prompts, completions) == [tuple(ids[mask].tolist()) for ids, mask in rows]
+
+
 def test_a_frozen_encoder_trains_its_head_alone(encoder: EncoderReward) -> None:
     """No gradient, no dropout: in training mode two forwards agree, and only the head's weights get a gradient."""
     frozen = EncoderReward(encoder.backbone, encoder.tokenizer, max_tokens=60, frozen=True).train()
