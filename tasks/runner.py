@@ -19,7 +19,7 @@ from tasks.files import write_json
 from tasks.params.whole import Params
 from tasks.paths import Paths
 from tasks.presets import needed
-from tasks.registry import champion
+from tasks.registry import champion, existing
 from tasks.tracking import tracker
 from tasks.trials import standings, workspaces
 from tasks.trials.candidates import Candidate
@@ -194,6 +194,8 @@ def _is_remembered(stage: str, paths: Paths, params: Params) -> bool:
     memory = _memory(stage, paths)
     if not memory.is_file() or not (paths.mlruns / "mlflow.db").is_file():
         return False
+    if stage == "register" and existing.must_register(paths, params.register_.name):
+        return False  # somebody deleted what it made, or who was champion
     return bool(json.loads(memory.read_text(encoding="utf-8")) == _fingerprint(stage, paths, params))
 
 

@@ -86,8 +86,21 @@ def run_stage(stage: str, paths: Any, params: Any) -> dict[str, float]:
         return dict(run(stage, paths.root))
     with (paths.root / "ran.txt").open("a", encoding="utf-8") as log:
         log.write(f"{stage}\n")
+    _register(paths, params.register_.name)
     write_json(paths.registered, REGISTERED)
     return {"promoted": 0.0}
+
+
+def _register(paths: Any, name: str) -> None:
+    """Has the registry hold the versions that the toy's decision names."""
+    from tasks.tracking import mlflow_store
+
+    client = mlflow_store.open_client(paths)
+    for model in (f"{name}-policy", f"{name}-reward"):
+        if not client.search_registered_models(f"name = '{model}'"):
+            client.create_registered_model(model)
+            for _ in range(3):
+                client.create_model_version(model, "file:///nowhere")
 
 
 if __name__ == "__main__":

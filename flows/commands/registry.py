@@ -41,7 +41,8 @@ def _rollback(options: argparse.Namespace, root: Path) -> None:
 
     name = read_params(root / "params.yaml").register_.name
     done = rollback.roll_back(Paths(root), name, options.to, options.why)
-    say(f"{name}-policy version {done.version} is champion now; version {done.champion_before} was: {done.reason}")
+    was = f"version {done.champion_before} was" if done.champion_before is not None else "none was"
+    say(f"{name}-policy version {done.version} is champion now; {was}: {done.reason}")
 
 
 def _chat(options: argparse.Namespace, root: Path) -> None:
@@ -49,11 +50,13 @@ def _chat(options: argparse.Namespace, root: Path) -> None:
 
     from rlhf.models import load_policy
     from tasks.inspection.chat import Chat
-    from tasks.registry import versions
+    from tasks.registry import existing, versions
     from tasks.tracking import mlflow_store
 
     paths = Paths(root)
     version = versions.get_policy(versions.open_existing(paths), params.register_.name, options.model)
+    for line in existing.notices(paths, params.register_.name):
+        print(line, file=sys.stderr)
     chat = Chat(load_policy(mlflow_store.checkpoint_of(paths, version), params.model), sampling, options.seed)
     live = sys.stdin.isatty()
     if live:

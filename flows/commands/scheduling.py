@@ -101,7 +101,8 @@ def _status(options: argparse.Namespace, root: Path) -> None:
     if (nights := status.nights(paths, params.night.timezone)) is not None:
         Console(highlight=False).print(nights)
     due = times.next_night(params.night, datetime.now().astimezone())
-    say(f"champion:   {status.champion(paths)}", f"next night: {due}, while nightjar serve or up runs")
+    say(f"champion:   {status.champion(paths, params.register_.name)}")
+    say(f"next night: {due}, while nightjar serve or up runs")
     say(f"it would:   {_plan(paths, params)}")
 
 

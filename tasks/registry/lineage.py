@@ -69,6 +69,8 @@ class Lineage:
     steps: dict[str, Step]
     start: int | None
     """The policy version that SFT started from; None where it started from the base model."""
+    reward_deleted: bool = False
+    """Whether its reward model is no longer in the registry."""
 
     @property
     def params(self) -> dict[str, str]:
@@ -94,13 +96,15 @@ def trace(client: Any, version: Any) -> Lineage:
     start = None
     if steps["sft"].params.get("sft.start") == "champion" and (content := version.tags.get("data.data/champion")):
         start = versions.find_version(client, version.name, content)
+    reward, name = version.tags.get("reward_version"), version.name.removesuffix("-policy")
     return Lineage(
-        name=version.name.removesuffix("-policy"),
+        name=name,
         version=int(version.version),
         aliases=sorted(version.aliases),
         tags=version.tags,
         steps=steps,
         start=None if start is None else int(start.version),
+        reward_deleted=reward is not None and not versions.exists(client, f"{name}-reward", reward),
     )
 
 
@@ -155,6 +159,8 @@ def _title(lineage: Lineage, stage: str) -> str:
     title = ROLES[stage].title if stage in ROLES else "rankings" if stage == "rank" else stage
     if stage == "reward":
         title += f": {lineage.name}-reward version {lineage.tags.get('reward_version', 'unknown')}"
+        if lineage.reward_deleted:
+            title += ", deleted from the registry (a night with its weights registers them again)"
     if stage == "rank" and lineage.annotators:
         title += " by " + ", ".join(f"{who} ({count})" for who, count in lineage.annotators.items())
     if stage == "sft":

@@ -24,14 +24,18 @@ def roll_back(paths: Paths, name: str, to: str | None, why: str) -> Decision:
         why: the reason, in a person's words.
 
     Raises:
-        ValueError: there is no champion, none before it, or no such version, or it is champion already.
+        ValueError: there is no champion before this one, no such version, it is champion already, or its reward model
+            was deleted.
     """
     client = versions.open_existing(paths)
     champion = versions.champion_of(client, name)
-    if champion is None:
-        raise ValueError(f"{name}-policy has no champion yet, so there is nothing to go back from")
-    target = versions.get_policy(client, name, to or _before(champion))
-    if target.version == champion.version:
+    if champion is None and to is None:
+        raise ValueError(
+            f"{name}-policy has no champion (there never was one, or it was deleted), so there is nothing to go back "
+            "from; name a version with --to to make that one champion"
+        )
+    target = versions.get_policy(client, name, to or _before(client, champion))
+    if champion is not None and target.version == champion.version:
         raise ValueError(f"{name}-policy version {target.version} is the champion already")
     decision = Decision(
         when=decisions.now(),
@@ -41,23 +45,30 @@ def roll_back(paths: Paths, name: str, to: str | None, why: str) -> Decision:
         reason=why,
         findings=[],
         figures={},
-        champion_before=int(champion.version),
+        champion_before=None if champion is None else int(champion.version),
         champion_after=int(target.version),
     )
     versions.move(client, name, {CHAMPION: decision.version})
-    versions.tag(client, champion.name, champion.version, {ROLLED_BACK: f"{decision.when}: {why}"})
-    versions.untag(client, champion.name, target.version, [ROLLED_BACK])
-    if CHAMPION_BEFORE not in target.tags and int(target.version) > int(champion.version):
-        # A step forward, to a version that no gate made champion: a rollback leads here.
-        versions.tag(client, champion.name, target.version, {CHAMPION_BEFORE: str(champion.version)})
+    versions.untag(client, target.name, target.version, [ROLLED_BACK])
+    if champion is not None:
+        versions.tag(client, champion.name, champion.version, {ROLLED_BACK: f"{decision.when}: {why}"})
+        if CHAMPION_BEFORE not in target.tags and int(target.version) > int(champion.version):
+            # A step forward, to a version that no gate made champion: a rollback leads here.
+            versions.tag(client, champion.name, target.version, {CHAMPION_BEFORE: str(champion.version)})
     decisions.append(paths, decision)
     return decision
 
 
-def _before(champion: Any) -> str:
+def _before(client: Any, champion: Any) -> str:
     if CHAMPION_BEFORE not in champion.tags:
         raise ValueError(
             f"{champion.name} version {champion.version} is the first champion, so there is none to go back to; name a "
             "version with --to to make that one champion"
         )
-    return str(champion.tags[CHAMPION_BEFORE])
+    before = str(champion.tags[CHAMPION_BEFORE])
+    if not versions.exists(client, champion.name, before):
+        raise ValueError(
+            f"{champion.name} version {before} was champion before version {champion.version} and has been deleted; "
+            "name another with --to: nightjar lineage VERSION says what each was made from"
+        )
+    return before

@@ -63,6 +63,11 @@ def aliases_of(client: Any, model: str, version: int | str) -> list[str]:
     return sorted(client.get_model_version(model, str(version)).aliases)
 
 
+def exists(client: Any, model: str, version: int | str | None) -> bool:
+    """Whether a version is there; people may delete one in MLflow's UI."""
+    return any(str(each.version) == str(version) for each in client.search_model_versions(f"name = '{model}'"))
+
+
 def get_policy(client: Any, name: str, which: str) -> Any:
     """A policy version.
 
@@ -82,6 +87,11 @@ def get_policy(client: Any, name: str, which: str) -> Any:
     if not versions:
         raise ValueError(f"no version of {name}-policy is registered yet; a night registers one: nightjar run")
     numbers = ", ".join(str(number) for number in sorted(versions))
+    if which in (CHAMPION, CHALLENGER):
+        raise ValueError(
+            f"no version of {name}-policy is {which}: it was never one, or was deleted; give one of {numbers}, make "
+            "one champion (nightjar rollback --to VERSION), or let a night decide (nightjar run)"
+        )
     raise ValueError(
         f"{which}: no such version of {name}-policy; give one of {numbers}, or an alias that one has "
         f"({', '.join(_state(client, name)) or 'none has any'})"
@@ -102,12 +112,20 @@ def move(client: Any, name: str, targets: Mapping[str, int]) -> None:
 
     Args:
         targets: by alias, the policy version that gets it.
+
+    Raises:
+        ValueError: a policy's reward model was deleted, so they cannot move together; nothing has moved.
     """
     before = _state(client, name)
     none: dict[str, int | None] = dict.fromkeys(KINDS)
     after = {}
     for alias, version in targets.items():
         reward = _reward_version(client, name, version)
+        if reward is not None and not exists(client, f"{name}-reward", reward):
+            raise ValueError(
+                f"{name}-policy version {version} learnt from {name}-reward version {reward}, which was deleted from "
+                "the registry, so nothing has moved; name another version, or register both again: nightjar run"
+            )
         after[alias] = {"policy": version, "reward": reward or before.get(alias, none)["reward"]}
     _record_move(client, name, after)
     try:
@@ -120,7 +138,10 @@ def move(client: Any, name: str, targets: Mapping[str, int]) -> None:
 
 
 def repair_aliases(client: Any, name: str) -> None:
-    """Completes a move that was interrupted, and sets each alias's reward model to that of the policy which has it."""
+    """Completes a move that was interrupted, and sets each alias's reward model to that of the policy which has it.
+
+    What was deleted since cannot have an alias: a reward model's goes, rather than stay on another's.
+    """
     if not (registered := client.search_registered_models(f"name = '{name}-policy'")):
         return
     if MOVING in registered[0].tags:
@@ -128,7 +149,11 @@ def repair_aliases(client: Any, name: str) -> None:
         client.delete_registered_model_tag(f"{name}-policy", MOVING)
     for alias, versions in _state(client, name).items():
         reward = _reward_version(client, name, versions["policy"])
-        if reward is not None and reward != versions["reward"]:
+        if reward is None or reward == versions["reward"]:
+            continue
+        if not exists(client, f"{name}-reward", reward):
+            _set_aliases(client, name, {alias: {"reward": None}})
+        else:
             client.set_registered_model_alias(f"{name}-reward", alias, str(reward))
 
 
@@ -155,7 +180,7 @@ def _record_move(client: Any, name: str, aliases: Aliases) -> None:
 def _set_aliases(client: Any, name: str, aliases: Aliases) -> None:
     for alias, versions in aliases.items():
         for kind, version in versions.items():
-            if version is not None:
+            if version is not None and exists(client, f"{name}-{kind}", version):
                 client.set_registered_model_alias(f"{name}-{kind}", alias, str(version))
             elif client.search_registered_models(f"name = '{name}-{kind}'"):
                 client.delete_registered_model_alias(f"{name}-{kind}", alias)

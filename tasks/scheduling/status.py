@@ -10,10 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.paths import Paths
-from tasks.registry import decisions
+from tasks.registry import decisions, existing
 from tasks.scheduling import history
 from tasks.terminal import visible
 
+CHAMPION = "champion"
 SHOWN = 7
 
 
@@ -34,19 +35,28 @@ def nights(paths: Paths, timezone: str) -> Table | None:
     return table
 
 
-def champion(paths: Paths) -> str:
-    """Who is champion, by the last decision."""
-    past = decisions.read(paths)
-    if not past or past[-1].champion_after is None:
-        return "none yet"
-    version = past[-1].champion_after
+def champion(paths: Paths, name: str) -> str:
+    """Who is champion, by the registry, and since when, by the decisions; what is gone, and what to do.
+
+    Args:
+        name: what registered models' names begin with.
+    """
+    past, now = decisions.read(paths), existing.read(paths, name)
+    version, decided = now.aliases.get(CHAMPION), past[-1].champion_after if past else None
+    missing = "".join(f"; {line}" for line in existing.notices(paths, name))
+    if version is None and decided in now.policies:
+        return f"none: version {decided} was, and has lost the alias; give it back: nightjar rollback --to {decided}"
+    if version is None:
+        return f"none{missing or ' yet'}"
+    if version != decided:
+        return f"policy version {version}, made so in the registry itself{missing}"
     # The latest run of decisions that left this version in place began with the one that put it there.
     since = past[-1]
     for decision in reversed(past):
         if decision.champion_after != version:
             break
         since = decision
-    return f"policy version {version} since {since.when}: {since.reason}"
+    return f"policy version {version} since {since.when}: {since.reason}{missing}"
 
 
 def duration(length: timedelta) -> str:

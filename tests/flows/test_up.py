@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 from datetime import UTC, datetime, timedelta
-from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from flows import times
 from flows.up import free_port, responds
 from tasks.params.night import NightParams
 from tasks.paths import Paths
-from tasks.registry import decisions
 from tasks.scheduling import history, status
 from tasks.scheduling.history import Night
 
@@ -85,31 +83,9 @@ def test_status_tells_the_last_nights(tmp_path: Path) -> None:
     assert "why 8" in text
 
 
-def test_the_champion_is_that_of_the_last_decision_with_the_reason_that_made_it(tmp_path: Path) -> None:
-    """A challenger that was refused since changes nothing but the last line."""
-    paths = Paths(tmp_path)
-    assert status.champion(paths) == "none yet"
-
-    def decide(when: str, version: int, after: int | None, reason: str) -> None:
-        figures = {"policy.kl": nan}  # what is no number is written down as well
-        decision = decisions.Decision(
-            when=when,
-            version=version,
-            promoted=after == version,
-            by="gates",
-            reason=reason,
-            findings=[],
-            figures=figures,
-            champion_before=None,
-            champion_after=after,
-        )
-        decisions.append(paths, decision)
-
-    decide("day 1", 1, None, "lost")
-    assert status.champion(paths) == "none yet"
-    decide("day 2", 2, 2, "won")
-    decide("day 3", 3, 2, "lost again")
-    assert status.champion(paths) == "policy version 2 since day 2: won"
+def test_before_the_first_night_nobody_is_champion(tmp_path: Path) -> None:
+    """No registry, no decision: none yet."""
+    assert status.champion(Paths(tmp_path), "nightjar") == "none yet"
 
 
 def test_the_next_night_is_told_with_the_time_until_then() -> None:

@@ -17,7 +17,7 @@ from tasks.files import read_rows, write_json
 from tasks.params.register import RegisterParams
 from tasks.params.whole import Params
 from tasks.paths import Paths
-from tasks.registry import decisions, rollback
+from tasks.registry import decisions, existing, rollback
 from tasks.reports import canaries
 from tasks.tracking import mlflow_store, tracker
 from tasks.trials import rematch
@@ -204,6 +204,24 @@ def test_a_champion_that_cannot_be_loaded_is_an_error_with_a_way_out(evaluated: 
     with pytest.raises(ValueError, match=said):
         night(evaluated, tracked_params)
     assert len(mlflow_store.open_client(evaluated).search_model_versions("name = 'nightjar-policy'")) == 1
+
+
+def test_what_was_deleted_by_hand_is_registered_again(evaluated: Paths, tracked_params: Params) -> None:
+    """The reward model alone, then the champion, then both models whole: each time a night ends with a champion."""
+    client = mlflow_store.open_client(evaluated)
+    night(evaluated, tracked_params)
+    client.delete_model_version("nightjar-reward", "1")
+    assert existing.must_register(evaluated, "nightjar")
+    assert night(evaluated, tracked_params) == {"promoted": 1.0, "policy_version": 1, "reward_version": 2}
+    assert version(evaluated, "reward", "champion").version == 2
+    client.delete_model_version("nightjar-policy", "1")
+    assert night(evaluated, tracked_params) == {"promoted": 1.0, "policy_version": 2, "reward_version": 2}
+    for kind in ("policy", "reward"):
+        for alias in ("champion", "challenger"):
+            client.delete_registered_model_alias(f"nightjar-{kind}", alias)
+        client.delete_registered_model(f"nightjar-{kind}")
+    assert night(evaluated, tracked_params) == {"promoted": 1.0, "policy_version": 1, "reward_version": 1}
+    assert not existing.must_register(evaluated, "nightjar")
 
 
 def test_an_evaluation_without_samples_asks_for_another(evaluated: Paths, tracked_params: Params) -> None:
