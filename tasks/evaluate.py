@@ -26,7 +26,7 @@ from tasks.evaluation import curves, few_shot, forgetting
 from tasks.evaluation.few_shot import FewShot
 from tasks.files import read_records, write_curve, write_json, write_rows
 from tasks.params.evaluate import EvaluateParams
-from tasks.progress import follow
+from tasks.progress import follow, warn
 from tasks.stage_files import StageFiles
 from tasks.training.base import load_base
 from tasks.training.general import read_general
@@ -52,8 +52,9 @@ def run(files: StageFiles, params: EvaluateParams, model: ModelSettings) -> dict
     from rlhf.evaluation.compare import mean_scores, text_metrics
     from rlhf.evaluation.language import choose_tokens
     from rlhf.evaluation.length_control import length_controlled_win_rate
+    from rlhf.evaluation.power import detectable, power_at, warning
     from rlhf.evaluation.significance import text_differences
-    from rlhf.evaluation.winrate import win_rate
+    from rlhf.evaluation.winrate import win_rate, win_shares
 
     tokens = choose_tokens(params.language, [row.references for row in unseen + seen], params.bleu_tokens)
     judge = None if has_gold([row.prompt for row in unseen]) else find_judge(files.inputs["judge"])
@@ -76,7 +77,11 @@ def run(files: StageFiles, params: EvaluateParams, model: ModelSettings) -> dict
     metrics |= {"win_rate": verdict.value, "win_rate_low": verdict.low, "win_rate_high": verdict.high}
     controlled = length_controlled_win_rate(policy, sft, challenger.sample_lengths(), base.sample_lengths())
     metrics |= {"lc_win_rate": controlled.value, "lc_win_rate_low": controlled.low, "lc_win_rate_high": controlled.high}
+    shares = win_shares(policy, sft)
+    metrics |= {"win_rate_detectable": detectable(shares, verdict), "win_rate_power": power_at(shares, verdict)}
     metrics |= {"prompts": float(len(unseen)), "prompts_seen_by_reward": float(len(seen))}
+    if text := warning(len(unseen), metrics["win_rate_power"], metrics["win_rate_detectable"]):
+        warn(text)
     _write(bench, metrics, referee)
     return metrics
 
@@ -226,13 +231,15 @@ def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
     """Writes the tables below data/evaluation and data/plots/evaluate."""
     from rlhf.evaluation.compare import text_signatures
     from rlhf.evaluation.significance import differences_signature
+    from rlhf.evaluation.winrate import interval_name
 
     folder, rows = bench.files.outputs["evaluation"], side_by_side(bench, referee)
     signatures = {
         **text_signatures([row.references for row in bench.unseen], bench.tokens),
         "rougeL_p, bleu_p, chrf_p": differences_signature(),
         "best_of_n.kl": f"upper bound log n - (n - 1)/n|n:{bench.params.best_of}",
-        "win_rate": f"judge:{referee}|samples:{bench.params.samples}|interval:bootstrap over prompts, 95%",
+        "win_rate": f"judge:{referee}|samples:{bench.params.samples}|"
+        f"interval:{interval_name(len(rows))} over prompts, 95%",
         "lc_win_rate": f"judge:{referee}|samples:{bench.params.samples}|lengths:characters|interval:sandwich, t, 95%",
     }
     if bench.general:

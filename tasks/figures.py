@@ -83,6 +83,8 @@ FIGURES = {
         Figure("rougeL_p", "p of the difference in ROUGE-L", "", ".3f", False),
         Figure("bleu_p", "p of the difference in BLEU", "", ".3f", False),
         Figure("chrf_p", "p of the difference in chrF", "", ".3f", False),
+        Figure("win_rate_detectable", "win rate that the prompts tell from even", "", ".3f", False),
+        Figure("win_rate_power", "chance to find a win rate of .6", "", ".3f", True),
         Figure("policy_forgetting", "forgetting", PER_TOKEN, ".3f", False, gate=True),
         Figure("gold_accuracy", "accuracy against gold", "", ".4f", True),
         Figure("gold_auc", "AUC against gold", "", ".4f", True),

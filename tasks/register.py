@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from rlhf.settings.model import ModelSettings
@@ -51,8 +52,12 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
     findings += gates.judge_rollback(None if known is None else known.tags.get(versions.ROLLED_BACK))
     champion = versions.champion_of(stage.client, params.name)
     other = None if champion is None or champion.tags.get("content") == contents["policy"] else champion
-    played = None if other is None else rematch.play(paths, other, model)
+    played = None if other is None else rematch.play(paths, other, model, params.min_win_rate_low)
     findings.append(gates.judge_rematch(played, params))
+    if params.false_promotions_a_year is not None:
+        evidence = [rematch.evidence_over_sft(paths, params.min_win_rate_low)]
+        evidence += [] if played is None else [played.evidence]
+        findings += gates.judge_year(evidence, _decided(paths), params)
 
     tags = _lineage(paths, stage)
     report = {
@@ -165,6 +170,12 @@ def _lineage(paths: Paths, stage: StageRun) -> dict[str, str]:
     tags["annotators"] = json.dumps(dict(ranked.most_common()))
     tags |= {f"git.{name}": value for name, value in git.state(paths.root).items()}
     return tags | {f"version.{name}": number for name, number in provenance.versions().items()}
+
+
+def _decided(paths: Paths) -> int:
+    """How many decisions the gates took in the last 365 days."""
+    since = datetime.now().astimezone() - timedelta(days=365)
+    return sum(row.by == "gates" and datetime.fromisoformat(row.when) > since for row in decisions.read(paths))
 
 
 def _figures(played: Rematch | None) -> dict[str, float]:

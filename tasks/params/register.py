@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf.settings.base import NonNegative, Settings, Share
+from rlhf.settings.base import NonNegative, Rate, Settings, Share
 
 
 class RegisterParams(Settings):
@@ -20,6 +20,8 @@ class RegisterParams(Settings):
     """The lower bound of the win rate's interval must lie above this, over SFT and over the champion."""
     min_lc_win_rate_low: Share | None = None
     """The same over SFT for the length-controlled win rate: what is left of it at equal lengths."""
+    false_promotions_a_year: Rate | None = None
+    """At most so many promotions a year, in expectation, of policies that are no better; null is 2.5 % a night."""
     max_rouge_drop: Annotated[float, Field(ge=0.0)] | None = 0.02
     """The policy's ROUGE-L may lie this far below SFT's (0 to 1 scale)."""
     max_bleu_drop: Annotated[float, Field(ge=0.0)] | None = None

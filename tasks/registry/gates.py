@@ -24,6 +24,7 @@ READ = {
     "forgetting": ("policy_forgetting",),
 }
 """By gate, the figures of an evaluation that it reads, its own first."""
+DECISIONS_A_YEAR = 365
 LIMITS = {
     "lc_win_rate": "min_lc_win_rate_low",
     "rouge": "max_rouge_drop",
@@ -45,12 +46,16 @@ class Finding(NamedTuple):
 
 
 class Rematch(NamedTuple):
-    """The policy against the champion on the same prompts: win rate, its interval, and the champion's version."""
+    """The policy against the champion on the same prompts: win rate, its interval, and the champion's version.
+
+    evidence: that the rate lies above min_win_rate_low (rlhf.evaluation.intervals.evidence_above).
+    """
 
     version: int
     rate: float
     low: float
     high: float
+    evidence: float = 0.0
 
 
 def is_promoted(findings: Sequence[Finding]) -> bool:
@@ -131,6 +136,27 @@ def judge_seeds(wanted: int, lows: Sequence[float], params: RegisterParams) -> F
     low, floor = median_low(lows), params.min_win_rate_low
     text = f"lower bound over {ROLES['sft'].title} {RATE.show(low)} at the middle of {len(lows)} seeds"
     return Finding("steady", low > floor, f"{text} {'above' if low > floor else 'not above'} {floor:g}")
+
+
+def judge_year(evidence: Sequence[float], decisions: int, params: RegisterParams) -> list[Finding]:
+    """The gate that bounds false promotions a year: of each decision's share of them, 1/365, and no more decisions.
+
+    A policy that is no better passes with a chance of false_promotions_a_year/365 at most (Markov's inequality), so
+    that 365 decisions promote so many of them in expectation, whatever the prompts, and however alike the nights.
+
+    Args:
+        evidence: that the policy beats SFT, and the champion where there is one; the lesser counts.
+        decisions: how many the gates took in the 365 days before.
+        params: false_promotions_a_year; null finds nothing.
+    """
+    if (bound := params.false_promotions_a_year) is None:
+        return []
+    if decisions >= DECISIONS_A_YEAR:
+        text = f"{decisions} decisions in a year have spent the {bound:g} false promotions that it may have"
+        return [Finding("year", False, text)]
+    least, needed = min(evidence), DECISIONS_A_YEAR / bound
+    text = f"evidence {least:,.0f} {'reaches' if least >= needed else 'below'} {needed:,.0f}"
+    return [Finding("year", least >= needed, f"{text} ({bound:g} false promotions a year)")]
 
 
 def judge_rollback(why: str | None) -> list[Finding]:

@@ -109,6 +109,11 @@ def _sentences(paths: Paths, metrics: dict[str, float]) -> list[str]:
     if "lc_win_rate" in metrics:
         controlled = FIGURES["lc_win_rate"].title
         lines.append(f"{controlled} over {ROLES['sft'].title} {interval(metrics, 'lc_win_rate')}")
+    if "win_rate_power" in metrics:
+        from rlhf.evaluation.power import warning
+
+        known = int(metrics["prompts"]), metrics["win_rate_power"], metrics["win_rate_detectable"]
+        lines += [f"WARNING {text}" for text in [warning(*known)] if text]
     if not paths.registered.is_file():
         return [*lines, "nothing registered yet: python -m tasks register"]
     report = json.loads(paths.registered.read_text(encoding="utf-8"))

@@ -28,21 +28,24 @@ class Game(NamedTuple):
     Attributes:
         prompts: those that the policy answered.
         scores: the referee's score of each of the policy's samples, per prompt.
+        sft_scores: the same of SFT's.
         settings: `referee`, how the samples were drawn, and how the win rate is counted.
     """
 
     prompts: list[PromptText]
     scores: list[list[float]]
+    sft_scores: list[list[float]]
     settings: dict[str, Any]
 
 
-def play(paths: Paths, champion: Any, model: ModelSettings) -> Rematch:
+def play(paths: Paths, champion: Any, model: ModelSettings, floor: float = 0.5) -> Rematch:
     """Samples the champion as evaluate sampled the policy, has the same referee score it, and counts the wins.
 
     Args:
         paths: the workspace, evaluated.
         champion: the policy version in the registry.
         model: on what device it runs.
+        floor: what the win rate should lie above.
 
     Raises:
         FileNotFoundError: the evaluation left no samples.
@@ -52,7 +55,8 @@ def play(paths: Paths, champion: Any, model: ModelSettings) -> Rematch:
 
     from rlhf.evaluation.answers import sampled_answers
     from rlhf.evaluation.compare import score_samples
-    from rlhf.evaluation.winrate import win_rate
+    from rlhf.evaluation.intervals import evidence_above
+    from rlhf.evaluation.winrate import win_rate, win_shares
     from rlhf.reward import load_reward_model
 
     referee, seed = game.settings["referee"], game.settings["seed"]
@@ -61,8 +65,18 @@ def play(paths: Paths, champion: Any, model: ModelSettings) -> Rematch:
     texts = sampled_answers(policy, game.prompts, *drawn)
     scorers = {} if referee == "gold" else {referee: load_reward_model(paths.models / referee, model)}
     champion_scores = score_samples(game.prompts, texts, scorers, gold=not scorers)[referee]
-    verdict = win_rate(np.array(game.scores), np.array(champion_scores), game.settings["bootstrap"], seed=seed)
-    return Rematch(int(champion.version), *verdict)
+    scores = np.array(game.scores), np.array(champion_scores)
+    verdict = win_rate(*scores, game.settings["bootstrap"], seed=seed)
+    return Rematch(int(champion.version), *verdict, evidence_above(win_shares(*scores), floor))
+
+
+def evidence_over_sft(paths: Paths, floor: float) -> float:
+    """The evidence that the policy's win rate over SFT lies above a floor; raises FileNotFoundError as `read_game`."""
+    game = read_game(paths)
+    from rlhf.evaluation.intervals import evidence_above
+    from rlhf.evaluation.winrate import win_shares
+
+    return evidence_above(win_shares(np.array(game.scores), np.array(game.sft_scores)), floor)
 
 
 def read_game(paths: Paths) -> Game:
@@ -73,8 +87,8 @@ def read_game(paths: Paths) -> Game:
     rows = [row for _, row in read_rows(samples)]
     settings = json.loads((paths.evaluation / "scores.json").read_text(encoding="utf-8"))["sampling"]
     prompts = {row.id: row.prompt for row in read_records(paths.validated / "test" / "prompts.jsonl", Prompt)}
-    scores = [row["policy"]["scores"][settings["referee"]] for row in rows]
-    return Game([prompts[row["id"]] for row in rows], scores, settings)
+    scores, sft = ([row[name]["scores"][settings["referee"]] for row in rows] for name in ("policy", "sft"))
+    return Game([prompts[row["id"]] for row in rows], scores, sft, settings)
 
 
 def load_champion(paths: Paths, champion: Any, model: ModelSettings) -> Policy:

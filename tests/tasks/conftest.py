@@ -161,11 +161,12 @@ def _evaluated(paths: Paths, models: Path) -> Paths:
     shutil.copytree(models, paths.models)
     shutil.copytree(models / "reward", paths.models / "judge")
     prompt = {"id": "1", "prompt": PROMPT, "references": ["The Blue House serves Thai food."]}
-    write_rows(paths.validated / "test" / "prompts.jsonl", [prompt])
+    prompts = [{**prompt, "id": str(number)} for number in range(1, 9)]  # fewer than 6 prove nothing
+    write_rows(paths.validated / "test" / "prompts.jsonl", prompts)
     ranking = {"id": "1-r", "prompt": PROMPT, "completions": ["a", "b"], "ranks": [1, 2]}
     write_rows(paths.rankings, [{**ranking, "annotator": who} for who in ("ana", "bo", "ana")])
     drawn = {"texts": ["a", "b"], "scores": {"judge": [100.0, 100.0]}}  # above whatever the judge says of a champion
-    write_rows(paths.evaluation / "samples.jsonl", [{**prompt, "sft": drawn, "policy": drawn}])
+    write_rows(paths.evaluation / "samples.jsonl", [{**row, "sft": drawn, "policy": drawn} for row in prompts])
     sampling = {"referee": "judge", "samples": 2, "max_new_tokens": 5, "batch_size": 2, "seed": 0, "bootstrap": 100}
     write_json(paths.evaluation / "scores.json", {"metrics": PASSING, "signatures": {}, "sampling": sampling})
     write_json(paths.metrics("evaluate"), PASSING)

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from rlhf.evaluation.intervals import share_interval
 from rlhf.records import Completion
 from tasks import digests, register, stages
-from tasks.files import read_rows, write_json
+from tasks.files import read_rows, write_json, write_rows
 from tasks.params.register import RegisterParams
 from tasks.params.whole import Params
 from tasks.paths import Paths
@@ -47,9 +48,10 @@ def retrained(paths: Paths, text: str = "another night") -> None:
 
 def scored(paths: Paths, scores: Sequence[float]) -> None:
     """Lets the judge have said this of the policy's samples."""
-    [(_, row)] = read_rows(paths.evaluation / "samples.jsonl")
-    row["policy"]["scores"]["judge"] = list(scores)
-    (paths.evaluation / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    rows = [row for _, row in read_rows(paths.evaluation / "samples.jsonl")]
+    for row in rows:
+        row["policy"]["scores"]["judge"] = list(scores)
+    write_rows(paths.evaluation / "samples.jsonl", rows)
 
 
 def test_without_an_evaluation_nothing_is_registered(evaluated: Paths, tracked_params: Params) -> None:
@@ -119,17 +121,19 @@ def test_a_policy_that_beats_the_champion_takes_its_place(evaluated: Paths, trac
     night(evaluated, tracked_params)
     retrained(evaluated)
     figures = night(evaluated, tracked_params)
+    low = share_interval([1.0] * 8).low  # eight prompts, all won
     assert figures == {
         **{"promoted": 1.0, "policy_version": 2, "reward_version": 1},
-        **{"champion.win_rate": 1.0, "champion.win_rate_low": 1.0, "champion.win_rate_high": 1.0},
+        **{"champion.win_rate": 1.0, "champion.win_rate_low": low, "champion.win_rate_high": 1.0},
     }
     champion = version(evaluated, "policy", "champion")
     assert champion.version == 2
-    assert champion.tags["gate.champion"] == "passed: win rate over champion 1 1.000 [1.000, 1.000] above 0.5"
+    assert champion.tags["gate.champion"] == f"passed: win rate over champion 1 1.000 [{low:.3f}, 1.000] above 0.5"
     assert champion.tags["champion_before"] == "1"
-    assert json.loads(champion.tags["figures"])["champion.win_rate_low"] == 1.0
+    assert json.loads(champion.tags["figures"])["champion.win_rate_low"] == low
     report = json.loads(evaluated.registered.read_text())
-    assert report["champion"] == {"version": 1, "rate": 1.0, "low": 1.0, "high": 1.0}
+    won = sum((1 + 2.0**-k) ** 8 for k in range(11)) / 11  # what bets on shares above ½ make of eight that are 1
+    assert report["champion"] == {"version": 1, "rate": 1.0, "low": low, "high": 1.0, "evidence": pytest.approx(won)}
     assert report["policy"]["aliases"] == report["reward"]["aliases"] == ["challenger", "champion"]
 
 
@@ -150,6 +154,21 @@ def test_a_policy_that_does_not_beat_the_champion_leaves_it_in_place(
     assert "champion_before" not in challenger.tags
 
 
+@pytest.mark.parametrize(("bound", "promoted"), [(100.0, True), (1.0, False)])
+def test_a_year_of_nights_has_so_many_false_promotions_at_most(
+    evaluated: Paths, tracked_params: Params, bound: float, promoted: bool
+) -> None:
+    """Eight prompts, all won over SFT, have evidence of 27: more than 365 by 100 asks for, and less than 365."""
+    rows = [row for _, row in read_rows(evaluated.evaluation / "samples.jsonl")]
+    for row in rows:
+        row["sft"] = {**row["sft"], "scores": {"judge": [0.0, 0.0]}}
+    write_rows(evaluated.evaluation / "samples.jsonl", rows)
+    params = tracked_params.register_.model_copy(update={"false_promotions_a_year": bound})
+    assert night(evaluated, tracked_params, params)["promoted"] == promoted
+    [found] = [row for row in decisions.read(evaluated)[-1].findings if row["name"] == "year"]
+    assert found["text"].startswith(f"evidence 27 {'reaches' if promoted else 'below'} {365 / bound:,.0f}")
+
+
 def test_every_decision_is_a_line_with_its_numbers(
     evaluated: Paths, tracked_params: Params, passing: dict[str, float]
 ) -> None:
@@ -166,7 +185,14 @@ def test_every_decision_is_a_line_with_its_numbers(
     assert first.figures == passing
     assert second.figures["champion.win_rate"] == 1.0
     assert {row["name"]: row["passed"] for row in second.findings} == {
-        **{"win_rate": True, "rouge": True, "kl": False, "monitor": True, "steady": True, "champion": True}
+        **{
+            "win_rate": True,
+            "rouge": True,
+            "kl": False,
+            "monitor": True,
+            "steady": True,
+            "champion": True,
+        }
     }
     assert datetime.fromisoformat(first.when).tzinfo is not None
     assert first.when <= second.when
@@ -284,7 +310,7 @@ def test_against_sft_as_champion_the_match_repeats_the_evaluation(
     monkeypatch.setattr(mlflow_store, "checkpoint_of", lambda paths, version: paths.models / "sft")
     champion = type("Version", (), {"version": 5, "name": "nightjar-policy"})
     found = rematch.play(paths, champion, night_params.model)
-    assert tuple(found) == (5, expected["win_rate"], expected["win_rate_low"], expected["win_rate_high"])
+    assert found[:4] == (5, expected["win_rate"], expected["win_rate_low"], expected["win_rate_high"])
     assert rematch.read_game(paths).settings["referee"] == referee
 
 
@@ -294,7 +320,9 @@ def test_the_champion_is_asked_as_the_prompts_are_written(
     """A chat stays a chat, turn by turn, though the table of samples shows it as text; seeds are evaluate's."""
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where to eat?"}]
     row = {"id": "1", "prompt": chat, "references": []}
-    (evaluated.validated / "test" / "prompts.jsonl").write_text(json.dumps(row) + "\n")
+    write_rows(evaluated.validated / "test" / "prompts.jsonl", [row])
+    samples = [row for _, row in read_rows(evaluated.evaluation / "samples.jsonl")]
+    write_rows(evaluated.evaluation / "samples.jsonl", samples[:1])
     asked: list[Any] = []
 
     def generate(policy: Any, prompts: Any, sampling: Any, seeds: Any, batch_size: int) -> list[Completion]:

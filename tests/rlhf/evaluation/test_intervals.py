@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
-from rlhf.evaluation.intervals import difference_interval, mean_interval
+from rlhf.evaluation.intervals import difference_interval, evidence_above, mean_interval, share_interval
+from tests.rlhf.evaluation import gates
 
 
 def test_the_mean_and_the_ends_by_hand() -> None:
@@ -69,3 +71,42 @@ def test_what_has_no_interval_is_refused(values: list[float], options: dict[str,
     """With what was found."""
     with pytest.raises(ValueError, match=said):
         mean_interval(values, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("wins", "count"), [(1, 2), (3, 4), (17, 20), (60, 60)])
+def test_of_wins_and_losses_the_interval_is_that_of_clopper_and_pearson(wins: int, count: int) -> None:
+    """The quantiles of beta(k, n − k + 1) and beta(k + 1, n − k), which are exact."""
+    found = share_interval([1.0] * wins + [0.0] * (count - wins))
+    assert found.value == pytest.approx(wins / count)
+    assert found.low == pytest.approx(beta.ppf(0.025, wins, count - wins + 1), abs=0.01)
+    high = 1.0 if wins == count else beta.ppf(0.975, wins + 1, count - wins)
+    assert found.high == pytest.approx(high, abs=0.01)
+
+
+def test_shares_alone_have_such_an_interval() -> None:
+    """One share says nothing, whatever it is; what lies outside 0 and 1 is none."""
+    assert share_interval([0.75]) == (0.75, 0.0, 1.0)
+    with pytest.raises(ValueError, match=r"found values from -1 to 0\.5; give shares"):
+        share_interval([0.5, -1.0])
+
+
+def test_evidence_by_hand() -> None:
+    """Of 1, 1 against ½ a bet of c/½ makes (1 + c)² of it; the mean over c = 1, ½ … 1/1024 is E."""
+    expected = sum((1 + 2.0**-k) ** 2 for k in range(11)) / 11
+    assert evidence_above([1.0, 1.0], 0.5) == pytest.approx(expected)
+    assert evidence_above([0.0, 0.0], 0.5) == pytest.approx(sum((1 - 2.0**-k) ** 2 for k in range(11)) / 11)
+    assert evidence_above([0.5] * 9, 0.5) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("null", gates.NULLS.values(), ids=gates.NULLS)
+def test_evidence_is_worth_its_stake_in_expectation_at_most(null: gates.Draw) -> None:
+    """Its mean over nights without a better policy is 1, and it exceeds 20 in one of 20 at most."""
+    generator = np.random.default_rng(0)
+    found = np.array([evidence_above(null(generator, 8, 2), 0.5) for _ in range(800)])
+    assert found.mean() < 1.4
+    assert (found >= 20).mean() <= 0.05
+
+
+def test_a_year_of_nights_promotes_as_few_in_vain_as_its_bound_says() -> None:
+    """365 nights of 8 prompts without a better policy, two years: the evidence keeps 1 a year."""
+    assert gates.a_year(1.0, gates.smooth, 8, 2, 2) <= 1.0

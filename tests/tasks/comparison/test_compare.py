@@ -172,7 +172,7 @@ def test_the_terminal_shows_it_all_whatever_the_texts_hold(printed: Callable[...
         "+1.000 [+1.000, +1.000]",
         "0.600 [0.500, 0.700]",
         "paired on the 1 test prompts",
-        "Policy B over policy A: win rate 1.000 [1.000, 1.000], judged by gold",
+        "Policy B over policy A: win rate 1.000 [0.000, 1.000], judged by gold",
         "prompt a",
         "[red]text[/red]",
     ):

@@ -164,3 +164,28 @@ def test_forgetting_cannot_be_bounded_where_it_is_not_measured() -> None:
     with pytest.raises(ValueError, match=r"register\.max_forgetting bounds .* but ingest\.general names none"):
         Params.model_validate(sections)
     assert Params.model_validate({**sections, "ingest": {"general": "builtin"}}).register_.max_forgetting == 0.1
+
+
+def test_a_year_without_a_bound_finds_nothing() -> None:
+    """Then each night has its own 2.5 % alone."""
+    assert gates.judge_year([1e9], 0, EVERY) == []
+
+
+@pytest.mark.parametrize(
+    ("evidence", "decisions", "passed", "said"),
+    [
+        ([730.0], 0, True, "evidence 730 reaches 730 (0.5 false promotions a year)"),  # 365 / ½
+        ([729.0], 0, False, "evidence 729 below 730"),
+        ([1e9, 12.0], 0, False, "evidence 12 below 730"),  # SFT is beaten, the champion is not
+        ([math.inf, 731.0], 364, True, "reaches"),
+        ([math.inf], 365, False, "365 decisions in a year have spent the 0.5 false promotions"),
+        ([math.nan], 0, False, "below 730"),
+    ],
+)
+def test_each_decision_has_its_share_of_a_years_false_promotions(
+    evidence: list[float], decisions: int, passed: bool, said: str
+) -> None:
+    """One of 365; the lesser evidence counts, and what is not a number passes nothing."""
+    [found] = gates.judge_year(evidence, decisions, RegisterParams(false_promotions_a_year=0.5))
+    assert (found.name, found.passed) == ("year", passed)
+    assert said in found.text
