@@ -97,6 +97,8 @@ FIGURES = {
         Figure("sft.perplexity", "perplexity", "", ".3f", False),
         Figure("learning_rate", "learning rate", "", ".2e"),
         Figure("accuracy", "accuracy", "", ".4f", True),
+        Figure("accuracy_low", "accuracy, lower bound", "", ".4f", True),
+        Figure("accuracy_high", "accuracy, upper bound", "", ".4f", True),
         Figure("eval_accuracy", "dev accuracy", "", ".4f", True),
         Figure("margin", "margin of the implicit reward", "", ".3f", True),
         Figure("auc", "AUC", "", ".4f", True),

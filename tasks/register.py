@@ -48,6 +48,7 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
     findings = gates.judge_evaluation(metrics, params) + gates.judge_monitor(read_monitor(paths), params)
     contents = {kind: digests.digest(paths.models / kind) for kind in KINDS}
     known = versions.find_version(stage.client, f"{params.name}-policy", contents["policy"])
+    findings += gates.judge_judge(read_judge(paths), params)
     findings.append(gates.judge_seeds(*standings.seeds_of(paths), params))
     findings += gates.judge_rollback(None if known is None else known.tags.get(versions.ROLLED_BACK))
     champion = versions.champion_of(stage.client, params.name)
@@ -105,6 +106,17 @@ def read_monitor(paths: Paths) -> dict[str, Any] | None:
     """What the hacking monitor wrote beside the policy; None without a monitor."""
     path = paths.models / "policy" / "monitor.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def read_judge(paths: Paths) -> dict[str, float] | None:
+    """What reward measured, where its judge decided the win rate and people ranked; else None."""
+    scores = json.loads((paths.evaluation / "scores.json").read_text(encoding="utf-8"))
+    by_people = any(row["annotator"] != "simulated" for _, row in read_rows(paths.rankings))
+    if scores["sampling"]["referee"] != "judge" or not by_people:
+        return None
+    path = paths.metrics("reward")
+    figures: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return figures
 
 
 def register_version(

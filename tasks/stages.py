@@ -137,6 +137,7 @@ STAGES: dict[str, Stage] = {
             "judge": "data/models/judge",
             "evaluation": "data/evaluation",
             "metrics": "data/metrics/evaluate.json",
+            "reward_metrics": "data/metrics/reward.json",
             "rankings": "data/rankings",
             "test": "data/validated/test",
         },

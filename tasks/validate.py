@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf.habits import habits
 from rlhf.preferences import tied_couples
 from rlhf.records import Demonstration, Prompt, Ranking, Record, prompt_key
 from rlhf.settings.model import ModelSettings
@@ -63,6 +64,9 @@ def run(files: StageFiles, params: ValidateParams, model: ModelSettings) -> dict
     lengths = _lengths(inputs, splits, model)
     verdicts = _check(inputs, declared, twins(data), splits, lengths, params, model, files.aside["docs"])
     _stop_or_warn(verdicts, params.max_rejected_share, inputs, files.aside["docs"])
+    seen = habits([ranking for _, ranking in inputs.feedback])
+    for line in seen:
+        warn(f"data/feedback: {line}")
     kept = Inputs(
         _keep(inputs.demonstrations, verdicts["demonstrations"]),
         _keep(inputs.prompts, verdicts["prompts"]),
@@ -72,7 +76,8 @@ def run(files: StageFiles, params: ValidateParams, model: ModelSettings) -> dict
     )
     parts = divide(kept.demonstrations, kept.prompts, kept.general, splits, lengths, params.max_response_tokens)
     _write(files, inputs, kept, parts, verdicts)
-    return _metrics(inputs, kept, parts, verdicts)
+    metrics = _metrics(inputs, kept, parts, verdicts)
+    return metrics | {"warnings": metrics["warnings"] + len(seen)}
 
 
 def _lengths(inputs: Inputs, splits: dict[str, str], model: ModelSettings) -> Lengths:

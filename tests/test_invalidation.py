@@ -44,6 +44,7 @@ MAY_RERUN: dict[str, tuple[str, ...]] = {
     **{f"rlhf/{file}.py": LEARNING for file in ("records", "settings/__init__", "settings/base")},
     "rlhf/corpus.py": ("ingest", "rank", "policy", "evaluate"),
     "rlhf/annotator.py": ("rank", "policy", "evaluate"),
+    "rlhf/habits.py": ("validate",),
     "rlhf/preferences.py": ("validate", "rank", "pairs"),
     "rlhf/tokenizers.py": ("validate", "pairs", *MODELS),
     **{f"rlhf/{file}.py": MODELS for file in ("models", "finite", "soft_prompt")},
@@ -57,6 +58,7 @@ MAY_RERUN: dict[str, tuple[str, ...]] = {
     **{f"rlhf/{room}": ("policy",) for room in ("algorithms.py", "policy", "ppo", "dpo")},
     "rlhf/evaluation": ("policy", "evaluate"),
     **{f"rlhf/evaluation/{file}.py": ("reward", "policy", "evaluate") for file in ("__init__", "text")},
+    "rlhf/evaluation/intervals.py": ("reward", "evaluate"),
 }
 """By room (a folder or a file; the longest name counts), the stages that a change in it may run again."""
 

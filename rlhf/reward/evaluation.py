@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +12,9 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
+from rlhf.evaluation.intervals import share_interval
 from rlhf.evaluation.text import split_words
-from rlhf.records import Pair
+from rlhf.records import Pair, prompt_key
 from rlhf.reward import metrics
 from rlhf.reward.model import RewardModel
 from rlhf.reward.training import group_pairs, score_all
@@ -41,6 +43,7 @@ def evaluate_pairs(reward_model: RewardModel, pairs: Sequence[Pair]) -> PairEval
     calibration = metrics.calibration(*raw.mean(0).view(2, -1).numpy())
     figures = {
         "accuracy": metrics.accuracy(chosen, rejected),
+        **_accuracy_interval(ordered, chosen, rejected),
         "auc": metrics.auc(chosen, rejected),
         "ece": metrics.expected_calibration_error(calibration),
         "accuracy_by_length": metrics.accuracy(*words),
@@ -52,6 +55,17 @@ def evaluate_pairs(reward_model: RewardModel, pairs: Sequence[Pair]) -> PairEval
     if len(reward_model.members) > 1:
         figures |= _disagreement(raw, chosen > rejected, spread)
     return PairEvaluation(figures, calibration)
+
+
+def _accuracy_interval(
+    pairs: Sequence[Pair], chosen: Float[ndarray, " N"], rejected: Float[ndarray, " N"]
+) -> dict[str, float]:
+    """The ends of the accuracy's interval over prompts: pairs of one prompt stand or fall together."""
+    right: dict[str, list[float]] = {}
+    for pair, correct in zip(pairs, (chosen > rejected) + 0.5 * (chosen == rejected), strict=True):
+        right.setdefault(prompt_key(pair.prompt), []).append(float(correct))
+    _, low, high = share_interval([fmean(row) for row in right.values()])
+    return {"accuracy_low": low, "accuracy_high": high}
 
 
 def _disagreement(

@@ -22,6 +22,8 @@ class RegisterParams(Settings):
     """The same over SFT for the length-controlled win rate: what is left of it at equal lengths."""
     false_promotions_a_year: Rate | None = None
     """At most so many promotions a year, in expectation, of policies that are no better; null is 2.5 % a night."""
+    min_judge_accuracy: Share | None = 0.5
+    """Where the judge decided the win rate: the lower bound of its accuracy on people's test pairs lies above this."""
     max_rouge_drop: Annotated[float, Field(ge=0.0)] | None = 0.02
     """The policy's ROUGE-L may lie this far below SFT's (0 to 1 scale)."""
     max_bleu_drop: Annotated[float, Field(ge=0.0)] | None = None

@@ -138,6 +138,23 @@ def judge_seeds(wanted: int, lows: Sequence[float], params: RegisterParams) -> F
     return Finding("steady", low > floor, f"{text} {'above' if low > floor else 'not above'} {floor:g}")
 
 
+def judge_judge(figures: Mapping[str, float] | None, params: RegisterParams) -> list[Finding]:
+    """The gate of who decided the win rate: people's test pairs say whether the judge knows better from worse.
+
+    Args:
+        figures: what reward measured of the judge; None where gold decided, or no person ranked.
+        params: min_judge_accuracy; null finds nothing.
+    """
+    if figures is None or params.min_judge_accuracy is None:
+        return []
+    if "judge.accuracy_low" not in figures:
+        return [Finding("judge", False, "the judge was not measured on people's pairs; run: nightjar stage reward")]
+    rate, low, high = (figures[f"judge.accuracy{end}"] for end in ("", "_low", "_high"))
+    passed, floor = low > params.min_judge_accuracy, params.min_judge_accuracy
+    text = f"judge's accuracy on people's test pairs {find('accuracy').interval(rate, low, high)}"
+    return [Finding("judge", passed, f"{text} {'above' if passed else 'not above'} {floor:g}")]
+
+
 def judge_year(evidence: Sequence[float], decisions: int, params: RegisterParams) -> list[Finding]:
     """The gate that bounds false promotions a year: of each decision's share of them, 1/365, and no more decisions.
 

@@ -135,7 +135,7 @@ def _data(paths: Paths) -> list[str]:
     rejected, rows = (FIGURES[key].show(metrics["validate"][key]) for key in ("rows_rejected", "rows_in"))
     line = f"data: {rejected} of {rows} rows quarantined{' (data/quarantine says why)' * (rejected != '0')}"
     warned = [f"{stage} {figures['warnings']}" for stage, figures in metrics.items() if figures.get("warnings")]
-    return [f"{line}; warnings: {', '.join(warned)} (in the Data Docs)" if warned else line]
+    return [f"{line}; warnings: {', '.join(warned)} (named in the log and the Data Docs)" if warned else line]
 
 
 def _registered(model: dict[str, Any]) -> str:

@@ -170,4 +170,6 @@ def _evaluated(paths: Paths, models: Path) -> Paths:
     sampling = {"referee": "judge", "samples": 2, "max_new_tokens": 5, "batch_size": 2, "seed": 0, "bootstrap": 100}
     write_json(paths.evaluation / "scores.json", {"metrics": PASSING, "signatures": {}, "sampling": sampling})
     write_json(paths.metrics("evaluate"), PASSING)
+    judged = {"judge.accuracy": 0.7, "judge.accuracy_low": 0.6, "judge.accuracy_high": 0.8}
+    write_json(paths.metrics("reward"), judged)
     return paths

@@ -26,8 +26,9 @@ from tasks.versioning import provenance
 
 TOLD = (
     "promoted: win rate over SFT 0.930 [0.900, 0.960] above 0.5; ROUGE-L 0.6000 not below 0.5600 (SFT's 0.5800 less "
-    "0.02); KL 2.60 within 10 nats; hacking not watched; one seed: steady over prompts, not known to be over seeds; no "
-    "other champion to beat"
+    "0.02); KL 2.60 within 10 nats; hacking not watched; "
+    "judge's accuracy on people's test pairs 0.7000 [0.6000, 0.8000] "
+    "above 0.5; one seed: steady over prompts, not known to be over seeds; no other champion to beat"
 )
 
 
@@ -169,6 +170,26 @@ def test_a_year_of_nights_has_so_many_false_promotions_at_most(
     assert found["text"].startswith(f"evidence 27 {'reaches' if promoted else 'below'} {365 / bound:,.0f}")
 
 
+@pytest.mark.parametrize(("referee", "who", "named"), [("judge", "ana", True), ("gold", "ana", False),
+                                                       ("judge", "simulated", False)])  # fmt: skip
+def test_a_judge_that_is_always_wrong_on_peoples_pairs_promotes_nothing(
+    evaluated: Paths, tracked_params: Params, referee: str, who: str, named: bool
+) -> None:
+    """Where it decided, and where people ranked; else nobody asks."""
+    scores = json.loads((evaluated.evaluation / "scores.json").read_text())
+    write_json(evaluated.evaluation / "scores.json", scores | {"sampling": scores["sampling"] | {"referee": referee}})
+    rows = [{**row, "annotator": who} for _, row in read_rows(evaluated.rankings)]
+    write_rows(evaluated.rankings, rows)
+    wrong = {"judge.accuracy": 0.0, "judge.accuracy_low": 0.0, "judge.accuracy_high": 0.1}
+    write_json(evaluated.metrics("reward"), wrong)
+    assert (register.read_judge(evaluated) == wrong) is named
+    if named:
+        assert night(evaluated, tracked_params)["promoted"] == 0.0
+        assert decisions.read(evaluated)[-1].reason == (
+            "not promoted: judge's accuracy on people's test pairs 0.0000 [0.0000, 0.1000] not above 0.5"
+        )
+
+
 def test_every_decision_is_a_line_with_its_numbers(
     evaluated: Paths, tracked_params: Params, passing: dict[str, float]
 ) -> None:
@@ -190,6 +211,7 @@ def test_every_decision_is_a_line_with_its_numbers(
             "rouge": True,
             "kl": False,
             "monitor": True,
+            "judge": True,
             "steady": True,
             "champion": True,
         }

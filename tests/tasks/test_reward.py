@@ -118,6 +118,7 @@ def test_the_judge_learns_from_its_own_rankings_alone(
     figures = reward.run(stages.files("reward", paths), night_params.reward, night_params.model)
     assert {f"judge.{key}" for key in KEYS} <= figures.keys()
     chosen, rejected = scores(paths, "judge", read_records(paths.pairs / "test.jsonl", Pair))
+    assert figures["judge.accuracy_low"] <= figures["judge.accuracy"] <= figures["judge.accuracy_high"]
     assert figures["judge.accuracy"] == pytest.approx((chosen > rejected).float().mean().item())
     for side in ("model.safetensors", "head.safetensors", "reward.json"):
         ours = (paths.models / "reward" / side).read_bytes()

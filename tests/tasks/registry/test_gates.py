@@ -189,3 +189,27 @@ def test_each_decision_has_its_share_of_a_years_false_promotions(
     [found] = gates.judge_year(evidence, decisions, RegisterParams(false_promotions_a_year=0.5))
     assert (found.name, found.passed) == ("year", passed)
     assert said in found.text
+
+
+JUDGED = {"judge.accuracy": 0.7, "judge.accuracy_low": 0.5001, "judge.accuracy_high": 0.85}
+
+
+@pytest.mark.parametrize(
+    ("change", "passed"),
+    [({}, True), ({"judge.accuracy_low": 0.5}, False), ({"judge.accuracy_low": math.nan}, False),
+     ({"judge.accuracy": 0.0, "judge.accuracy_low": 0.0, "judge.accuracy_high": 0.1}, False)],
+)  # fmt: skip
+def test_a_judge_that_people_do_not_agree_with_decides_nothing(change: dict[str, float], passed: bool) -> None:
+    """The lower end of its accuracy on people's test pairs must lie above one half, or what params say."""
+    [found] = gates.judge_judge({**JUDGED, **change}, EVERY)
+    assert (found.name, found.passed) == ("judge", passed)
+    assert found.text.startswith("judge's accuracy on people's test pairs 0.")
+
+
+def test_where_no_judge_decided_or_the_gate_is_off_none_is_asked() -> None:
+    """And one that was not measured passes nothing."""
+    assert gates.judge_judge(None, EVERY) == []
+    assert gates.judge_judge(JUDGED, RegisterParams(min_judge_accuracy=None)) == []
+    [found] = gates.judge_judge({}, EVERY)
+    assert not found.passed
+    assert "nightjar stage reward" in found.text

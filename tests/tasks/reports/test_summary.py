@@ -109,13 +109,13 @@ def test_a_match_against_the_champion_has_a_line(paths: Paths) -> None:
             {"warnings": 1},
             (
                 "data: 5 of 332 rows quarantined (data/quarantine says why); warnings: validate 2, pairs 1 "
-                "(in the Data Docs)"
+                "(named in the log and the Data Docs)"
             ),
         ),
         (
             {"rows_in": 332, "rows_rejected": 0, "warnings": 0},
             {"warnings": 3},
-            ("data: 0 of 332 rows quarantined; warnings: pairs 3 (in the Data Docs)"),
+            ("data: 0 of 332 rows quarantined; warnings: pairs 3 (named in the log and the Data Docs)"),
         ),
         ({"rows_in": 332, "rows_rejected": 0, "warnings": 0}, None, "data: 0 of 332 rows quarantined"),
     ],
