@@ -102,6 +102,16 @@ def test_what_is_quarantined_and_what_is_odd_is_told(paths: Paths, capsys: pytes
     assert f"warning: {odd}\n" in said
 
 
+def test_habits_of_annotators_are_told_and_counted(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """Thirty answers in the order of the list are kept, for somebody may mean them; in both orders they are none."""
+    put(paths.feedback / "f.jsonl", [ranking(f"r{n}", prompt=f"other {n}") for n in range(30)])
+    assert run(paths, ValidateParams(), MODEL)["warnings"] == 1
+    assert "warning: data/feedback: ann: 30 of 30 rankings are in the order" in capsys.readouterr().err
+    mixed = [ranking(f"r{n}", prompt=f"other {n}", ranks=[1 + n % 2, 2 - n % 2]) for n in range(30)]
+    put(paths.feedback / "f.jsonl", mixed)
+    assert run(paths, ValidateParams(), MODEL)["warnings"] == 0
+
+
 def test_a_long_row_of_a_model_from_scratch_is_quarantined_by_its_tokens(paths: Paths) -> None:
     """560 Chinese characters are one word; among demonstrations, prompts and rankings they cost no night."""
     chinese = "".join(map(chr, range(0x4E00, 0x4E00 + 560)))
