@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from rlhf.evaluation.compare import Contestant
     from rlhf.evaluation.language import Tokenization
 
-SAMPLING = {"samples", "max_new_tokens", "batch_size", "seed", "bootstrap"}
-"""How the samples were drawn and the win rate counted: another policy can be measured in the same way later."""
+SAMPLING = {"samples", "max_new_tokens", "batch_size", "seed"}
+"""How the samples were drawn: another policy can be measured in the same way later."""
 
 
 def run(files: StageFiles, params: EvaluateParams, model: ModelSettings) -> dict[str, float]:
@@ -73,7 +73,7 @@ def run(files: StageFiles, params: EvaluateParams, model: ModelSettings) -> dict
     metrics |= {f"policy.{key}": p for key, p in tested.items()}
     referee = "gold" if judge is None else "judge"
     policy, sft = (np.array(bench.entries[name].scores[referee]) for name in ("policy", "sft"))
-    verdict = win_rate(policy, sft, params.bootstrap, seed=params.seed)
+    verdict = win_rate(policy, sft)
     metrics |= {"win_rate": verdict.value, "win_rate_low": verdict.low, "win_rate_high": verdict.high}
     controlled = length_controlled_win_rate(policy, sft, challenger.sample_lengths(), base.sample_lengths())
     metrics |= {"lc_win_rate": controlled.value, "lc_win_rate_low": controlled.low, "lc_win_rate_high": controlled.high}
@@ -231,15 +231,14 @@ def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
     """Writes the tables below data/evaluation and data/plots/evaluate."""
     from rlhf.evaluation.compare import text_signatures
     from rlhf.evaluation.significance import differences_signature
-    from rlhf.evaluation.winrate import interval_name
+    from rlhf.evaluation.winrate import SIGNATURE
 
     folder, rows = bench.files.outputs["evaluation"], side_by_side(bench, referee)
     signatures = {
         **text_signatures([row.references for row in bench.unseen], bench.tokens),
         "rougeL_p, bleu_p, chrf_p": differences_signature(),
         "best_of_n.kl": f"upper bound log n - (n - 1)/n|n:{bench.params.best_of}",
-        "win_rate": f"judge:{referee}|samples:{bench.params.samples}|"
-        f"interval:{interval_name(len(rows))} over prompts, 95%",
+        "win_rate": f"judge:{referee}|samples:{bench.params.samples}|interval:{SIGNATURE}, 95%",
         "lc_win_rate": f"judge:{referee}|samples:{bench.params.samples}|lengths:characters|interval:sandwich, t, 95%",
     }
     if bench.general:

@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf.evaluation.intervals import Interval, mean_interval, share_interval
+from rlhf.evaluation.intervals import Interval, share_interval
 from rlhf.evaluation.matrix import score_matrix
 
 Scores = Float[np.ndarray, "N S"] | Float[Tensor, "N S"]
 BaselineScores = Float[np.ndarray, "N R"] | Float[Tensor, "N R"]
-FEW = 300
-"""From so many prompts on the bootstrap's interval is wide enough; docs/decisions.md has the simulation."""
+SIGNATURE = "Gaffke over prompts"
+"""Of the interval of `win_rate`."""
 
 
 def win_shares(policy_scores: Scores, baseline_scores: BaselineScores) -> Float[np.ndarray, " N"]:
@@ -46,39 +46,18 @@ def win_shares(policy_scores: Scores, baseline_scores: BaselineScores) -> Float[
     return shares
 
 
-def win_rate(
-    policy_scores: Scores,
-    baseline_scores: BaselineScores,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """The share of wins, ties half, with an interval over prompts: `share_interval` below FEW, else a bootstrap's.
+def win_rate(policy_scores: Scores, baseline_scores: BaselineScores, confidence: float = 0.95) -> Interval:
+    """The share of wins, ties half, mean over i of wᵢ (`win_shares`), with its `share_interval` over prompts.
 
-    value = mean over i of wᵢ (`win_shares`). Prompts are resampled with replacement, each with all its
-    samples: samples of one prompt are alike, and drawing them one by one would make the interval too narrow.
-    The percentile interval is too narrow itself for few prompts, and for losses that are rare.
-
-    Source: Efron 1979, Bootstrap Methods: Another Look at the Jackknife; the percentile interval: Efron
-    and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3; clusters: Davison and Hinkley 1997,
-    section 3.8.
+    Prompts are what it counts, not samples: samples of one prompt are alike, and taken one by one they would make the
+    interval too narrow. Why none of the bootstraps, nor Student's t: docs/decisions.md.
 
     Args:
         policy_scores: [N, S] the judge's score of each sample of the policy.
         baseline_scores: [N, R] the same for the baseline, on the same prompts in the same order.
-        resamples: number of bootstrap resamples, from FEW prompts on.
         confidence: the interval's coverage, between 0 and 1.
-        seed: of the resampling; the same seed gives the same interval.
 
     Raises:
-        ValueError: as `win_shares`, or resamples or confidence is out of range.
+        ValueError: as `win_shares`, or confidence is out of range.
     """
-    shares = win_shares(policy_scores, baseline_scores)
-    if len(shares) < FEW:
-        return share_interval(shares, confidence, seed)
-    return mean_interval(shares, resamples, confidence, seed)
-
-
-def interval_name(prompts: int) -> str:
-    """Which interval `win_rate` gives so many prompts, for its signature."""
-    return "share_interval" if prompts < FEW else "bootstrap"
+    return share_interval(win_shares(policy_scores, baseline_scores), confidence)

@@ -158,8 +158,8 @@ def judge_judge(figures: Mapping[str, float] | None, params: RegisterParams) -> 
 def judge_year(evidence: Sequence[float], decisions: int, params: RegisterParams) -> list[Finding]:
     """The gate that bounds false promotions a year: of each decision's share of them, 1/365, and no more decisions.
 
-    A policy that is no better passes with a chance of false_promotions_a_year/365 at most (Markov's inequality), so
-    that 365 decisions promote so many of them in expectation, whatever the prompts, and however alike the nights.
+    A policy that is no better passes with a chance of false_promotions_a_year/365 at most, so that 365 decisions
+    promote so many of them at most in expectation (Bonferroni), however alike the nights.
 
     Args:
         evidence: that the policy beats SFT, and the champion where there is one; the lesser counts.

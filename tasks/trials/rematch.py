@@ -29,7 +29,7 @@ class Game(NamedTuple):
         prompts: those that the policy answered.
         scores: the referee's score of each of the policy's samples, per prompt.
         sft_scores: the same of SFT's.
-        settings: `referee`, how the samples were drawn, and how the win rate is counted.
+        settings: `referee`, and how the samples were drawn.
     """
 
     prompts: list[PromptText]
@@ -59,14 +59,14 @@ def play(paths: Paths, champion: Any, model: ModelSettings, floor: float = 0.5) 
     from rlhf.evaluation.winrate import win_rate, win_shares
     from rlhf.reward import load_reward_model
 
-    referee, seed = game.settings["referee"], game.settings["seed"]
+    referee = game.settings["referee"]
     policy = load_champion(paths, champion, model)
     drawn = (game.settings[name] for name in ("samples", "max_new_tokens", "seed", "batch_size"))
     texts = sampled_answers(policy, game.prompts, *drawn)
     scorers = {} if referee == "gold" else {referee: load_reward_model(paths.models / referee, model)}
     champion_scores = score_samples(game.prompts, texts, scorers, gold=not scorers)[referee]
     scores = np.array(game.scores), np.array(champion_scores)
-    verdict = win_rate(*scores, game.settings["bootstrap"], seed=seed)
+    verdict = win_rate(*scores)
     return Rematch(int(champion.version), *verdict, evidence_above(win_shares(*scores), floor))
 
 

@@ -112,7 +112,7 @@ def test_the_night_is_an_experiment_that_is_shown_and_brought_back(first_night: 
     [night] = [json.loads(line) for line in (root / "nights/history.jsonl").read_text().splitlines()][:1]
     assert re.fullmatch(r"night-\d{4}-\d\d-\d\d-\d{4}-v1", night["experiment"])
     lock = (root / "dvc.lock").read_text()
-    nightjar(root, "dvc", "exp", "run", "--temp", "-n", "mine", "-S", "evaluate.bootstrap=100")
+    nightjar(root, "dvc", "exp", "run", "--temp", "-n", "mine", "-S", "evaluate.best_of=3")
     [_, baseline] = json.loads(nightjar(root, "dvc", "exp", "show", "--json"))
     shown = {each["name"]: each["revs"][0]["data"] for each in baseline["experiments"]}
     assert set(shown) == {night["experiment"], "mine"}

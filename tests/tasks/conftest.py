@@ -37,7 +37,7 @@ rollouts: {completions: 3, sampling: [{max_new_tokens: 24}, {temperature: 0.7, t
 pairs: {dev_share: 0.15, test_share: 0.2}
 reward: {steps: 8, batch_size: 8, learning_rate: 2.0e-3}
 policy: {iterations: 3, prompts_per_iteration: 8, critic_warmup: 1, learning_rate: 2.0e-3, max_new_tokens: 24}
-evaluate: {samples: 2, best_of: 2, bootstrap: 100, max_new_tokens: 24}
+evaluate: {samples: 2, best_of: 2, max_new_tokens: 24}
 """
 NIGHT = MODEL + STAGES
 
@@ -167,7 +167,7 @@ def _evaluated(paths: Paths, models: Path) -> Paths:
     write_rows(paths.rankings, [{**ranking, "annotator": who} for who in ("ana", "bo", "ana")])
     drawn = {"texts": ["a", "b"], "scores": {"judge": [100.0, 100.0]}}  # above whatever the judge says of a champion
     write_rows(paths.evaluation / "samples.jsonl", [{**row, "sft": drawn, "policy": drawn} for row in prompts])
-    sampling = {"referee": "judge", "samples": 2, "max_new_tokens": 5, "batch_size": 2, "seed": 0, "bootstrap": 100}
+    sampling = {"referee": "judge", "samples": 2, "max_new_tokens": 5, "batch_size": 2, "seed": 0}
     write_json(paths.evaluation / "scores.json", {"metrics": PASSING, "signatures": {}, "sampling": sampling})
     write_json(paths.metrics("evaluate"), PASSING)
     judged = {"judge.accuracy": 0.7, "judge.accuracy_low": 0.6, "judge.accuracy_high": 0.8}

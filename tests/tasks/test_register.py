@@ -133,8 +133,8 @@ def test_a_policy_that_beats_the_champion_takes_its_place(evaluated: Paths, trac
     assert champion.tags["champion_before"] == "1"
     assert json.loads(champion.tags["figures"])["champion.win_rate_low"] == low
     report = json.loads(evaluated.registered.read_text())
-    won = sum((1 + 2.0**-k) ** 8 for k in range(11)) / 11  # what bets on shares above ½ make of eight that are 1
-    assert report["champion"] == {"version": 1, "rate": 1.0, "low": low, "high": 1.0, "evidence": pytest.approx(won)}
+    won = pytest.approx(2.0**8)  # so rarely are eight won where each is won as often as not
+    assert report["champion"] == {"version": 1, "rate": 1.0, "low": low, "high": 1.0, "evidence": won}
     assert report["policy"]["aliases"] == report["reward"]["aliases"] == ["challenger", "champion"]
 
 
@@ -159,7 +159,7 @@ def test_a_policy_that_does_not_beat_the_champion_leaves_it_in_place(
 def test_a_year_of_nights_has_so_many_false_promotions_at_most(
     evaluated: Paths, tracked_params: Params, bound: float, promoted: bool
 ) -> None:
-    """Eight prompts, all won over SFT, have evidence of 27: more than 365 by 100 asks for, and less than 365."""
+    """Eight prompts, all won over SFT, have evidence of 2⁸: more than 365 by 100 asks for, and less than 365."""
     rows = [row for _, row in read_rows(evaluated.evaluation / "samples.jsonl")]
     for row in rows:
         row["sft"] = {**row["sft"], "scores": {"judge": [0.0, 0.0]}}
@@ -167,7 +167,7 @@ def test_a_year_of_nights_has_so_many_false_promotions_at_most(
     params = tracked_params.register_.model_copy(update={"false_promotions_a_year": bound})
     assert night(evaluated, tracked_params, params)["promoted"] == promoted
     [found] = [row for row in decisions.read(evaluated)[-1].findings if row["name"] == "year"]
-    assert found["text"].startswith(f"evidence 27 {'reaches' if promoted else 'below'} {365 / bound:,.0f}")
+    assert found["text"].startswith(f"evidence 256 {'reaches' if promoted else 'below'} {365 / bound:,.0f}")
 
 
 @pytest.mark.parametrize(("referee", "who", "named"), [("judge", "ana", True), ("gold", "ana", False),

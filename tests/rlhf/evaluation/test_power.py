@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlhf.evaluation.intervals import Interval, share_interval
+from rlhf.evaluation.intervals import Interval, evidence_above, share_interval
 from rlhf.evaluation.power import detectable, power_at, warning
 
 
@@ -28,7 +28,7 @@ def test_the_power_is_the_share_of_nights_that_find_such_a_policy(prompts: int) 
     shares = night(0.6)
     rate = detectable(shares, share_interval(shares))
     assert 0.55 < rate < 0.85
-    share = np.mean([share_interval(night(rate)).low > 0.5 for _ in range(150)])
+    share = np.mean([evidence_above(night(rate), 0.5) > 40 for _ in range(150)])
     assert 0.7 < share < 0.95
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
-from rlhf.evaluation.intervals import mean_interval
-from rlhf.evaluation.winrate import FEW, interval_name, win_rate, win_shares
+from rlhf.evaluation.intervals import evidence_above
+from rlhf.evaluation.winrate import win_rate, win_shares
 from tests.rlhf.evaluation import gates
 
 
@@ -33,13 +35,12 @@ def test_unequal_numbers_of_samples_and_tensors_are_taken() -> None:
 def test_all_wins_leave_the_doubt_that_so_many_prompts_leave(prompts: int) -> None:
     """N wins of N lie above a rate p with chance pᴺ: the lower end is .025^(1/N), above even from 6 prompts on.
 
-    The end is a quantile of 10,000 draws, off by .005 at 2 prompts. One prompt says nothing; all losses mirror all
-    wins, and all ties leave both sides open.
+    One prompt says nothing; all losses mirror all wins, and all ties leave both sides open.
     """
     ones, zeros = np.ones((prompts, 2)), np.zeros((prompts, 2))
     found, lost = win_rate(ones, zeros), win_rate(zeros, ones)
     assert (found.value, found.high) == (1.0, pytest.approx(1.0))
-    assert found.low == pytest.approx(0.0 if prompts == 1 else 0.025 ** (1 / prompts), abs=0.02)
+    assert found.low == pytest.approx(0.0 if prompts == 1 else 0.025 ** (1 / prompts), abs=1e-6)
     assert (found.low > 0.5) == (prompts >= 6)
     assert lost == pytest.approx((0.0, 1 - found.high, 1 - found.low))
     infinite = np.full((prompts, 1), np.inf)
@@ -48,7 +49,7 @@ def test_all_wins_leave_the_doubt_that_so_many_prompts_leave(prompts: int) -> No
 
 
 def test_swapping_the_models_mirrors_rate_and_interval() -> None:
-    """rate ↔ 1 - rate, low ↔ 1 - high, with the same seed."""
+    """rate ↔ 1 - rate, low ↔ 1 - high."""
     draw = np.random.default_rng(0)
     policy, baseline = draw.integers(0, 4, (40, 3)).astype(float), draw.integers(0, 3, (40, 2)).astype(float)
     ours, theirs = win_rate(policy, baseline), win_rate(baseline, policy)
@@ -56,14 +57,11 @@ def test_swapping_the_models_mirrors_rate_and_interval() -> None:
     assert ours.low < ours.value < ours.high
 
 
-def test_the_same_seed_gives_the_same_interval() -> None:
-    """The resampling is a function of its seed."""
+def test_nothing_is_drawn() -> None:
+    """The interval is a function of the shares, in whatever order."""
     draw = np.random.default_rng(1)
-    policy, baseline = draw.normal(size=(FEW, 2)), draw.normal(size=(FEW, 2))
-    assert win_rate(policy[:30], baseline[:30], seed=3) == win_rate(policy[:30], baseline[:30], seed=3)
-    assert win_rate(policy, baseline, seed=3) == win_rate(policy, baseline, seed=3)
-    # Shares of quarters leave few different ends, so several seeds and few resamples.
-    assert len({win_rate(policy, baseline, resamples=20, seed=seed) for seed in range(5)}) > 1
+    policy, baseline = draw.normal(size=(30, 2)), draw.normal(size=(30, 2))
+    assert win_rate(policy, baseline) == pytest.approx(win_rate(policy[::-1], baseline[::-1]), abs=1e-12)
 
 
 def test_copies_of_a_sample_make_the_interval_no_narrower() -> None:
@@ -75,10 +73,10 @@ def test_copies_of_a_sample_make_the_interval_no_narrower() -> None:
 
 
 def test_the_interval_is_as_wide_as_the_standard_error_says() -> None:
-    """For many prompts the percentile interval is rate ± 1.96 · sd / √N, an independent formula."""
+    """For many prompts it is rate ± 1.96 · sd / √N, an independent formula."""
     draw = np.random.default_rng(3)
     policy, baseline = draw.normal(0.5, 1.0, (800, 2)), draw.normal(0.0, 1.0, (800, 2))
-    found = win_rate(policy, baseline, resamples=2000)
+    found = win_rate(policy, baseline)
     half = 1.96 * win_shares(policy, baseline).std() / math.sqrt(800)
     assert found.low == pytest.approx(found.value - half, abs=0.1 * half)
     assert found.high == pytest.approx(found.value + half, abs=0.1 * half)
@@ -89,33 +87,39 @@ def test_intervals_cover_the_known_truth_about_as_often_as_they_say() -> None:
     draw, covered, trials = np.random.default_rng(4), 0, 200
     shifts = (-1.0, 2.0)
     truth = sum(0.5 * (1 + math.erf(shift / 2)) for shift in shifts) / 2
-    for trial in range(trials):
+    for _ in range(trials):
         shift = draw.choice(shifts, size=(60, 1))
         policy, baseline = draw.normal(size=(60, 2)) + shift, draw.normal(size=(60, 2))
-        found = win_rate(policy, baseline, resamples=200, seed=trial)
-        covered += found.low <= truth <= found.high
+        shares = win_shares(policy, baseline)  # evidence of more than 40, on either side, leaves the truth outside
+        covered += max(evidence_above(shares, truth), evidence_above(1 - shares, 1 - truth)) <= 40
     # Binomial(200, .95) has a standard deviation of 1.5 %; resampling samples would cover about 85 %.
     assert 0.90 <= covered / trials <= 0.99
 
 
-@pytest.mark.parametrize("prompts", [5, 8, 20, 50])
+@pytest.mark.parametrize("samples", gates.SAMPLES)
 @pytest.mark.parametrize("null", gates.NULLS.values(), ids=gates.NULLS)
-def test_a_policy_that_is_no_better_passes_in_one_night_of_forty_at_most(null: gates.Draw, prompts: int) -> None:
-    """Whatever the scores: smooth, tied, split, or with rare losses, where all other intervals fail.
+def test_a_policy_that_is_no_better_passes_in_one_night_of_forty_at_most(null: gates.Null, samples: int) -> None:
+    """Whatever the scores, at 5 to 500 prompts, 1 to 4 samples.
 
-    Of 100 nights 2.5 are expected at most; 8 or more would come once in 200 tests if it were just so many.
+    Of 500 nights 12.5 are expected at most; 26 or more would come in one cell of 2,000 if it were just so many.
     """
-    for samples in (1, 4):
-        assert gates.false_promotions(gates.used, null, prompts, samples, 100) <= 0.07
+    for prompts in gates.PROMPTS:
+        assert gates.promotions(gates.used, null(samples), prompts, 500) <= 0.05
 
 
-def test_where_prompts_are_many_the_bootstrap_decides() -> None:
-    """From FEW on its figures are as they were; the signature says which."""
-    draw = np.random.default_rng(5)
-    policy, baseline = draw.normal(size=(FEW, 2)), draw.normal(size=(FEW, 2))
-    assert win_rate(policy, baseline, seed=1) == mean_interval(win_shares(policy, baseline), seed=1)
-    assert win_rate(policy[1:], baseline[1:]) != mean_interval(win_shares(policy[1:], baseline[1:]))
-    assert (interval_name(FEW), interval_name(FEW - 1)) == ("bootstrap", "share_interval")
+@pytest.mark.parametrize("prompts", [5, 8, 20, 50])
+def test_of_two_shares_the_chance_of_a_false_promotion_is_known(prompts: int) -> None:
+    """Whichever two shares of four samples a policy's prompts have, with mean ½: their numbers are binomial.
+
+    Nothing is drawn: over all nights that there can be, no more than 1 of 40 promotes, nor than 1 of 365.
+    """
+    grid, won = gates.shares(4), np.arange(prompts + 1)
+    nights = np.stack([prompts - won, won], axis=1)
+    for low, high in product(grid[grid < 0.5], grid[grid > 0.5]):
+        likely = binom.pmf(won, prompts, (0.5 - low) / (high - low))
+        found = gates.chances_even(nights, np.array([low, high]))
+        for tail in (0.025, 1 / 365):
+            assert likely[found < tail].sum() <= tail
 
 
 @pytest.mark.parametrize(
@@ -133,9 +137,7 @@ def test_scores_that_cannot_be_compared_are_named(policy: np.ndarray, baseline: 
         inspect.unwrap(win_shares)(policy, baseline)
 
 
-def test_settings_out_of_range_are_refused() -> None:
-    """No resample, or a coverage of everything, is a mistake."""
-    with pytest.raises(ValueError, match="at least 1 resample"):
-        win_rate(np.ones((FEW, 1)), np.ones((FEW, 1)), resamples=0)
+def test_a_coverage_out_of_range_is_refused() -> None:
+    """One of everything is a mistake."""
     with pytest.raises(ValueError, match="between 0 and 1"):
         win_rate(np.ones((1, 1)), np.ones((1, 1)), confidence=1.0)
