@@ -1,10 +1,11 @@
 """What the win rate's gate promises, simulated: how often a policy that is no better passes it, and a better one.
 
-python -m tests.rlhf.evaluation.gates            # the tables of docs/decisions.md
+python -m tests.rlhf.evaluation.gates 10000      # the tables of docs/decisions.md, of so many nights a cell
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations, product
 
@@ -18,7 +19,7 @@ from rlhf.evaluation.winrate import win_shares
 PROMPTS = (5, 8, 10, 20, 50, 69, 100, 300, 500)
 SAMPLES = (1, 2, 3, 4)
 EVEN, TAIL = 0.5, 0.025
-YEAR, YEARS = 365, 100
+YEAR = 365
 RESAMPLES = 200
 
 Null = Callable[[int], np.ndarray]
@@ -168,8 +169,8 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
     print()
 
 
-def main() -> None:
-    """Prints the tables."""
+def main(nights: int) -> None:
+    """Prints the tables: of so many nights a cell, a fourth where bootstraps are among them, and nights/100 years."""
 
     def percents(ways: Iterable[Way], chances: np.ndarray, prompts: int, nights: int) -> list[str]:
         return [f"{100 * promotions(way, chances, prompts, nights):.1f}" for way in ways]
@@ -177,28 +178,29 @@ def main() -> None:
     cells = [(name, samples, null(samples)) for name, null in NULLS.items() for samples in SAMPLES]
     table(
         ("null", "samples", *PROMPTS),
-        ([name, samples, *(percents([used], chances, prompts, 10_000)[0] for prompts in PROMPTS)]
+        ([name, samples, *(percents([used], chances, prompts, nights)[0] for prompts in PROMPTS)]
          for name, samples, chances in cells if (chances != whole(samples)).any() or (name, samples) == ("whole", 1)),
     )  # fmt: skip
     ways = {"percentile": percentile, "BCa": bca, "Student's t": student, "used": used}
     table(
         ("null", "samples", "prompts", *ways),
-        ([name, samples, prompts, *percents(ways.values(), NULLS[name](samples), prompts, 1000)]
+        ([name, samples, prompts, *percents(ways.values(), NULLS[name](samples), prompts, nights // 4)]
          for name in ("smooth", "tied", "rare") for samples in (1, 4) for prompts in (5, 20, 50, 300)),
     )  # fmt: skip
     bounds = {"percentile": percentile, "used": used, "1 a year": a_year(1.0), "0.1 a year": a_year(0.1)}
     table(
         ("true rate", "prompts", *bounds),
-        ([rate, prompts, *percents(bounds.values(), better(smooth, 2, rate), prompts, 1000)]
+        ([rate, prompts, *percents(bounds.values(), better(smooth, 2, rate), prompts, nights // 4)]
          for rate in (0.6, 0.7, 0.8) for prompts in (20, 50, 100, 300)),
     )  # fmt: skip
     del bounds["percentile"]
+    year = nights // 100 * YEAR
     table(
         ("null", "prompts", *bounds),
-        ([name, prompts, *(f"{YEAR * promotions(way, null(2), prompts, YEARS * YEAR):.2f}" for way in bounds.values())]
+        ([name, prompts, *(f"{YEAR * promotions(way, null(2), prompts, year):.2f}" for way in bounds.values())]
          for name, null in NULLS.items() for prompts in (20, 100)),
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))
