@@ -16,8 +16,6 @@ class EvaluateParams(Settings):
     samples: Positive = 2
     """Sampled completions per prompt for reward, gold and the win rate."""
     best_of: Annotated[int, Field(ge=2)] = 8
-    bootstrap: Positive = 2000
-    """Read by nothing: the win rate's interval draws nothing. Older files may name it."""
     shots: list[NonNegative] = []
     """Also evaluate with so many demonstrations in the prompt: [0, 1, 4], say; base model, SFT and policy."""
     language: Annotated[str, Field(pattern="^(auto|[a-z]{2,3}([-_][A-Za-z0-9]+)*)$")] = "auto"

@@ -29,8 +29,11 @@ from tasks.params.validate import ValidateParams
 
 RENAMED = {"ppo": "policy"}
 """Sections by the name that they had before."""
-MOVED = {("pairs", "max_completion_tokens"): "reward.max_completion_tokens"}
-"""Params by section and name, as they were before, and where the one is that took over."""
+GONE = {
+    ("pairs", "max_completion_tokens"): "reward.max_completion_tokens is the one param of this now: give it the value",
+    ("evaluate", "bootstrap"): "the win rate's interval is computed now, and draws nothing",
+}
+"""Params by section and name, as they were before, and why they went."""
 
 
 class Params(Settings):
@@ -125,14 +128,11 @@ def check(content: dict[str, Any], source: str) -> Params:
                 f"{source}: {at}: this section is called {RENAMED[old]} now; rename it (what was {old}.X is "
                 f"{RENAMED[old]}.X, in `dvc exp run -S` too)"
             )
-        for (section, name), now in MOVED.items():
+        for (section, name), why in GONE.items():
             given = sections.get(section) if isinstance(sections, dict) else None
             if isinstance(given, dict) and name in given:
                 at = f"night.variants.{where}.{section}.{name}" if where else f"{section}.{name}"
-                raise ValueError(
-                    f"{source}: {at}: {now} is the one param of this now; take it out here, and give {now} the value "
-                    f"that you want ({given[name]} here)"
-                )
+                raise ValueError(f"{source}: {at}: {why}; take it out here (it is {given[name]})")
     try:
         return Params.model_validate(content)
     except ValidationError as error:

@@ -32,7 +32,7 @@ rollouts: {completions: 3, sampling: [{max_new_tokens: 32}]}
 rank: {}
 pairs: {dev_share: 0.15, test_share: 0.2}
 reward: {steps: 20, batch_size: 8, learning_rate: 2.0e-3}
-evaluate: {samples: 2, best_of: 2, bootstrap: 200, max_new_tokens: 32}
+evaluate: {samples: 2, best_of: 2, max_new_tokens: 32}
 policy:
   iterations: 6
   prompts_per_iteration: 16

@@ -40,7 +40,7 @@ rank: {}
 pairs: {dev_share: 0.15, test_share: 0.2}
 reward: {steps: 10, batch_size: 8, learning_rate: 2.0e-3}
 policy: {iterations: 3, prompts_per_iteration: 8, critic_warmup: 1, max_new_tokens: 48}
-evaluate: {samples: 2, best_of: 2, bootstrap: 200}
+evaluate: {samples: 2, best_of: 2}
 register: {}
 """
 CONTRACT = [f"{name}.{key}" for name in ("sft", "policy", "best_of_n")
