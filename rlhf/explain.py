@@ -57,20 +57,20 @@ def trace(policy: Policy, prompt: Sequence[int], tokens: Sequence[int], sampling
     # What the repetition penalty counts in: a decoder's own tokens, or the prompt's too, but no learnt embedding.
     past = [config.decoder_start_token_id] if config.is_encoder_decoder else prompt[len(policy.soft_ids) :]
     return [
-        list(explain_step(logits[step], [*past, *tokens[:step]], sampling, step, policy.eos_id))
+        list(explain_step(logits[step], [*past, *tokens[:step]], sampling, step, policy.stop_ids))
         for step in range(len(tokens))
     ]
 
 
 def explain_step(
-    logits: Float[Tensor, " V"], history: Sequence[int], sampling: Sampling, step: int, eos_id: int
+    logits: Float[Tensor, " V"], history: Sequence[int], sampling: Sampling, step: int, stop_ids: Sequence[int]
 ) -> Iterator[SamplerStage]:
     """The stages of one step, from the logits after `history`; `step` tokens of it are the continuation's."""
     probabilities = logits.softmax(-1)
     yield SamplerStage(RAW, probabilities, _entropy(probabilities), 0.0)
     past = torch.tensor([list(history)], device=logits.device)
     controls = as_controls([sampling], logits.device)
-    for control, warped in warp_stages(logits[None], controls, past, torch.ones_like(past).bool(), step, eos_id):
+    for control, warped in warp_stages(logits[None], controls, past, torch.ones_like(past).bool(), step, stop_ids):
         if control in _controls_on(sampling):
             before, probabilities = probabilities, warped[0].softmax(-1)
             cut = before[(probabilities == 0) & torch.isneginf(warped[0])].sum()

@@ -14,12 +14,21 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from rlhf.endings import Endings, endings_of
 from rlhf.fast import prepare
 from rlhf.finite import check_state
 from rlhf.records import Message, prompt_identity
 from rlhf.settings.model import ComputeSettings
 from rlhf.soft_prompt import load_soft_prompt, save_soft_prompt, soft_prompt, without_soft_prompt
-from rlhf.tokenizers import control_tokens, encode_prompt, encode_text, explained, load_config, load_tokenizer
+from rlhf.tokenizers import (
+    bos_ids,
+    control_tokens,
+    encode_prompt,
+    encode_text,
+    explained,
+    load_config,
+    load_tokenizer,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -47,14 +56,30 @@ class Policy:
         return embeddings.weight.shape[1]
 
     @property
+    def endings(self) -> Endings:
+        """The tokens that end a response."""
+        return endings_of(self.tokenizer, self.model.generation_config.eos_token_id)
+
+    @property
     def eos_id(self) -> int:
-        return int(self.tokenizer.eos_token_id)
+        """What training closes a response with."""
+        return self.endings.eos_id
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """All that sampling stops at."""
+        return self.endings.stop_ids
 
     @property
     def soft_ids(self) -> list[int]:
         """Ids of the learnt embeddings that precede every prompt; none without prompt tuning."""
         prompt = soft_prompt(self.model)
         return [] if prompt is None else prompt.ids
+
+    @property
+    def lead_ids(self) -> list[int]:
+        """Ids that precede every text without a template: the learnt ones, and BOS where the tokenizer adds it."""
+        return self.soft_ids + ([] if self.model.config.is_encoder_decoder else bos_ids(self.tokenizer))
 
     def encode_prompt(self, prompt: str | Sequence[Message]) -> list[int]:
         """A prompt as token ids, up to where the response begins."""
@@ -67,7 +92,7 @@ class Policy:
         return [encoded[key] for key in keys]
 
     def encode_response(self, response: str, max_tokens: int, finished: bool = True) -> list[int]:
-        """A response as at most `max_tokens` ids, EOS included when it is finished and fits.
+        """A response as at most `max_tokens` ids, its end included when it is finished and fits.
 
         A finished one that ends in the text of an end token has that end already, and gets no second one.
         """
@@ -84,7 +109,9 @@ class Policy:
         }
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Response ids as text, special tokens left out."""
+        """Response ids as text, its end and special tokens left out."""
+        if len(tokens) and tokens[-1] in self.stop_ids:
+            tokens = tokens[:-1]
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
 
@@ -166,14 +193,17 @@ def load_policy(name: str | Path, compute: ComputeSettings = ANYWHERE, training:
         training: weights that will be trained are float32, unless all is to be bfloat16.
 
     Raises:
-        ValueError: neither a readable folder nor a model of the Hub, or its tokenizer has no EOS.
+        ValueError: neither a readable folder nor a model of the Hub, or no token ends its responses.
     """
     config = load_config(name, compute.trust_remote_code)
     model, tokenizer = load_network(_auto_class(config), name, compute, training)
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"{name}: the tokenizer has no EOS token; choose a model whose tokenizer names one")
+    policy = Policy(model, tokenizer)
+    try:
+        _ = policy.endings
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}; choose a model whose tokenizer names one") from error
     load_soft_prompt(model, Path(name))
-    return Policy(model, tokenizer)
+    return policy
 
 
 def load_network(
@@ -255,6 +285,9 @@ def save_policy(policy: Policy, path: Path) -> None:
     check_state(dict(policy.model.named_parameters()), str(path))
     if hasattr(policy.model, "peft_config"):
         raise ValueError("the policy has a LoRA adapter that is not merged; give save_policy what merge returns")
+    # Whoever else loads it stops where it was trained to.
+    stop_ids = policy.stop_ids
+    policy.model.generation_config.eos_token_id = stop_ids[0] if len(stop_ids) == 1 else list(stop_ids)
     with without_soft_prompt(policy.model):
         save_network(policy.model, policy.tokenizer, path)
     save_soft_prompt(policy.model, path)

@@ -14,7 +14,7 @@ from rlhf.records import Demonstration, Message, prompt_text
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-PAD, EOS, BOS = "<pad>", "<eos>", "<sep>"
+PAD, EOS, SEP = "<pad>", "<eos>", "<sep>"
 
 
 def encode_prompt(
@@ -22,8 +22,9 @@ def encode_prompt(
 ) -> list[int]:
     """A prompt as token ids, up to where the response begins.
 
-    A chat model gets its own template with the generation prompt. Another causal model gets the text (`plain_text`) and
-    a separator, which is `<sep>` where the tokenizer has it, else a newline; an encoder its tokenizer's frame.
+    A chat model gets its own template with the generation prompt. Another causal model gets BOS where its tokenizer
+    adds one, the text (`plain_text`) and a separator, which is `<sep>` where the tokenizer has it, else a newline; an
+    encoder its tokenizer's frame.
 
     What reads like a control token in a prompt stays text, so that it neither ends a turn nor opens one.
 
@@ -37,9 +38,20 @@ def encode_prompt(
     if for_encoder:
         return list(tokenizer.encode(text, split_special_tokens=True))
     # get_vocab would copy a large tokenizer's vocabulary for every prompt.
-    if tokenizer.convert_tokens_to_ids(BOS) in (None, tokenizer.unk_token_id):
-        return encode_text(tokenizer, text + "\n")
-    return [*encode_text(tokenizer, text), _id_of(tokenizer, BOS)]
+    if tokenizer.convert_tokens_to_ids(SEP) in (None, tokenizer.unk_token_id):
+        return bos_ids(tokenizer) + encode_text(tokenizer, text + "\n")
+    return [*bos_ids(tokenizer), *encode_text(tokenizer, text), _id_of(tokenizer, SEP)]
+
+
+def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """BOS, where the tokenizer puts one before a text; else nothing."""
+    return list(_bos_ids(tokenizer, len(tokenizer)))
+
+
+@lru_cache(maxsize=8)
+def _bos_ids(tokenizer: PreTrainedTokenizerBase, size: int) -> tuple[int, ...]:
+    first = tokenizer.encode("a")[:1]
+    return tuple(first) if first == [tokenizer.bos_token_id] else ()
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -97,7 +109,7 @@ def make_control_tokens(tokens: Iterable[str], final: Iterable[str]) -> ControlT
     return ControlTokens(re.compile(f"({anywhere})"), re.compile(at_end))
 
 
-OWN_CONTROLS = make_control_tokens((PAD, EOS, BOS), (EOS,))
+OWN_CONTROLS = make_control_tokens((PAD, EOS, SEP), (EOS,))
 """Those of a tokenizer that `train_tokenizer` makes."""
 
 
@@ -191,12 +203,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[PAD, EOS, BOS],
+        special_tokens=[PAD, EOS, SEP],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, sep_token=BOS)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, sep_token=SEP)
 
 
 @contextmanager

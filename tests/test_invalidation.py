@@ -47,7 +47,7 @@ MAY_RERUN: dict[str, tuple[str, ...]] = {
     "rlhf/habits.py": ("validate",),
     "rlhf/preferences.py": ("validate", "rank", "pairs"),
     "rlhf/tokenizers.py": ("validate", "pairs", *MODELS),
-    **{f"rlhf/{file}.py": MODELS for file in ("models", "finite", "soft_prompt")},
+    **{f"rlhf/{file}.py": MODELS for file in ("models", "endings", "finite", "soft_prompt")},
     **{f"rlhf/{file}.py": MODELS for file in ("batches", "heads", "logprobs", "masking")},
     **{f"rlhf/{room}": MODELS for room in ("fast", "drawing")},
     "rlhf/generation": ("rollouts", "reward", "policy", "evaluate"),

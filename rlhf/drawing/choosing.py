@@ -37,7 +37,7 @@ class Chooser:
         sampling: the settings, one a row.
         seeds: of the rows' uniform numbers.
         history: what the responses go on from; None where no row asks for more than a temperature.
-        eos_id: what may not come before `min_new_tokens`.
+        stop_ids: what may not come before `min_new_tokens`.
         device: of the logits.
     """
 
@@ -46,11 +46,11 @@ class Chooser:
         sampling: Sequence[Sampling],
         seeds: Sequence[int],
         history: History | None,
-        eos_id: int,
+        stop_ids: Sequence[int],
         device: torch.device,
     ) -> None:
         steps = max(settings.max_new_tokens for settings in sampling)
-        self.controls, self.eos_id = as_controls(sampling, device), eos_id
+        self.controls, self.stop_ids = as_controls(sampling, device), stop_ids
         self.filters = history is not None
         greedy = [settings.temperature == 0.0 for settings in sampling]
         self.all_greedy, self.any_greedy = all(greedy), any(greedy)
@@ -90,7 +90,7 @@ class Chooser:
     def _warp(self, logits: Float[Tensor, "N V"], step: int) -> Float[Tensor, "N V"]:
         past = self.begun + step
         history, mask = self.history[:, :past], self.history_mask[:, :past]
-        return warp(logits, self.controls, history, mask, step, self.eos_id)
+        return warp(logits, self.controls, history, mask, step, self.stop_ids)
 
 
 def _uniform(seeds: Sequence[int], steps: int) -> Float[Tensor, "T B"]:

@@ -75,10 +75,10 @@ def warp(
     history: Int[Tensor, "B L"],
     history_mask: Bool[Tensor, "B L"],
     step: int,
-    eos_id: int,
+    stop_ids: Sequence[int],
 ) -> Float[Tensor, "B V"]:
     """Logits with every control applied: the last of `warp_stages`. A filtered token gets −∞."""
-    for stage in warp_stages(logits, controls, history, history_mask, step, eos_id):
+    for stage in warp_stages(logits, controls, history, history_mask, step, stop_ids):
         logits = stage.logits
     return logits
 
@@ -89,7 +89,7 @@ def warp_stages(
     history: Int[Tensor, "B L"],
     history_mask: Bool[Tensor, "B L"],
     step: int,
-    eos_id: int,
+    stop_ids: Sequence[int],
 ) -> Iterator[WarpStage]:
     """Logits after one control more each, in the order that `transformers` applies them.
 
@@ -100,9 +100,8 @@ def warp_stages(
     yield WarpStage("repetition_penalty", logits)
     early = step < controls.min_new_tokens[:, 0]
     if early.any():
-        logits = logits.index_copy(
-            1, torch.tensor([eos_id], device=logits.device), logits[:, eos_id].masked_fill(early, NEVER)[:, None]
-        )
+        stops = torch.tensor(stop_ids, device=logits.device)
+        logits = logits.index_copy(1, stops, logits[:, stops].masked_fill(early[:, None], NEVER))
     yield WarpStage("min_new_tokens", logits)
     logits = torch.where(controls.greedy, logits, logits / controls.temperature)
     yield WarpStage("temperature", logits)

@@ -12,9 +12,9 @@ class Samples(NamedTuple):
     """What was drawn for a batch of prompts.
 
     Attributes:
-        tokens: new tokens, EOS included, 0 after the end.
+        tokens: new tokens, the end token included, 0 after the end.
         lengths: how many of them count.
-        finished: True where EOS was written, False where the row was cut at its `max_new_tokens`.
+        finished: True where an end token was written, False where the row was cut at its `max_new_tokens`.
         logprobs: log π of each token at the row's temperature (1 when greedy), before any filter; 0 after the end.
         values: what a critic read off the state that each token was drawn from, 0 after the end; None where no critic
             was given, or the decoder does not have the states.

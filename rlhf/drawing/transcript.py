@@ -5,6 +5,8 @@ Dimensions: B rows at the start, N rows that are still in the batch, K steps, T 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,11 +19,12 @@ class Transcript:
 
     Args:
         limits: how many tokens each row may write.
-        eos_id: what ends a row before.
+        stop_ids: the tokens that end a row before.
     """
 
-    def __init__(self, limits: Int[Tensor, " B"], eos_id: int) -> None:
-        self.limits, self.eos_id, self.step = limits, eos_id, 0
+    def __init__(self, limits: Int[Tensor, " B"], stop_ids: Sequence[int]) -> None:
+        self.limits, self.step = limits, 0
+        self.stop_ids = torch.tensor(stop_ids, device=limits.device)
         self.ends = set(limits.tolist())
         shape = (len(limits), max(self.ends))
         self.tokens = torch.zeros(shape, dtype=torch.long, device=limits.device)
@@ -39,7 +42,7 @@ class Transcript:
         """Notes a token for each row in the batch; one of a row that is done does not count."""
         self.step += 1
         self.unfiled.append((tokens, logprobs) if values is None else (tokens, logprobs, values))
-        ended = tokens == self.eos_id
+        ended = torch.isin(tokens, self.stop_ids)
         over = ended | (self.limits == self.step) if self.step in self.ends else ended
         if not over.any():
             return
@@ -52,7 +55,7 @@ class Transcript:
     def extend(self, tokens: Int[Tensor, "K N"], logprobs: Float[Tensor, "K N"]) -> None:
         """Notes several steps at once; what a row wrote after its end does not count."""
         steps = torch.arange(self.step + 1, self.step + 1 + len(tokens), device=tokens.device)
-        ended = tokens == self.eos_id
+        ended = torch.isin(tokens, self.stop_ids)
         over = ended | (steps[:, None] == self.limits)
         first = over.long().argmax(0)
         done = over.any(0) & self.alive

@@ -92,12 +92,12 @@ def greedy_continuations(
 
 
 def _plain(policy: Policy, prompt: PromptText, shots: Sequence[Demonstration]) -> list[int]:
-    # Learnt embeddings come once, before all demonstrations.
-    soft = policy.soft_ids
-    tokens = list(soft)
+    # What precedes every text comes once, before all demonstrations.
+    lead = policy.lead_ids
+    tokens = list(lead)
     for shot in shots:
-        tokens += policy.encode_prompt(shot.prompt)[len(soft) :] + policy.encode_response(shot.response, sys.maxsize)
-    return tokens + policy.encode_prompt(prompt)[len(soft) :]
+        tokens += policy.encode_prompt(shot.prompt)[len(lead) :] + policy.encode_response(shot.response, sys.maxsize)
+    return tokens + policy.encode_prompt(prompt)[len(lead) :]
 
 
 def _chat(policy: Policy, prompt: PromptText, shots: Sequence[Demonstration]) -> list[int]:

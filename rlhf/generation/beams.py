@@ -25,7 +25,7 @@ def beam_search(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sequ
 
     check_context(policy, prompts, sampling)
     settings = sampling[0]
-    config = policy.model.config
+    config, stop_ids = policy.model.config, policy.stop_ids
     batch = make_batch(prompts, [[] for _ in prompts], policy.device, response_width=1)
     if config.is_encoder_decoder:
         (input_ids, mask), begun = encoder_inputs(batch), 1  # the start token
@@ -37,15 +37,16 @@ def beam_search(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sequ
         repetition_penalty=settings.repetition_penalty,
         min_new_tokens=settings.min_new_tokens,
         max_new_tokens=settings.max_new_tokens,
-        eos_token_id=policy.eos_id,
+        eos_token_id=list(stop_ids),
         pad_token_id=policy.eos_id,
         decoder_start_token_id=config.decoder_start_token_id if config.is_encoder_decoder else None,
     )
     with _defaults(policy.model, controls):
         output = policy.model.generate(input_ids=input_ids, attention_mask=mask)  # type: ignore[operator]
     tokens = output[:, begun:]
-    finished = (tokens == policy.eos_id).any(1)
-    lengths = _lengths(tokens, finished, policy.eos_id)
+    ends = torch.isin(tokens, torch.tensor(stop_ids, device=tokens.device))
+    lengths = _lengths(ends)
+    finished = ends.any(1)
     unscored = Samples(tokens, lengths, finished, torch.zeros(tokens.shape))
     batch = make_batch(prompts, unscored.responses(), policy.device)
     return unscored._replace(logprobs=response_logprobs(policy.model, batch))
@@ -62,7 +63,6 @@ def _defaults(model: Any, controls: Any) -> Iterator[None]:
         model.generation_config = before
 
 
-def _lengths(tokens: Int[Tensor, "B T"], finished: Bool[Tensor, " B"], eos_id: int) -> Int[Tensor, " B"]:
-    """Tokens up to and with EOS; all of them where there is none."""
-    first_eos = (tokens == eos_id).long().argmax(1) + 1
-    return torch.where(finished, first_eos, tokens.shape[1])
+def _lengths(ends: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
+    """Tokens up to and with the first end; all of them where there is none."""
+    return torch.where(ends.any(1), ends.long().argmax(1) + 1, ends.shape[1])

@@ -74,9 +74,9 @@ def sample(
     device, steps = policy.device, max(settings.max_new_tokens for settings in sampling)
     decoder = open_decoder(policy, prompts, steps)
     history = prompt_history(policy.model, prompts, device) if needs_filters(sampling) else None
-    chooser = Chooser(sampling, seeds, history, policy.eos_id, device)
+    chooser = Chooser(sampling, seeds, history, policy.stop_ids, device)
     limits = torch.tensor([settings.max_new_tokens for settings in sampling], device=device)
-    transcript = Transcript(limits, policy.eos_id)
+    transcript = Transcript(limits, policy.stop_ids)
     if isinstance(decoder, Writer) and history is None:
         decoder.write(chooser, transcript, steps)
         return transcript.samples()

@@ -57,10 +57,11 @@ def trained_lengths(texts: Iterable[str], vocab_size: int) -> Lengths:
 def _counted_by(tokenizer: PreTrainedTokenizerBase, encoder: bool, unit: str) -> Lengths:
     from rlhf.tokenizers import control_tokens, encode_prompt
 
+    controls = control_tokens(tokenizer)
+
     def of_texts(texts: list[str]) -> list[int]:
+        texts = [controls.at_end.sub("", text) for text in texts]  # as training closes them: once
         encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
         return [len(tokens) + 1 for tokens in encoded]
 
-    return Lengths(
-        unit, lambda prompt: len(encode_prompt(tokenizer, prompt, encoder)), of_texts, control_tokens(tokenizer)
-    )
+    return Lengths(unit, lambda prompt: len(encode_prompt(tokenizer, prompt, encoder)), of_texts, controls)

@@ -34,7 +34,7 @@ CHANCES = torch.tensor([0.40, 0.25, 0.15, 0.10, 0.06, 0.04])
 
 def stages_of(sampling: Sampling, history: tuple[int, ...] = (5,), step: int = 0) -> list[SamplerStage]:
     """The stages over the six probabilities above; EOS is token 5."""
-    return list(explain_step(CHANCES.log(), history, sampling, step, eos_id=5))
+    return list(explain_step(CHANCES.log(), history, sampling, step, stop_ids=[5]))
 
 
 @pytest.fixture

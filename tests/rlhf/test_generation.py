@@ -113,7 +113,7 @@ def test_filtered_distributions_equal_hugging_faces_row_by_row(step: int) -> Non
     mask = torch.ones_like(history, dtype=torch.bool)
     mask[::2, :2] = False  # left padding, of every other row
     before = logits.clone()
-    ours = warp(logits, controls(FILTERS), history, mask, step, eos_id=1).softmax(-1)
+    ours = warp(logits, controls(FILTERS), history, mask, step, stop_ids=[1]).softmax(-1)
     for row, settings in enumerate(FILTERS):
         past = history[row][mask[row]].tolist()
         theirs = hugging_face_warp(settings, past, len(past) - step, logits[row]).softmax(-1)
@@ -127,7 +127,7 @@ def test_the_filters_of_this_table_each_remove_or_move_something() -> None:
     history, mask = torch.tensor([[1, 4, 5]]), torch.ones(1, 3, dtype=torch.bool)
     plain = logits.softmax(-1)
     for settings in FILTERS[1:]:
-        warped = warp(logits, controls([settings]), history, mask, 2, eos_id=1).softmax(-1)
+        warped = warp(logits, controls([settings]), history, mask, 2, stop_ids=[1]).softmax(-1)
         assert (warped - plain).abs().max() > 1e-3, settings
 
 
@@ -151,7 +151,7 @@ def test_the_filters_of_this_table_each_remove_or_move_something() -> None:
 def test_filters_by_hand(settings: Sampling, before: list[float], after: list[float]) -> None:
     """What is kept is divided by its sum; what is not has no chance."""
     history, mask = torch.tensor([[0]]), torch.ones(1, 1, dtype=torch.bool)
-    warped = warp(torch.tensor([before]).log(), controls([settings]), history, mask, 0, eos_id=0)
+    warped = warp(torch.tensor([before]).log(), controls([settings]), history, mask, 0, stop_ids=[0])
     assert warped.softmax(-1)[0].tolist() == pytest.approx(after, abs=1e-6)
     assert torch.isneginf(warped[0]).tolist() == [chance == 0.0 for chance in after]
 

@@ -18,7 +18,7 @@ from rlhf.heads import response_logprobs
 from rlhf.models import Policy, build_policy, load_policy, resolve_device, resolve_dtype, save_policy
 from rlhf.records import Message
 from rlhf.settings.model import ComputeSettings
-from rlhf.tokenizers import BOS, EOS, PAD, train_tokenizer
+from rlhf.tokenizers import EOS, PAD, SEP, train_tokenizer
 
 CPU = ComputeSettings(device="cpu")
 CONFIG: dict[str, Any] = {
@@ -42,7 +42,7 @@ def test_the_same_seed_builds_the_same_weights(bpe: Any) -> None:
 def test_a_built_policy_knows_its_special_tokens_and_does_not_train(bpe: Any) -> None:
     """Three different ids for pad, EOS and separator; evaluation mode, so dropout is off."""
     policy = build_policy(CONFIG, bpe, seed=0)
-    ids = [bpe.convert_tokens_to_ids(token) for token in (PAD, EOS, BOS)]
+    ids = [bpe.convert_tokens_to_ids(token) for token in (PAD, EOS, SEP)]
     assert len(set(ids)) == 3
     assert (policy.model.config.pad_token_id, policy.model.config.eos_token_id) == tuple(ids[:2])
     assert policy.eos_id == ids[1]
@@ -167,7 +167,7 @@ def test_the_same_texts_train_the_same_tokenizer() -> None:
 def test_a_prompt_ends_in_the_separator_and_a_response_in_eos(llama: Policy) -> None:
     """A separator after the prompt, EOS after the response where it fits, and special tokens are not text."""
     prompt = llama.encode_prompt("name[Quill]")
-    assert prompt[-1] == llama.tokenizer.convert_tokens_to_ids(BOS)
+    assert prompt[-1] == llama.tokenizer.convert_tokens_to_ids(SEP)
     response = llama.encode_response("Quill is a diner.", 50)
     assert response[-1] == llama.eos_id
     assert llama.eos_id not in llama.encode_response("Quill is a diner.", 50, finished=False)

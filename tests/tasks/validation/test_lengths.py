@@ -30,7 +30,7 @@ def test_a_model_s_own_tokens_are_counted_with_separator_and_end(tokenizer_folde
     bare = len(tokenizer.encode("the cat sat", add_special_tokens=False))
     lengths = lengths_of(str(tokenizer_folder))
     assert lengths.of_prompt("the cat sat") == bare + 1
-    assert lengths.of_texts(["the cat sat", ""]) == [bare + 1, 1]
+    assert lengths.of_texts(["the cat sat", "", "the cat sat<eos>"]) == [bare + 1, 1, bare + 1]
 
 
 def test_a_model_from_scratch_counts_as_the_tokenizer_that_it_will_have() -> None:

@@ -245,7 +245,7 @@ def test_steps_noted_together_are_those_noted_one_by_one() -> None:
     limits, tokens = torch.arange(4, 13), torch.randint(6, (12, 9), generator=draw)
     tokens[:8, 8], tokens[8] = 0, 2
     logprobs = torch.randn(12, 9, generator=draw)
-    one, together = Transcript(limits, eos_id=2), Transcript(limits, eos_id=2)
+    one, together = Transcript(limits, stop_ids=[2]), Transcript(limits, stop_ids=[2])
     for row in range(12):
         if one.left:
             one.add(tokens[row], logprobs[row])
