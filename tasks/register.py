@@ -47,10 +47,14 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
     metrics = read_evaluation(paths)
     findings = gates.judge_evaluation(metrics, params) + gates.judge_monitor(read_monitor(paths), params)
     contents = {kind: digests.digest(paths.models / kind) for kind in KINDS}
-    known = versions.find_version(stage.client, f"{params.name}-policy", contents["policy"])
+    existing = {kind: versions.find_version(stage.client, f"{params.name}-{kind}", contents[kind]) for kind in KINDS}
+    known = existing["policy"]
+    marks = [each.tags.get(versions.RETIRED) for each in existing.values() if each is not None]
+    retired = next(filter(None, marks), None)
     findings += gates.judge_judge(read_judge(paths), params)
     findings.append(gates.judge_seeds(*standings.seeds_of(paths), params))
     findings += gates.judge_rollback(None if known is None else known.tags.get(versions.ROLLED_BACK))
+    findings += gates.judge_retired(retired)
     champion = versions.champion_of(stage.client, params.name)
     other = None if champion is None or champion.tags.get("content") == contents["policy"] else champion
     played = None if other is None else rematch.play(paths, other, model, params.min_win_rate_low)
@@ -79,7 +83,7 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
         champion_after=version if promoted else before,
     )
     record(paths, stage, params.name, decision, {kind: report[kind]["version"] for kind in KINDS})
-    aliases = [versions.CHALLENGER] + [versions.CHAMPION] * promoted
+    aliases = [versions.CHALLENGER] * (retired is None) + [versions.CHAMPION] * promoted
     versions.move(stage.client, params.name, dict.fromkeys(aliases, version))
     decisions.append(paths, decision)
     for kind in KINDS:

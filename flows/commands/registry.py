@@ -54,7 +54,7 @@ def _chat(options: argparse.Namespace, root: Path) -> None:
     from tasks.tracking import mlflow_store
 
     paths = Paths(root)
-    version = versions.get_policy(versions.open_existing(paths), params.register_.name, options.model)
+    version = versions.usable(versions.get_policy(versions.open_existing(paths), params.register_.name, options.model))
     for line in existing.notices(paths, params.register_.name):
         print(line, file=sys.stderr)
     chat = Chat(load_policy(mlflow_store.checkpoint_of(paths, version), params.model), sampling, options.seed)

@@ -28,7 +28,7 @@ def check_out(paths: Paths, params: Params) -> int | None:
     if params.sft.start == "champion":
         version = versions.champion_of(mlflow_store.open_client(paths), params.register_.name)
     if version is None:
-        _empty(paths)
+        empty(paths)
         return None
     content, name = version.tags["content"], f"{version.name} version {version.version}"
     if not paths.champion.is_dir() or digests.digest(paths.champion, [digests.NOTE]) != content:
@@ -41,7 +41,7 @@ def check_out(paths: Paths, params: Params) -> int | None:
                 f"{name}: its files have changed since it was registered, so what starts from them could not be made "
                 "again; promote another version (nightjar rollback --to VERSION), or set sft.start to base"
             )
-        _empty(paths)
+        empty(paths)
         for file in fresh.iterdir():
             file.rename(paths.champion / file.name)
         fresh.rmdir()
@@ -49,7 +49,7 @@ def check_out(paths: Paths, params: Params) -> int | None:
     return int(version.version)
 
 
-def _empty(paths: Paths) -> None:
+def empty(paths: Paths) -> None:
     """Removes everything from data/champion but the note for people."""
     paths.champion.mkdir(parents=True, exist_ok=True)
     for path in paths.champion.iterdir():

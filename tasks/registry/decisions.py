@@ -18,9 +18,9 @@ class Decision(BaseModel):
         when: ISO, with its time zone.
         version: the policy version that was decided on.
         promoted: whether it is the champion now.
-        by: `gates`, or `rollback` where a person decided.
+        by: `gates`, or `rollback` or `forget` where a person decided.
         reason: in a sentence, with the numbers; of a rollback what the person said.
-        findings: `{name, passed, text}` of each gate; none of a rollback.
+        findings: `{name, passed, text}` of each gate; none where a person decided.
         figures: the numbers that the gates looked at.
         champion_before: the policy version that was champion, None where none was.
         champion_after: the one that is champion now.

@@ -27,12 +27,14 @@ class Existing(NamedTuple):
         rewards: of the reward model.
         aliases: by alias, the policy version that has it.
         reward_of: by policy version, the reward model's that it learnt from, also one that is gone.
+        retired: the policy versions that were taken out of service, with when and why.
     """
 
     policies: frozenset[int]
     rewards: frozenset[int]
     aliases: dict[str, int]
     reward_of: dict[int, int]
+    retired: dict[int, str]
 
 
 def read(paths: Paths, name: str) -> Existing:
@@ -43,7 +45,7 @@ def read(paths: Paths, name: str) -> Existing:
     """
     database = paths.mlruns / "mlflow.db"
     if not database.is_file():
-        return Existing(frozenset(), frozenset(), {}, {})
+        return Existing(frozenset(), frozenset(), {}, {}, {})
     with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
         policies, rewards = (
             frozenset(
@@ -57,10 +59,15 @@ def read(paths: Paths, name: str) -> Existing:
         )
         policy = (f"{name}-policy",)
         aliases = dict(connection.execute("SELECT alias, version FROM registered_model_aliases WHERE name = ?", policy))
-        learnt = connection.execute(
-            "SELECT version, value FROM model_version_tags WHERE name = ? AND key = 'reward_version'", policy
+        tags = "SELECT version, value FROM model_version_tags WHERE name = ? AND key = ?"
+        learnt, retired = (dict(connection.execute(tags, (*policy, key))) for key in ("reward_version", "retired"))
+        return Existing(
+            policies,
+            rewards,
+            aliases,
+            {version: int(value) for version, value in learnt.items()},
+            {version: why for version, why in retired.items() if version in policies},
         )
-        return Existing(policies, rewards, aliases, {version: int(value) for version, value in learnt})
 
 
 def must_register(paths: Paths, name: str) -> bool:

@@ -182,6 +182,11 @@ def judge_rollback(why: str | None) -> list[Finding]:
     return [] if why is None else [Finding("rollback", False, text)]
 
 
+def judge_retired(why: str | None) -> list[Finding]:
+    """Weights that were retired stay so, whoever makes them again; `why` is None where nobody retired them."""
+    return [] if why is None else [Finding("retired", False, f"retired before ({why}), and so are these same weights")]
+
+
 def _win_rate(name: str, title: str, interval: tuple[float, float, float], floor: float) -> Finding:
     rate, low, high = interval
     passed = low > floor

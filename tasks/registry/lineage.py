@@ -135,6 +135,8 @@ def _tree(lineage: Lineage) -> Tree:
     tags = lineage.tags
     aliases = f" ({', '.join(lineage.aliases)})" if lineage.aliases else ""
     root = Tree(f"{lineage.name}-policy version {lineage.version}{aliases}")
+    if versions.RETIRED in tags:
+        root.add(f"retired: {tags[versions.RETIRED]}")
     root.add(tags.get("reason", "not judged yet"))
     node = root
     # People rank what they were shown, wherever it came from; the annotator ranks this night's rollouts.

@@ -11,7 +11,7 @@ from typing import Any
 from tasks.paths import Paths
 from tasks.registry import decisions, versions
 from tasks.registry.decisions import Decision
-from tasks.registry.versions import CHAMPION, CHAMPION_BEFORE, ROLLED_BACK
+from tasks.registry.versions import CHAMPION, CHAMPION_BEFORE, RETIRED, ROLLED_BACK
 
 
 def roll_back(paths: Paths, name: str, to: str | None, why: str) -> Decision:
@@ -24,17 +24,17 @@ def roll_back(paths: Paths, name: str, to: str | None, why: str) -> Decision:
         why: the reason, in a person's words.
 
     Raises:
-        ValueError: there is no champion before this one, no such version, it is champion already, or its reward model
-            was deleted.
+        ValueError: there is no champion before this one, no such version, it is champion already or retired, or its
+            reward model was deleted.
     """
     client = versions.open_existing(paths)
     champion = versions.champion_of(client, name)
     if champion is None and to is None:
         raise ValueError(
-            f"{name}-policy has no champion (there never was one, or it was deleted), so there is nothing to go back "
-            "from; name a version with --to to make that one champion"
+            f"{name}-policy has no champion (there never was one, or it was deleted or retired), so there is nothing "
+            "to go back from; name a version with --to to make that one champion"
         )
-    target = versions.get_policy(client, name, to or _before(client, champion))
+    target = versions.usable(versions.get_policy(client, name, to or _before(client, champion)))
     if champion is not None and target.version == champion.version:
         raise ValueError(f"{name}-policy version {target.version} is the champion already")
     decision = Decision(
@@ -60,15 +60,24 @@ def roll_back(paths: Paths, name: str, to: str | None, why: str) -> Decision:
 
 
 def _before(client: Any, champion: Any) -> str:
-    if CHAMPION_BEFORE not in champion.tags:
+    """The champion before this one that is not retired."""
+    version, seen = champion, {str(champion.version)}
+    while (before := version.tags.get(CHAMPION_BEFORE)) is not None and before not in seen:
+        if not versions.exists(client, champion.name, before):
+            raise ValueError(
+                f"{champion.name} version {before} was champion before version {version.version} and has been deleted; "
+                "name another with --to: nightjar lineage VERSION says what each was made from"
+            )
+        seen.add(before)
+        version = client.get_model_version(champion.name, before)
+        if RETIRED not in version.tags:
+            return str(version.version)
+    if version is champion:
         raise ValueError(
             f"{champion.name} version {champion.version} is the first champion, so there is none to go back to; name a "
             "version with --to to make that one champion"
         )
-    before = str(champion.tags[CHAMPION_BEFORE])
-    if not versions.exists(client, champion.name, before):
-        raise ValueError(
-            f"{champion.name} version {before} was champion before version {champion.version} and has been deleted; "
-            "name another with --to: nightjar lineage VERSION says what each was made from"
-        )
-    return before
+    raise ValueError(
+        f"every champion before {champion.name} version {champion.version} is retired; name another version with --to: "
+        "nightjar lineage VERSION says what each was made from"
+    )

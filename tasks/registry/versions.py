@@ -20,6 +20,8 @@ CHAMPION_BEFORE = "champion_before"
 """A tag on a policy version: who was champion when it became so."""
 ROLLED_BACK = "rolled_back"
 """A tag on a policy version: when a person rolled it back, and why."""
+RETIRED = "retired"
+"""A tag on a version of either kind: when it was retired, and why. It is not served, promoted or gone back to."""
 MOVING = "aliases.moving"
 """A tag on the registered policy: the aliases' targets, recorded before the first of them moves."""
 Aliases = dict[str, dict[str, int | None]]
@@ -88,9 +90,11 @@ def get_policy(client: Any, name: str, which: str) -> Any:
         raise ValueError(f"no version of {name}-policy is registered yet; a night registers one: nightjar run")
     numbers = ", ".join(str(number) for number in sorted(versions))
     if which in (CHAMPION, CHALLENGER):
+        left = ", ".join(str(number) for number in sorted(versions) if RETIRED not in versions[number].tags)
+        others = f"give one of {left}, make one champion (nightjar rollback --to VERSION), or "
         raise ValueError(
-            f"no version of {name}-policy is {which}: it was never one, or was deleted; give one of {numbers}, make "
-            "one champion (nightjar rollback --to VERSION), or let a night decide (nightjar run)"
+            f"no version of {name}-policy is {which}: it was never one, or was deleted or retired; "
+            f"{others * bool(left)}let a night decide (nightjar run)"
         )
     raise ValueError(
         f"{which}: no such version of {name}-policy; give one of {numbers}, or an alias that one has "
@@ -98,10 +102,21 @@ def get_policy(client: Any, name: str, which: str) -> Any:
     )
 
 
+def usable(version: Any) -> Any:
+    """The version itself; raises ValueError where it was retired."""
+    if RETIRED in version.tags:
+        raise ValueError(
+            f"{version.name} version {version.version} was retired ({version.tags[RETIRED]}); name another one: "
+            "nightjar rollback --to VERSION makes one champion, and nightjar run trains one"
+        )
+    return version
+
+
 def champion_of(client: Any, name: str) -> Any:
-    """The policy version that is champion, or None."""
+    """The policy version that is champion, or None; one that was retired is none, whoever gave it the alias again."""
     repair_aliases(client, name)
-    return get_policy(client, name, CHAMPION) if CHAMPION in _state(client, name) else None
+    version = get_policy(client, name, CHAMPION) if CHAMPION in _state(client, name) else None
+    return None if version is None or RETIRED in version.tags else version
 
 
 def move(client: Any, name: str, targets: Mapping[str, int]) -> None:
@@ -135,6 +150,16 @@ def move(client: Any, name: str, targets: Mapping[str, int]) -> None:
         repair_aliases(client, name)
         raise
     client.delete_registered_model_tag(f"{name}-policy", MOVING)
+
+
+def remove_aliases(client: Any, name: str, aliases: Iterable[str]) -> None:
+    """Removes aliases from policy and reward model alike; if the process dies in between, `repair_aliases` goes on."""
+    after: Aliases = {alias: dict.fromkeys(KINDS) for alias in aliases}
+    if client.search_registered_models(f"name = '{name}-policy'"):
+        _record_move(client, name, after)
+    _set_aliases(client, name, after)
+    if client.search_registered_models(f"name = '{name}-policy'"):
+        client.delete_registered_model_tag(f"{name}-policy", MOVING)
 
 
 def repair_aliases(client: Any, name: str) -> None:

@@ -140,7 +140,7 @@ def _data(paths: Paths) -> list[str]:
 
 def _registered(model: dict[str, Any]) -> str:
     how = "registered" if model["new"] else "registered before"
-    return f"{model['name']} version {model['version']} {how}: {', '.join(model['aliases'])}"
+    return f"{model['name']} version {model['version']} {how}: {', '.join(model['aliases']) or 'no alias'}"
 
 
 def commands(paths: Paths) -> str:

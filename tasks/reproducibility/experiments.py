@@ -99,7 +99,7 @@ def find(paths: Paths, params: Params, which: str) -> tuple[Experiment, dict[str
     """
     client = mlflow_store.open_client(paths)
     if re.fullmatch(r"v?\d+|champion|challenger", which):
-        version = versions.get_policy(client, params.register_.name, which)
+        version = versions.usable(versions.get_policy(client, params.register_.name, which))
         if "experiment.commit" not in version.tags:
             raise ValueError(
                 f"policy version {version.version} has no experiment, so what made it is not known; a night that runs "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from zoneinfo import ZoneInfo
 
@@ -11,11 +12,13 @@ from rich.text import Text
 
 from tasks.paths import Paths
 from tasks.registry import decisions, existing
+from tasks.registry.decisions import Decision
 from tasks.scheduling import history
 from tasks.terminal import visible
 
 CHAMPION = "champion"
 SHOWN = 7
+NEXT = "; name another (nightjar rollback --to VERSION), or let a night decide (nightjar run)"
 
 
 def nights(paths: Paths, timezone: str) -> Table | None:
@@ -44,6 +47,10 @@ def champion(paths: Paths, name: str) -> str:
     past, now = decisions.read(paths), existing.read(paths, name)
     version, decided = now.aliases.get(CHAMPION), past[-1].champion_after if past else None
     missing = "".join(f"; {line}" for line in existing.notices(paths, name))
+    if version in now.retired:
+        return f"none: version {version} has the alias, and was retired ({now.retired[version]}){NEXT}{missing}"
+    if version is None and (last := _last(past)) in now.retired:
+        return f"none: version {last} was, and was retired ({now.retired[last]}){NEXT}{missing}"
     if version is None and decided in now.policies:
         return f"none: version {decided} was, and has lost the alias; give it back: nightjar rollback --to {decided}"
     if version is None:
@@ -57,6 +64,11 @@ def champion(paths: Paths, name: str) -> str:
             break
         since = decision
     return f"policy version {version} since {since.when}: {since.reason}{missing}"
+
+
+def _last(past: Sequence[Decision]) -> int | None:
+    """Who was champion last, by the decisions; None where nobody was."""
+    return next((who for row in reversed(past) if (who := row.champion_after or row.champion_before)), None)
 
 
 def duration(length: timedelta) -> str:

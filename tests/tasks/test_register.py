@@ -18,7 +18,7 @@ from tasks.files import read_rows, write_json, write_rows
 from tasks.params.register import RegisterParams
 from tasks.params.whole import Params
 from tasks.paths import Paths
-from tasks.registry import decisions, existing, rollback
+from tasks.registry import decisions, existing, retirement, rollback, versions
 from tasks.reports import canaries
 from tasks.tracking import mlflow_store, tracker
 from tasks.trials import rematch
@@ -359,3 +359,31 @@ def test_the_champion_is_asked_as_the_prompts_are_written(
     rematch.play(evaluated, type("Version", (), {"version": 1, "name": "n"}), tracked_params.model)
     assert [[turn.role for turn in prompt] for prompt, _, _ in asked] == [["system", "user"]] * 2
     assert [(sampling.max_new_tokens, seed) for _, sampling, seed in asked] == [(5, 0), (5, 1)]
+
+
+@pytest.mark.parametrize("kind", ["policy", "reward"])
+def test_weights_that_were_retired_stay_so(evaluated: Paths, tracked_params: Params, kind: str) -> None:
+    """A night that makes them again neither promotes them nor makes them challenger, nor what learnt from them."""
+    night(evaluated, tracked_params)
+    client = mlflow_store.open_client(evaluated)
+    with retirement.retired(client, {f"nightjar-{kind}": [1], "nightjar-policy": [1]}, "2026: a letter"):
+        pass
+    if kind == "reward":
+        versions.untag(client, "nightjar-policy", 1, ["retired"])
+    assert night(evaluated, tracked_params)["promoted"] == 0.0
+    tags = client.get_model_version("nightjar-policy", "1").tags
+    assert tags["gate.retired"].startswith("failed: retired before (2026: a letter)")
+    assert client.get_registered_model("nightjar-policy").aliases == {}
+    assert client.get_registered_model("nightjar-reward").aliases == {}
+    assert json.loads(evaluated.registered.read_text())["policy"]["aliases"] == []
+
+
+def test_a_retired_version_is_no_champion_whoever_says_so(evaluated: Paths, tracked_params: Params) -> None:
+    """Somebody gave it the alias again in MLflow's page: the next policy has no champion to beat."""
+    night(evaluated, tracked_params)
+    client = mlflow_store.open_client(evaluated)
+    versions.tag(client, "nightjar-policy", 1, {"retired": "2026: a letter"})
+    assert versions.champion_of(client, "nightjar") is None
+    retrained(evaluated)
+    assert night(evaluated, tracked_params)["promoted"] == 1.0
+    assert version(evaluated, "policy", "champion").version == 2

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.files import write_json
 from tasks.paths import Paths
-from tasks.registry import decisions, existing, lineage, rollback, versions
+from tasks.registry import decisions, existing, lineage, retirement, rollback, versions
 from tasks.registry.decisions import Decision
 from tasks.scheduling import status
 from tasks.tracking import mlflow_store
@@ -83,7 +83,7 @@ def test_the_tables_say_what_mlflow_says(tracked: Paths, client: Any, delete: Ca
         assert found == {int(each.version) for each in client.search_model_versions(f"name = '{NAME}-{kind}'")}
     assert now.aliases == holders(client, "policy") == {"champion": 2, "challenger": 3}
     assert (now.reward_of[2], now.reward_of[3]) == (2, 3)
-    assert existing.read(tracked, "other") == (frozenset(), frozenset(), {}, {})
+    assert existing.read(tracked, "other") == (frozenset(), frozenset(), {}, {}, {})
 
 
 def test_where_all_is_there_nothing_is_said(tracked: Paths, client: Any) -> None:
@@ -138,6 +138,27 @@ def test_an_alias_that_was_moved_or_removed_by_hand_is_believed(tracked: Paths, 
     assert not existing.must_register(tracked, NAME)
 
 
+def test_a_champion_that_was_retired_is_none_whatever_the_decisions_and_aliases_say(
+    tracked: Paths, client: Any
+) -> None:
+    """Also where the process died before it was written down, and where somebody gave it the alias again by hand."""
+    again = "; name another (nightjar rollback --to VERSION), or let a night decide (nightjar run)"
+    with retirement.retired(client, {f"{NAME}-policy": [2]}, "2026: a letter"):
+        pass
+    assert existing.read(tracked, NAME).retired == {2: "2026: a letter"}
+    assert status.champion(tracked, NAME) == f"none: version 2 was, and was retired (2026: a letter){again}"
+    forgotten = decision(2, None).model_copy(update={"by": "forget", "champion_before": 2})
+    refused = decision(3, None)
+    for row in (forgotten, refused):
+        decisions.append(tracked, row)
+        assert status.champion(tracked, NAME) == f"none: version 2 was, and was retired (2026: a letter){again}"
+    client.set_registered_model_alias(f"{NAME}-policy", "champion", "2")
+    assert status.champion(tracked, NAME) == f"none: version 2 has the alias, and was retired (2026: a letter){again}"
+    client.delete_registered_model_alias(f"{NAME}-policy", "champion")
+    rollback.roll_back(tracked, NAME, "3", "until tonight")
+    assert status.champion(tracked, NAME).startswith("policy version 3 since ")
+
+
 def test_a_reward_model_that_is_gone_leaves_its_policy_at_work(client: Any, delete: Callable[..., None]) -> None:
     """The champion is found and told of; no other policy's reward model has its alias; lineage says what is gone."""
     delete("reward", 2)
@@ -162,7 +183,7 @@ def test_where_the_champion_is_gone_another_can_be_named(
 ) -> None:
     """Without --to there is nothing to go back from, and the message says what to do."""
     delete("policy", 2)
-    with pytest.raises(ValueError, match=r"no champion \(there never was one, or it was deleted\).*--to"):
+    with pytest.raises(ValueError, match=r"no champion \(there never was one, or it was deleted or retired\).*--to"):
         rollback.roll_back(tracked, NAME, None, "")
     with pytest.raises(ValueError, match=r"no version of nightjar-policy is champion.*give one of 1, 3, make one"):
         versions.get_policy(client, NAME, "champion")
