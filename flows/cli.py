@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.commands import comparison, inspection, registry, reproducibility, scheduling, setup
+from flows.commands import comparison, erasure, inspection, registry, reproducibility, scheduling, setup
 from tasks import environment, terminal
 
-GROUPS = (scheduling, setup, inspection, registry, reproducibility, comparison)
+GROUPS = (scheduling, setup, inspection, registry, reproducibility, comparison, erasure)
 
 USER_ERRORS = (ValueError, FileNotFoundError, ConnectionError)
 """What people can fix: shown as one message, without a traceback (--debug shows it)."""

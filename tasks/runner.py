@@ -163,6 +163,13 @@ def pending(paths: Paths, params: Params) -> list[str]:
     return stale + [name for name in outside if stale or not _is_remembered(name, *best)]
 
 
+def decide_again(paths: Paths) -> None:
+    """Has the next night register and judge its policy again, though nothing that it was made of has changed."""
+    for name, stage in stages.STAGES.items():
+        if not stage.versioned:
+            _memory(name, paths).unlink(missing_ok=True)
+
+
 def check_inputs(stage: str, paths: Paths) -> None:
     """Raises FileNotFoundError for the first input that is not there, naming what makes it."""
     for name in stages.check(stage).reads:

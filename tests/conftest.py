@@ -93,24 +93,33 @@ def toy_module() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="session")
+def make_toy(repository: Path) -> Callable[[Path], Path]:
+    """Makes a git checkout with this project's DVC settings and graph, over stages of one line of code each."""
+
+    def make(root: Path) -> Path:
+        notes = [f"data/{folder}/README.md" for folder in ("source", "feedback", "champion")]
+        for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", "data/.gitignore", *notes):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(repository / name, root / name)
+        (root / "params.yaml").write_text(TOY_PARAMS, encoding="utf-8")
+        (root / "tasks").mkdir()
+        for module in ("__init__", "params", *stages.STAGES):
+            (root / "tasks" / f"{module}.py").write_text(f"# {module}\n", encoding="utf-8")
+        shutil.copyfile(HERE / "toy.py", root / "tasks" / "__main__.py")
+        graph.write(root)
+        git = ["git", "-c", "user.name=toy", "-c", "user.email=toy@example.org"]
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "toy"]):
+            subprocess.run([*git, *command], cwd=root, check=True)
+        return root
+
+    return make
+
+
 @pytest.fixture
-def toy(tmp_path: Path, repository: Path) -> Path:
-    """A git checkout with this project's DVC settings and graph, over stages of one line of code each."""
-    root = tmp_path / "workspace"
-    notes = [f"data/{folder}/README.md" for folder in ("source", "feedback", "champion")]
-    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", "data/.gitignore", *notes):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(repository / name, root / name)
-    (root / "params.yaml").write_text(TOY_PARAMS, encoding="utf-8")
-    (root / "tasks").mkdir()
-    for module in ("__init__", "params", *stages.STAGES):
-        (root / "tasks" / f"{module}.py").write_text(f"# {module}\n", encoding="utf-8")
-    shutil.copyfile(HERE / "toy.py", root / "tasks" / "__main__.py")
-    graph.write(root)
-    git = ["git", "-c", "user.name=toy", "-c", "user.email=toy@example.org"]
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "toy"]):
-        subprocess.run([*git, *command], cwd=root, check=True)
-    return root
+def toy(tmp_path: Path, make_toy: Callable[[Path], Path]) -> Path:
+    """Such a checkout."""
+    return make_toy(tmp_path / "workspace")
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ ROOMS = (
     *("validation", "reports", "versioning", "tracking", "evaluation", "training"),
     *VERSIONED,
     *("stages", "graph", "presets", "serving", "registry", "trials", "register"),
-    *("comparison", "inspection", "reproducibility", "scheduling", "preflight", "runner", "__main__"),
+    *("comparison", "inspection", "reproducibility", "scheduling", "preflight", "runner", "erasure", "__main__"),
 )
 """The rooms of tasks/ from the ground up: each imports from those before it alone."""
 BANNED = {

@@ -31,10 +31,15 @@ def _run(options: argparse.Namespace, root: Path) -> None:
     paths = Paths(root)
     if options.preset:
         say(*presets.apply_preset(root, options.preset))
-    params = read_checked(root / "params.yaml")
     if options.data:
-        copied = presets.copy_data(paths, params, options.data)
+        copied = presets.copy_data(paths, read_checked(root / "params.yaml"), options.data)
         say(*[f"copied {name}" for name in copied] or [f"{options.data}: nothing new"])
+    run_night(paths)
+
+
+def run_night(paths: Paths) -> None:
+    """Runs a night of params.yaml here, and prints what came of it."""
+    params = read_checked(paths.root / "params.yaml")
     presets.check_needed(paths, params)
     stages.check_sections(params)
     with lock.held(paths):

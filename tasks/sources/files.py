@@ -38,9 +38,14 @@ OPENERS: dict[str, Callable[[Path, str], Any]] = {
 """By how a file is compressed, how its bytes are read."""
 
 
+def open_unpacked(path: Path) -> Any:
+    """Opens a file to read its bytes, unpacked where its name says that it is compressed."""
+    return OPENERS[_compression(path.name.lower())](path, "rb")
+
+
 def _text_lines(path: Path, shown: str, problems: Problems) -> Iterator[tuple[int, str]]:
     compression = _compression(path.name.lower())
-    with OPENERS[compression](path, "rb") as stream:
+    with open_unpacked(path) as stream:
         try:
             for number, line in enumerate(stream, 1):
                 try:
@@ -154,18 +159,23 @@ def read_file(path: Path, shown: str, problems: Problems) -> list[RawRow]:
     if not path.is_file():
         raise FileNotFoundError(f"{shown}: no such file; put it there or name another one")
     before = len(problems.messages)
-    if suffix == PARQUET:
-        numbered = _parquet_rows(path, shown, problems)
-    else:
-        parse = PARSERS[suffix.removesuffix(_compression(suffix))]
-        numbered = parse(_text_lines(path, shown, problems), shown, problems)
+    numbered = numbered_rows(path, shown, problems)
     rows = [RawRow(f"{shown}:{line}", stem_of(path), line, values) for line, values in numbered]
     if not rows and len(problems.messages) == before:
         problems.add(f"{shown}: the file is empty; give at least one row")
     return rows
 
 
-def _parquet_rows(path: Path, shown: str, problems: Problems) -> Rows:
+def numbered_rows(path: Path, shown: str, problems: Problems) -> Rows:
+    """Yields (line, row) of each well-formed row of a file with one of the SUFFIXES; see `read_file`."""
+    suffix = str(suffix_of(path))
+    if suffix == PARQUET:
+        return parquet_rows(path, shown, problems)
+    return PARSERS[suffix.removesuffix(_compression(suffix))](_text_lines(path, shown, problems), shown, problems)
+
+
+def parquet_rows(path: Path, shown: str, problems: Problems) -> Rows:
+    """Yields (number, row) of each row of a Parquet file, without its empty cells; problems are collected."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
 

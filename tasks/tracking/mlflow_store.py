@@ -83,6 +83,17 @@ def find_nights(client: Any, paths: Paths, prefix: str, limit: int = 200) -> lis
     return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
+def all_runs(client: Any, paths: Paths) -> list[Any]:
+    """Every run that is not deleted, the earliest first, with its params, tags and data sets."""
+    runs: list[Any] = []
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs([experiment_id(client, paths)], order_by=["start_time ASC"], page_token=token or None)
+        runs += page
+        token = page.token or None
+    return runs
+
+
 def find_artifact(client: Any, run_id: str, name: str) -> Path | None:
     """The file of a run's artifact, or None where it has none of this name."""
     folder = name.rpartition("/")[0]

@@ -102,6 +102,29 @@ def cached_folder(root: Path, digest: str) -> dict[str, Path] | None:
     return files if all(file.is_file() for file in files.values()) else None
 
 
+def cached_files(root: Path) -> dict[str, Path]:
+    """Everything in DVC's cache by its MD5; a folder's listing by its `….dir`. Empty where there is no DVC."""
+    if not (root / ".dvc").is_dir():
+        return {}
+    with _opened(root) as repo:
+        folder = Path(repo.cache.local.path)
+    files = (file for file in folder.glob("??/*") if file.is_file())
+    return {f"{file.parent.name}{file.name}": file for file in files}
+
+
+def listing(file: Path) -> dict[str, str]:
+    """What a listing in the cache says of its folder: the MD5 of each file, by its path in the folder."""
+    return {row["relpath"]: row["md5"] for row in json.loads(file.read_text(encoding="utf-8"))}
+
+
+def remotes(root: Path) -> list[str]:
+    """The names of DVC's remotes, which hold what was pushed to them."""
+    if not (root / ".dvc").is_dir():
+        return []
+    with _opened(root) as repo:
+        return sorted(repo.config["remote"])
+
+
 def fetch(root: Path, output: str, commit: str) -> bool:
     """Fetches an output of a commit from DVC's remote into the cache; False where that fails."""
     from dvc.exceptions import DvcException
