@@ -2,7 +2,8 @@
 
 Reads data/validated/test, the models below data/models and the prompts of data/pairs (to leave out what a reward
 model has seen); writes data/evaluation: completions side by side (completions.jsonl), the samples that the win rate
-is counted on (samples.jsonl), and every number with its signature (scores.json). The win rate is judged by what
+is counted on (samples.jsonl), what the reward model says of texts that stay from night to night (fixed_texts.jsonl),
+and every number with its signature (scores.json). The win rate is judged by what
 PPO did not optimise: gold where the corpus has it, else the judge, a second reward model trained on rankings held out
 from the first; never the proxy alone. General demonstrations, where ingest brought some, tell what was forgotten of
 other tasks. With evaluate.shots, demonstrations of data/validated/train go into the prompt too
@@ -22,7 +23,7 @@ import numpy as np
 
 from rlhf.records import Demonstration, Pair, Prompt, prompt_key, prompt_text
 from rlhf.settings.model import ModelSettings
-from tasks.evaluation import curves, few_shot, forgetting
+from tasks.evaluation import curves, few_shot, fixed_texts, forgetting
 from tasks.evaluation.few_shot import FewShot
 from tasks.files import read_records, write_curve, write_json, write_rows
 from tasks.params.evaluate import EvaluateParams
@@ -148,6 +149,8 @@ class Bench:
     entries: dict[str, Contestant] = field(default_factory=dict)
     curves: dict[str, np.ndarray] = field(default_factory=dict)
     """By scorer, the expected score of the best of 1, 2, …, n, as the reward model chooses it."""
+    fixed_texts: list[dict[str, Any]] = field(default_factory=list)
+    """What the reward model says of texts that stay from night to night."""
 
 
 def _measure(bench: Bench) -> Iterator[dict[str, float]]:
@@ -165,6 +168,7 @@ def _measure(bench: Bench) -> Iterator[dict[str, float]]:
     scorers = {"reward": load_reward_model(bench.files.inputs["reward"], bench.model)}
     if bench.judge is not None:
         scorers["judge"] = load_reward_model(bench.judge, bench.model)
+    bench.fixed_texts = fixed_texts.score(scorers["reward"], bench.unseen)
     policies = {name: load_policy(bench.files.inputs[name], bench.model) for name in ("sft", "policy")}
     for name, policy in policies.items():
         answers = greedy_answers(policy, prompts, tokens, size)
@@ -248,6 +252,7 @@ def _write(bench: Bench, metrics: dict[str, float], referee: str) -> None:
         write_rows(folder / "few_shot.jsonl", bench.few_shot.rows)
     write_rows(folder / "completions.jsonl", rows)
     write_rows(folder / "samples.jsonl", sampled(bench))
+    write_rows(folder / "fixed_texts.jsonl", bench.fixed_texts)
     sampling = {"referee": referee, **bench.params.model_dump(include=SAMPLING)}
     write_json(folder / "scores.json", {"metrics": metrics, "signatures": signatures, "sampling": sampling})
     plots = bench.files.outputs["plots"]
