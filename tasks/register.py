@@ -1,10 +1,11 @@
 """Register: the night's policy and reward model become versions in MLflow's registry, behind gates.
 
-Reads data/models, data/evaluation, data/metrics, data/rankings (who made them) and data/validated/test, and plays the
-policy against the champion in the registry. Writes the model versions `<name>-policy` and `<name>-reward` with the
-alias `challenger`, and `champion` when every gate passes, with a model card; the decision also goes to
-nights/decisions.jsonl and nights/register.json. The same weights are never registered twice: the existing version
-gets the new decision. Command: `python -m tasks register`.
+Reads data/models, data/evaluation, data/metrics, data/rankings (who made them) and data/validated, and plays the
+policy against the champion in the registry. Compares the night's data with the champion's and the last nights' as
+MLflow keeps them (tasks/drift/nights.py), and draws nights/drift.html. Writes the model versions `<name>-policy` and
+`<name>-reward` with the alias `challenger`, and `champion` when every gate passes, with a model card; the decision also
+goes to nights/decisions.jsonl and nights/register.json. The same weights are never registered twice: the existing
+version gets the new decision. Command: `python -m tasks register`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlhf.settings.model import ModelSettings
 from tasks import digests
+from tasks.drift import compare, nights, profile
 from tasks.files import read_rows, write_json
 from tasks.params.register import RegisterParams
 from tasks.paths import Paths
+from tasks.progress import warn
 from tasks.registry import card, decisions, gates, lineage, versions
 from tasks.registry.decisions import Decision
 from tasks.registry.gates import Finding, Rematch
@@ -63,6 +66,8 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
         evidence = [rematch.evidence_over_sft(paths, params.min_win_rate_low)]
         evidence += [] if played is None else [played.evidence]
         findings += gates.judge_year(evidence, _decided(paths), params)
+    drift = watch_drift(paths, stage, champion, params)
+    findings += drift.findings
 
     tags = _lineage(paths, stage)
     report = {
@@ -92,9 +97,42 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
     if shown:
         stage.client.log_text(stage.run_id, markdown(shown), "canaries.md")
     summed = {"promoted": promoted, "reason": decision.reason, "champion": played and played._asdict()}
+    summed |= {"drift": drift.text, "drifted": drift.drifted}
     write_json(paths.registered, report | summed | {"canaries": shown})
     numbers = {f"{kind}_version": report[kind]["version"] for kind in KINDS}
-    return {"promoted": float(promoted), **numbers, **_figures(played)}
+    return {"promoted": float(promoted), **numbers, **_figures(played), **drift.figures}
+
+
+class Drift(NamedTuple):
+    """What came of comparing the night's data with those before: in a line, as figures, and what its gate finds."""
+
+    text: str
+    drifted: bool
+    figures: dict[str, float]
+    findings: list[Finding]
+
+
+def watch_drift(paths: Paths, stage: StageRun, champion: Any, params: RegisterParams) -> Drift:
+    """Compares the night's data with the champion's and the last nights', warns, and keeps their profile for later.
+
+    Args:
+        paths: the workspace, evaluated.
+        stage: the run that keeps the profile and the page.
+        champion: the policy version in the registry, or None.
+        params: when data count as drifted, and whether that is a gate.
+    """
+    tonight = profile.profile(paths)
+    baselines = nights.baselines(stage.client, paths, tonight, champion, params.drift.nights)
+    measured = compare.compare(tonight, baselines, params.drift, profile.prompts_of(paths))
+    page = nights.keep(stage.client, stage.run_id, paths, tonight, measured, baselines, params.drift)
+    text = compare.describe(measured, baselines)
+    drifted = any(each.drifted for each in measured)
+    if drifted:
+        warn(f"{text}; see {page}")
+    against = next((each for each in baselines if each.key == versions.CHAMPION), None)
+    names = None if against is None or against.profiles is None else compare.drifted(measured, against.key)
+    findings = gates.judge_drift("" if against is None else against.title, names, params)
+    return Drift(text, drifted, nights.figures(measured), findings)
 
 
 def read_evaluation(paths: Paths) -> dict[str, float]:

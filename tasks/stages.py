@@ -139,6 +139,8 @@ STAGES: dict[str, Stage] = {
             "metrics": "data/metrics/evaluate.json",
             "reward_metrics": "data/metrics/reward.json",
             "rankings": "data/rankings",
+            "train": "data/validated/train",
+            "dev": "data/validated/dev",
             "test": "data/validated/test",
         },
         {},

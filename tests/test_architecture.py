@@ -33,7 +33,7 @@ ROOMS = (
     *("terminal", "environment", "files", "digests", "stage_files", "cron", "deadline", "paths", "params"),
     *("progress", "sources"),
     *("roles", "figures"),
-    *("validation", "reports", "versioning", "tracking", "evaluation", "training"),
+    *("validation", "reports", "versioning", "tracking", "drift", "evaluation", "training"),
     *VERSIONED,
     *("stages", "graph", "presets", "serving", "registry", "trials", "register"),
     *("comparison", "inspection", "reproducibility", "scheduling", "preflight", "runner", "erasure", "__main__"),

@@ -6,7 +6,24 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf.settings.base import NonNegative, Rate, Settings, Share
+from rlhf.settings.base import NonNegative, Positive, Rate, Settings, Share
+
+
+class DriftParams(Settings):
+    """When tonight's data count as drifted from the champion's and from those of the last nights."""
+
+    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01
+    """The chance that a night without drift is warned of, over all its figures together."""
+    min_distance: Share = 0.05
+    """What is certain but smaller than this is no drift."""
+    nights: Positive = 7
+    """So many of the last nights are compared with, together."""
+    min_reward_order: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """The least rank correlation of two reward models on fixed texts that is no drift."""
+    max_reward_shift: Annotated[float, Field(ge=0.0)] = 0.5
+    """How far the mean reward of fixed texts may move, in deviations of the earlier scores."""
+    gate: bool = False
+    """Whether data that drifted from the champion's keep the policy from promotion."""
 
 
 class RegisterParams(Settings):
@@ -34,3 +51,4 @@ class RegisterParams(Settings):
     """Where policy.monitor watched, the policy that is kept must be one that it warned of nothing."""
     max_forgetting: Annotated[float, Field(ge=0.0)] | None = None
     """How far the loss on general demonstrations may lie above SFT's, nats per token; needs ingest.general."""
+    drift: DriftParams = DriftParams()

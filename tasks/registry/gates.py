@@ -187,6 +187,29 @@ def judge_retired(why: str | None) -> list[Finding]:
     return [] if why is None else [Finding("retired", False, f"retired before ({why}), and so are these same weights")]
 
 
+def judge_drift(champion: str, drifted: Sequence[str] | None, params: RegisterParams) -> list[Finding]:
+    """The gate of the data: they have not drifted from those that the champion learnt from.
+
+    Args:
+        champion: as people read it, `champion 3`; empty where nobody is.
+        drifted: the figures that drifted from its data; None where its data are not known.
+        params: with drift.gate off there is no finding.
+    """
+    if not params.drift.gate:
+        return []
+    if not champion:
+        return [Finding("drift", True, "no champion from whose data tonight's could have drifted")]
+    if drifted is None:
+        text = (
+            f"drift from {champion} is not known, for the profile of its data was not kept; to promote all the same, "
+            "set register.drift.gate to false for a night"
+        )
+        return [Finding("drift", False, text)]
+    if drifted:
+        return [Finding("drift", False, f"the data drifted from {champion}'s: {', '.join(drifted)}")]
+    return [Finding("drift", True, f"no drift from {champion}'s data")]
+
+
 def _win_rate(name: str, title: str, interval: tuple[float, float, float], floor: float) -> Finding:
     rate, low, high = interval
     passed = low > floor

@@ -120,6 +120,8 @@ def _sentences(paths: Paths, metrics: dict[str, float]) -> list[str]:
     if played := report.get("champion"):
         shown = rate.interval(played["rate"], played["low"], played["high"])
         lines.append(f"{rate.title} over the champion, version {played['version']}, {shown}")
+    if "drift" in report:
+        lines.append(f"WARNING {report['drift']}" if report["drifted"] else report["drift"])
     return [*lines, *[_registered(report[kind]) for kind in ("policy", "reward")], report["reason"]]
 
 
@@ -161,6 +163,8 @@ def commands(paths: Paths) -> str:
     ]
     if (docs := paths.data_docs / "index.html").is_file():
         rows.append(("Data Docs", str(docs.relative_to(paths.root) if here else docs.resolve())))
+    if (drift := paths.nights / "drift.html").is_file():
+        rows.append(("Drift", str(drift.relative_to(paths.root) if here else drift.resolve())))
     return "\n".join(f"{title:<11} {line}" for title, line in rows)
 
 

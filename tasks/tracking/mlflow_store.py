@@ -71,9 +71,14 @@ def create_run(client: Any, paths: Paths, run_name: str, tags: Mapping[str, str]
 
 def find_run(client: Any, paths: Paths, query: str) -> str | None:
     """The id of the latest run that MLflow's query finds, or None."""
-    experiments = [experiment_id(client, paths)]
-    runs = client.search_runs(experiments, query, max_results=1, order_by=["start_time DESC"])
+    runs = find_runs(client, paths, query, 1)
     return str(runs[0].info.run_id) if runs else None
+
+
+def find_runs(client: Any, paths: Paths, query: str, limit: int) -> list[Any]:
+    """The runs that MLflow's query finds, latest first."""
+    experiments, order = [experiment_id(client, paths)], ["start_time DESC"]
+    return list(client.search_runs(experiments, query, max_results=limit, order_by=order))
 
 
 def find_nights(client: Any, paths: Paths, prefix: str, limit: int = 200) -> list[Any]:

@@ -295,6 +295,38 @@ def test_what_a_person_took_back_is_not_promoted_again_by_itself(evaluated: Path
     assert version(evaluated, "policy", "champion").version == 3
 
 
+def asked(paths: Paths, language: str, numbers: range) -> None:
+    """People ask these prompts too."""
+    file = paths.validated / "train" / "prompts.jsonl"
+    rows = [row for _, row in read_rows(file)] if file.is_file() else []
+    more = [{"id": f"t{n}", "prompt": f"Where, {n}?", "references": [], "language": language} for n in numbers]
+    write_rows(file, [*rows, *more])
+
+
+def test_what_drifted_from_the_champions_data_is_warned_of(
+    evaluated: Paths, tracked_params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the terminal, in figures, in the summary and as a page; the gate, where it is on, keeps the policy back."""
+    asked(evaluated, "en", range(60))
+    assert not any(key.startswith("drift") for key in night(evaluated, tracked_params))
+    first = json.loads(evaluated.registered.read_text())["drift"]
+    assert first == "drift: nothing to compare with, for no earlier night's data are known"
+    asked(evaluated, "nl", range(60, 90))
+    retrained(evaluated)
+    gated = {**tracked_params.register_.model_dump(), "drift": {"gate": True}}
+    figures = night(evaluated, tracked_params, RegisterParams.model_validate(gated))
+    assert figures["drift.warnings"] == 2.0  # beside the champion's night, which is the last night too
+    assert figures["drift.champion.prompts.language"] == figures["drift.nights.prompts.language"] == 1.0
+    told = "drift from champion 1: languages of prompts by 1.000; from the last night: languages of prompts by 1.000"
+    assert json.loads(evaluated.registered.read_text())["drift"] == told
+    page = evaluated.nights / "drift.html"
+    assert f"warning: {told}; see {page}" in capsys.readouterr().err
+    assert told in page.read_text()
+    reason = version(evaluated, "policy", "challenger").tags["reason"]
+    assert reason == "not promoted: the data drifted from champion 1's: languages of prompts by 1.000"
+    assert night(evaluated, tracked_params)["promoted"] == 1.0  # a gate that is off, on the same data
+
+
 def test_a_policy_that_the_monitor_warned_of_is_not_promoted(evaluated: Paths, tracked_params: Params) -> None:
     """Its readings lie beside the policy."""
     readings = {"kept_iteration": 4, "stopped": None, "readings": [{"iteration": 4, "warnings": ["grows long"]}]}

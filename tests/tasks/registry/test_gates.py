@@ -143,6 +143,26 @@ def test_without_a_monitor_the_gate_says_that_nothing_watched() -> None:
     assert gates.judge_monitor(None, EVERY) == [Finding("monitor", True, "hacking not watched")]
 
 
+@pytest.mark.parametrize(
+    ("champion", "drifted", "passed", "text"),
+    [
+        ("", None, True, "no champion from whose data"),
+        ("champion 3", [], True, "no drift from champion 3's data"),
+        ("champion 3", ["annotators by 0.400"], False, "the data drifted from champion 3's: annotators by 0.400"),
+        ("champion 3", None, False, "drift from champion 3 is not known"),
+    ],
+)
+def test_drifted_data_keep_a_policy_back_where_params_ask_for_it(
+    champion: str, drifted: list[str] | None, passed: bool, text: str
+) -> None:
+    """A champion whose data nobody kept passes nothing; off, as by default, there is no finding."""
+    gated = RegisterParams.model_validate({"drift": {"gate": True}})
+    [found] = gates.judge_drift(champion, drifted, gated)
+    assert (found.name, found.passed) == ("drift", passed)
+    assert text in found.text
+    assert gates.judge_drift(champion, drifted, RegisterParams()) == []
+
+
 def test_what_a_person_took_back_is_promoted_by_a_person_alone() -> None:
     """With why it was taken back; nobody did, no finding."""
     assert gates.judge_rollback(None) == gates.judge_retired(None) == []

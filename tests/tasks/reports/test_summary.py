@@ -131,6 +131,18 @@ def test_what_was_amiss_with_the_data_stands_above_the_rest(
     assert f"- {line}" in summary.markdown(paths).splitlines()
 
 
+def test_what_drifted_has_a_line(paths: Paths) -> None:
+    """Before what was registered, as a warning where it is one; of earlier times is none. Its page has the rest."""
+    text = "drift from champion 2: annotators by 0.400"
+    write_json(paths.registered, {**REPORT, "drift": text, "drifted": True})
+    (paths.nights / "drift.html").write_text("<html></html>")
+    assert summary.summary(paths).splitlines()[-4] == f"WARNING {text}"
+    assert f"- WARNING {text}" in summary.markdown(paths).splitlines()
+    write_json(paths.registered, {**REPORT, "drift": "drift from champion 2: none in 9 figures", "drifted": False})
+    assert summary.summary(paths).splitlines()[-4] == "drift from champion 2: none in 9 figures"
+    assert summary.commands(paths).splitlines()[-1].split() == ["Drift", str((paths.nights / "drift.html").resolve())]
+
+
 def test_the_markdown_holds_the_same(paths: Paths) -> None:
     """A table that Prefect's UI draws, and a list."""
     lines = summary.markdown(paths).splitlines()

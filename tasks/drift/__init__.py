@@ -1,0 +1,1 @@
+"""What drifted: tonight's data and reward model beside the champion's and those of the last nights."""

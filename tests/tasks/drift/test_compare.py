@@ -1,0 +1,228 @@
+"""Tonight's rows beside those before: which are compared, what is a warning, and how rarely there is a false one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.drift import compare
+from tasks.drift.compare import MEASURES, Baseline, Measured
+from tasks.drift.profile import Profile, Traits, bucket_of
+from tasks.figures import find
+from tasks.params.register import DriftParams
+
+PARAMS = DriftParams()
+
+
+def prompts(names: range, **traits: Any) -> Profile:
+    """A prompt for each number."""
+    given = {"length": 5.0, "language": "Latin", "words": [1], **traits}
+    return [Traits.model_validate({"kind": "prompts", "prompt": f"{n:04}", "row": f"{n:04}", **given}) for n in names]
+
+
+def rankings(names: range, annotator: str, prompt: str | None = None, **traits: Any) -> Profile:
+    """A ranking for each number, of a prompt of its own if none is given."""
+    rows = [{"kind": "rankings", "prompt": prompt or f"{n:04}", "row": f"{n:04}{annotator}", **traits} for n in names]
+    return [Traits.model_validate({**row, "annotator": annotator}) for row in rows]
+
+
+def fixed(scores: list[float]) -> Profile:
+    """A text for each score."""
+    texts = enumerate(scores)
+    return [Traits(kind="fixed_texts", prompt=f"{n:04}", row=f"{n:04}", score=score) for n, score in texts]
+
+
+def champion(*profiles: Profile) -> Baseline:
+    return Baseline("champion", "champion 3", profiles)
+
+
+def of(measured: list[Measured], figure: str) -> Measured:
+    [row] = [each for each in measured if each.figure == figure]
+    return row
+
+
+def test_what_is_new_is_compared_with_all_that_was_there() -> None:
+    """100 rows stay, 40 come: all of another length, though of tonight's rows they are a minority."""
+    before = prompts(range(100))
+    tonight = before + prompts(range(100, 140), length=9.0)
+    measured = compare.compare(tonight, [champion(before)], PARAMS)
+    length = of(measured, "prompts.length")
+    assert (length.before, length.after, length.distance, length.drifted) == (100, 40, 1.0, True)
+    assert length.note == "mean 5, median 5; now mean 9, median 9"
+    language = of(measured, "prompts.language")
+    assert (language.distance, language.drifted) == (0.0, False)
+    assert compare.describe(measured, [champion(before)]) == "drift from champion 3: length of prompts by 1.000"
+
+
+def test_where_rows_only_went_those_that_are_gone_are_compared_with_those_that_stayed() -> None:
+    """30 of 100 prompts are dropped, all those in Arabic, and nothing comes; at random it would be no drift."""
+    stayed, arabic = prompts(range(70)), prompts(range(70, 100), language="Arabic")
+    measured = compare.compare(stayed, [champion(stayed + arabic)], PARAMS)
+    language = of(measured, "prompts.language")
+    assert (language.before, language.after, language.change, language.distance) == (70, 30, "gone", 1.0)
+    assert language.note == "Latin 100%; in what is gone Arabic 100%"
+    told = "drift from champion 3: languages of prompts by 1.000 (rows gone)"
+    assert compare.describe(measured, [champion(stayed + arabic)]) == told
+    mixed = [row for two in zip(stayed[:30], arabic, strict=True) for row in two]
+    assert not any(each.drifted for each in compare.compare(mixed[:30], [champion(mixed)], PARAMS))
+
+
+def test_what_is_gone_whole_is_not_measured() -> None:
+    """No prompt of tonight's was kept: the note says so."""
+    words = of(compare.compare([], [champion(prompts(range(9)))], PARAMS), "prompts.words")
+    assert (words.change, words.p, words.note) == ("gone", None, "nothing measured in what stayed")
+
+
+def test_where_no_row_came_or_went_nothing_is_tested() -> None:
+    """The line says so."""
+    before = prompts(range(50))
+    measured = compare.compare(before, [champion(before)], PARAMS)
+    assert {each.p for each in measured} == {None}
+    assert of(measured, "prompts.words").note == "the rows are the same"
+    assert of(measured, "rankings.ties").note == "no rows"
+    assert compare.describe(measured, [champion(before)]) == "drift from champion 3: nothing new"
+
+
+def test_a_prompt_counts_once() -> None:
+    """A hundred rankings of one prompt by one newcomer are one row; of a hundred prompts they are a hundred."""
+    before = rankings(range(100), "ana")
+    one = compare.compare(rankings(range(200, 300), "bo", prompt="x"), [champion(before)], PARAMS)
+    assert (of(one, "rankings.annotator").after, of(one, "rankings.annotator").drifted) == (1, False)
+    every = of(compare.compare(rankings(range(200, 300), "bo"), [champion(before)], PARAMS), "rankings.annotator")
+    assert (every.after, every.drifted, every.note) == (100, True, "ana 100%; now bo 100%")
+
+
+def test_several_nights_are_one_baseline() -> None:
+    """A row that any of them had is not new."""
+    nights = Baseline("nights", "the last 2 nights", [prompts(range(30)), prompts(range(20, 60))])
+    length = of(compare.compare(prompts(range(10, 70)), [nights], PARAMS), "prompts.length")
+    assert (length.before, length.after) == (60, 10)
+
+
+def test_of_a_full_profile_only_known_rows_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The baseline kept its 30 rows of smallest digests, so whether it had a row above them is not known."""
+    monkeypatch.setattr(compare, "MAX_ROWS", 30)
+    length = of(compare.compare(prompts(range(60)), [champion(prompts(range(30)))], PARAMS), "prompts.length")
+    assert (length.before, length.after) == (30, 0)
+    gaps = champion(prompts(range(0, 60, 2)))  # up to 58
+    length = of(compare.compare(prompts(range(0, 80, 3)), [gaps], PARAMS), "prompts.length")
+    assert (length.before, length.after) == (30, 10)  # 3, 9, ..., 57
+
+
+def test_what_a_side_lacks_is_not_measured() -> None:
+    """Agreement needs two annotators of one item; the note says on which side there are none."""
+    before, tonight = rankings(range(20), "ana", agreement=0.9), rankings(range(20, 40), "ana")
+    agreement = of(compare.compare(tonight, [champion(before)], PARAMS), "rankings.agreement")
+    assert (agreement.before, agreement.after, agreement.p, agreement.note) == (20, 0, None, "nothing measured now")
+
+
+@pytest.mark.parametrize(
+    ("scores", "drifts"),
+    [
+        ([0.1 * n for n in range(40)], []),
+        ([0.1 * n + 1.5 for n in range(40)], ["fixed_texts.level"]),
+        ([-0.1 * n + 3.9 for n in range(40)], ["fixed_texts.order"]),
+    ],
+)
+def test_the_reward_model_is_held_to_its_opinion_of_fixed_texts(scores: list[float], drifts: list[str]) -> None:
+    """The same; all 1.3 deviations higher; turned round about the same mean. Texts that only one had do not count."""
+    before = fixed([*(0.1 * n for n in range(40)), 9.0])
+    measured = compare.compare(fixed(scores), [champion(before)], PARAMS)
+    assert [each.figure for each in measured if each.drifted] == drifts
+    assert (of(measured, "fixed_texts.order").before, of(measured, "fixed_texts.order").after) == (41, 40)
+
+
+def test_of_several_nights_the_mean_opinion_counts() -> None:
+    """One night's scores lay at 0, the other's at 2: tonight's at 1 are no shift."""
+    shape = [0.1 * n for n in range(20)]
+    nights = Baseline("nights", "", [fixed(shape), fixed([score + 2 for score in shape])])
+    level = of(compare.compare(fixed([score + 1 for score in shape]), [nights], PARAMS), "fixed_texts.level")
+    assert level.distance == pytest.approx(0.0, abs=1e-9)
+
+
+def test_few_texts_in_common_are_not_judged() -> None:
+    """Below ten."""
+    measured = compare.compare(fixed([1.0] * 9), [champion(fixed([2.0] * 30))], PARAMS)
+    assert of(measured, "fixed_texts.level").note == "9 texts in common, fewer than 10"
+
+
+def test_words_that_became_frequent_are_named() -> None:
+    """By tonight's prompts, for a profile has numbers alone."""
+    texts = [f"was kostet {name}" for name in "abcdefghijklmnopqrst"]
+    before = prompts(range(60), words=[bucket_of("wo"), bucket_of("ist")])
+    after = prompts(range(60, 80), words=[bucket_of(word) for word in ("was", "kostet", "ist")])
+    words = of(compare.compare(after, [champion(before)], PARAMS, texts), "prompts.words")
+    assert words.drifted
+    assert words.note in ("more often now: was, kostet", "more often now: kostet, was")
+
+
+def test_what_is_certain_but_small_is_no_drift() -> None:
+    """2 % of 3000 new prompts in another script: p is nothing, and the distance below the bound."""
+    before = prompts(range(3000))
+    tonight = prompts(range(3000, 5940)) + prompts(range(5940, 6000), language="Arabic")
+    language = of(compare.compare(tonight, [champion(before)], PARAMS), "prompts.language")
+    assert language.adjusted is not None
+    assert language.adjusted <= PARAMS.alpha
+    assert not language.drifted
+    close = DriftParams(min_distance=0.01)
+    assert of(compare.compare(tonight, [champion(before)], close), "prompts.language").drifted
+
+
+def test_a_first_night_says_so() -> None:
+    """And a champion of a time before profiles were kept is named as such."""
+    assert compare.compare(prompts(range(3)), [], PARAMS) == []
+    assert compare.describe([], []) == "drift: nothing to compare with, for no earlier night's data are known"
+    unknown = Baseline("champion", "champion 3", None)
+    assert compare.compare(prompts(range(3)), [unknown], PARAMS) == []
+    assert compare.describe([], [unknown]) == "drift from champion 3 not known: its data's profile was not kept"
+
+
+def test_every_figure_has_its_title() -> None:
+    """In the one table, under its own key."""
+    keys = (*MEASURES, compare.ORDER, compare.LEVEL)
+    assert [find(f"drift.champion.{key}").key for key in keys] == list(keys)
+
+
+def drawn(generator: np.random.Generator, start: int, size: int, quality: np.ndarray) -> Profile:
+    """Rows of a night, all from one distribution, and the fixed texts as a new reward model sees them."""
+    rows: list[dict[str, Any]] = []
+    for n in range(start, start + size):
+        key = f"{n:06}"
+        for kind in ("prompts", "demonstrations", "rankings"):
+            language = str(generator.choice(["Latin", "Cyrillic"], p=[0.7, 0.3]))
+            length = float(generator.poisson(12))
+            rows.append({"kind": kind, "prompt": key, "row": key, "length": length, "language": language})
+        agreement, ties = round(float(generator.random()), 1), float(generator.random() < 0.3)
+        rows[-1] |= {"annotator": str(generator.choice(["ana", "bo", "cy"])), "ties": ties, "agreement": agreement}
+    scores = (quality + generator.normal(0, 0.5, len(quality))).tolist()
+    return [Traits.model_validate(row) for row in rows] + fixed(scores)
+
+
+def share_of_alarms(draw: Callable[[np.random.Generator], list[Measured]], nights: int) -> float:
+    generator = np.random.default_rng(5)
+    return float(np.mean([any(each.drifted for each in draw(generator)) for _ in range(nights)]))
+
+
+def test_a_night_without_drift_is_warned_of_as_rarely_as_params_say() -> None:
+    """Over 20 figures together, a tenth of the nights at most (within two deviations of counting 24); one by one
+    they would have warned in more than a third of them.
+    """
+    params = DriftParams(alpha=0.1, min_distance=0.0)
+    alone: list[bool] = []
+
+    def night(generator: np.random.Generator) -> list[Measured]:
+        quality = generator.normal(size=40)
+        before = drawn(generator, 0, 60, quality)
+        nights = Baseline("nights", "", [before, drawn(generator, 60, 30, quality)])
+        tonight = [*before[:180], *drawn(generator, 90, 30, quality)]
+        measured = compare.compare(tonight, [champion(before), nights], params)
+        assert sum(each.p is not None for each in measured) >= 18
+        alone.append(any(each.p is not None and each.p <= 0.1 for each in measured))
+        return measured
+
+    assert share_of_alarms(night, 24) <= 0.1 + 2 * math.sqrt(0.1 * 0.9 / 24)
+    assert np.mean(alone) > 1 / 3
