@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -76,6 +77,14 @@ def test_shares_of_many_rows_against_chi_square() -> None:
     assert share_shift(before, after).distance == pytest.approx(0.5 * (60 + 40 + 18 + 2) / 1000)
 
 
+def test_shares_of_a_rare_kind_against_random_tables() -> None:
+    """A kind that few rows have weighs as much as its expectation is small: scipy's χ² among random tables."""
+    before, after = {"a": 90, "b": 8, "c": 2}, {"a": 40, "b": 3, "c": 7}
+    drawn = stats.MonteCarloMethod(n_resamples=20000, rng=np.random.default_rng(4))
+    oracle = stats.chi2_contingency([list(before.values()), list(after.values())], correction=False, method=drawn)
+    assert share_shift(before, after, resamples=20000).p == pytest.approx(float(oracle.pvalue), abs=0.004)
+
+
 def test_words_lie_as_far_apart_as_scipy_says() -> None:
     """Of their frequencies, in bits; disjoint words are at 1, equal ones at 0."""
     before, after = [[0, 0, 1], [2, 1]], [[1, 3], [2, 2, 2]]
@@ -89,6 +98,23 @@ def test_texts_are_divided_not_words() -> None:
     """Six texts, each of one word 50 times: 3 against 3 is one of 10 divisions, however many words there are."""
     found = word_shift([[0] * 50] * 3, [[1] * 50] * 3, resamples=5000)
     assert 0.05 < found.p < 0.2
+
+
+def test_words_against_every_division() -> None:
+    """All 35 divisions of seven texts into four and three, each measured by scipy."""
+    texts = [[0, 0, 1], [0, 1], [2, 0, 0, 0], [1, 0], [3, 3, 1], [3, 2], [0, 3]]
+
+    def distance(after: tuple[int, ...]) -> float:
+        sides = ([word for n, text in enumerate(texts) if (n in after) == inside for word in text] for inside in (0, 1))
+        return float(jensenshannon(*(np.bincount(side, minlength=4) / len(side) for side in sides), base=2))
+
+    observed = distance((4, 5, 6))
+    exact = np.mean([distance(after) >= observed - 1e-9 for after in combinations(range(7), 3)])
+    found = word_shift(texts[:4], texts[4:], resamples=20000)
+    assert found.distance == pytest.approx(observed)
+    # The 20th hit ends the draws, so p is known to a fifth of itself.
+    mean = np.mean([word_shift(texts[:4], texts[4:], seed=seed).p for seed in range(200)])
+    assert mean == pytest.approx(float(exact), rel=0.1)
 
 
 def test_agreement_in_order_is_held_to_a_bound() -> None:
@@ -144,12 +170,14 @@ def _lengths(generator: np.random.Generator) -> Shift:
 
 
 def _ties(generator: np.random.Generator) -> Shift:
-    return mean_shift(*((generator.random(size) < 0.1).astype(float).tolist() for size in (60, 25)), resamples=199)
+    before, after = ((generator.random(size) < 0.1).astype(float).tolist() for size in (60, 25))
+    return mean_shift(before, after, resamples=199)
 
 
 def _kinds(generator: np.random.Generator) -> Shift:
-    drawn = (Counter(generator.choice(list("abcde"), size, p=[0.9, 0.05, 0.03, 0.01, 0.01])) for size in (60, 25))
-    return share_shift(*drawn, resamples=199)
+    shares = [0.9, 0.05, 0.03, 0.01, 0.01]
+    before, after = (Counter(generator.choice(list("abcde"), size, p=shares)) for size in (60, 25))
+    return share_shift(before, after, resamples=199)
 
 
 def _words(generator: np.random.Generator) -> Shift:
