@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,12 +19,13 @@ from tasks.drift.profile import Profile
 from tasks.files import write_json, write_text
 from tasks.params.register import DriftParams
 from tasks.paths import Paths
+from tasks.progress import warn
 from tasks.tracking import mlflow_store
 
 PROFILE, TAG = "drift/profile.jsonl.gz", "drift.profile"
 """A run's artifact, and the tag that holds its digest."""
-CANDIDATES = 50
-"""Runs that are looked through for nights with other data."""
+RUNS_A_NIGHT = 8
+"""So many runs are looked through for each night with other data: register may run several times on the same."""
 
 
 def baselines(client: Any, paths: Paths, tonight: Profile, champion: Any, limit: int) -> list[Baseline]:
@@ -40,10 +42,12 @@ def baselines(client: Any, paths: Paths, tonight: Profile, champion: Any, limit:
     if champion is not None:
         kept = _profile_of(client, champion.run_id)
         compared.append(Baseline("champion", f"champion {champion.version}", None if kept is None else [kept]))
-    runs = mlflow_store.find_runs(client, paths, f"tags.`{TAG}` != '' and attributes.status = 'FINISHED'", CANDIDATES)
+    query = f"tags.`{TAG}` != '' and attributes.status = 'FINISHED'"
+    runs = mlflow_store.find_runs(client, paths, query, RUNS_A_NIGHT * limit)
     others = {run.data.tags[TAG]: run.info.run_id for run in reversed(runs)}
     others.pop(profile.digest_of(tonight), None)
-    profiles = [kept for run_id in reversed(others.values()) if (kept := _profile_of(client, run_id))][:limit]
+    found = (kept for run_id in reversed(others.values()) if (kept := _profile_of(client, run_id)))
+    profiles = list(islice(found, limit))
     if profiles:
         title = f"the last {len(profiles)} nights" if len(profiles) > 1 else "the last night"
         compared.append(Baseline("nights", title, profiles))
@@ -82,8 +86,12 @@ def figures(measured: Sequence[Measured]) -> dict[str, float]:
 
 
 def _profile_of(client: Any, run_id: str | None) -> Profile | None:
-    """The profile that a run kept; None where it kept none, or is gone."""
+    """The profile that a run kept; None where it kept none that can be read, or is gone."""
     if not run_id or mlflow_store.get_run(client, run_id) is None:
         return None
     file = mlflow_store.find_artifact(client, run_id, PROFILE)
-    return None if file is None else profile.read(file)
+    try:
+        return None if file is None else profile.read(file)
+    except ValueError as error:
+        warn(f"drift is not measured from the night of run {run_id}, whose profile cannot be read: {error}")
+        return None

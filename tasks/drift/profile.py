@@ -12,8 +12,8 @@ import json
 import unicodedata
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import combinations
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations, starmap
 from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
@@ -27,7 +27,7 @@ from rlhf.records import Demonstration, Prompt, Ranking, Record, prompt_key
 from tasks.files import read_records, read_rows
 from tasks.paths import Paths
 
-MAX_ROWS = 20_000
+MAX_ROWS = 10_000
 """Of each kind."""
 BUCKETS = 4096
 """A word is kept as one of so many numbers."""
@@ -35,6 +35,7 @@ LETTERS = 200
 """So many letters tell a text's script."""
 
 RecordT = TypeVar("RecordT", Demonstration, Prompt)
+RowT = TypeVar("RowT")
 
 
 class Traits(BaseModel):
@@ -72,15 +73,12 @@ Profile = list[Traits]
 
 def profile(paths: Paths) -> Profile:
     """The profile of the data in a workspace whose night was evaluated, in a fixed order."""
-    kinds = (
-        [_of_prompt(row) for row in _validated(paths, "prompts", Prompt)],
-        [_of_demonstration(row) for row in _validated(paths, "demonstrations", Demonstration)],
-        list(of_rankings(read_records(paths.rankings, Ranking))),
-        list(_of_fixed_texts(paths.evaluation / "fixed_texts.jsonl")),
-    )
-    # The same row twice is one.
-    distinct = ({row.row: row for row in rows} for rows in kinds)
-    return [rows[key] for rows in distinct for key in sorted(rows)[:MAX_ROWS]]
+    return [
+        *starmap(_of_prompt, _smallest(_validated(paths, "prompts", Prompt), _id_of_prompt)),
+        *starmap(_of_demonstration, _smallest(_validated(paths, "demonstrations", Demonstration), _id_of_answer)),
+        *of_rankings(read_records(paths.rankings, Ranking)),
+        *_of_fixed_texts(paths.evaluation / "fixed_texts.jsonl"),
+    ]
 
 
 def write(path: Path, rows: Profile) -> None:
@@ -127,40 +125,54 @@ def _validated(paths: Paths, name: str, record: type[RecordT]) -> list[RecordT]:
     return [row for file in files if file.is_file() for row in read_records(file, record, may_be_empty=True)]
 
 
-def _of_prompt(row: Prompt) -> Traits:
+def _smallest(rows: Iterable[RowT], digest: Callable[[RowT], str]) -> list[tuple[str, RowT]]:
+    """The rows with the smallest digests, in their order, each after its digest; the same row twice is one."""
+    distinct = {digest(row): row for row in rows}
+    return [(key, distinct[key]) for key in sorted(distinct)[:MAX_ROWS]]
+
+
+def _id_of_prompt(row: Prompt) -> str:
+    return _digest(prompt_key(row.prompt))
+
+
+def _of_prompt(digest: str, row: Prompt) -> Traits:
     key = prompt_key(row.prompt)
     words = [bucket_of(word) for word in unicode_words(key)]
     language, length = _language(row, key), float(len(split_words(key)))
-    return Traits(
-        kind="prompts", prompt=_digest(key), row=_digest(key), length=length, language=language, words=words or None
-    )
+    return Traits(kind="prompts", prompt=digest, row=digest, length=length, language=language, words=words or None)
 
 
-def _of_demonstration(row: Demonstration) -> Traits:
-    key = prompt_key(row.prompt)
+def _id_of_answer(row: Demonstration) -> str:
+    return _digest([prompt_key(row.prompt), row.response])
+
+
+def _of_demonstration(digest: str, row: Demonstration) -> Traits:
+    prompt = _digest(prompt_key(row.prompt))
     language, length = _language(row, row.response), float(len(split_words(row.response)))
-    return Traits(
-        kind="demonstrations", prompt=_digest(key), row=_digest([key, row.response]), length=length, language=language
-    )
+    return Traits(kind="demonstrations", prompt=prompt, row=digest, length=length, language=language)
+
+
+def _id_of_ranking(row: Ranking) -> str:
+    return _digest([prompt_key(row.prompt), row.completions, row.ranks, row.annotator])
 
 
 def of_rankings(rows: Sequence[Ranking]) -> Iterator[Traits]:
-    """Each ranking, with how far those of others, as far as they rank the same texts of the prompt, agree."""
+    """Rankings, with how far those of others, as far as they rank the same texts of the prompt, agree."""
     verdicts_of: dict[tuple[str, str, str], Counter[int]] = defaultdict(Counter)
     own: dict[tuple[str, tuple[str, str, str]], Counter[int]] = defaultdict(Counter)
     for row in rows:
         for couple, verdict in _verdicts(row):
             verdicts_of[couple][verdict] += 1
             own[row.annotator, couple][verdict] += 1
-    for row in rows:
-        verdicts, key = _verdicts(row), prompt_key(row.prompt)
+    for digest, row in _smallest(rows, _id_of_ranking):
+        verdicts = _verdicts(row)
         mine = [(verdicts_of[couple], own[row.annotator, couple], verdict) for couple, verdict in verdicts]
         others = sum(every.total() - same.total() for every, same, _ in mine)
         alike = sum(every[verdict] - same[verdict] for every, same, verdict in mine)
         yield Traits(
             kind="rankings",
-            prompt=_digest(key),
-            row=_digest([key, row.completions, row.ranks, row.annotator]),
+            prompt=_digest(prompt_key(row.prompt)),
+            row=digest,
             length=fmean(len(split_words(text)) for text in row.completions),
             language=_language(row, " ".join(row.completions)),
             annotator=row.annotator,
@@ -180,9 +192,9 @@ def _verdicts(row: Ranking) -> list[tuple[tuple[str, str, str], int]]:
 
 def _of_fixed_texts(path: Path) -> Iterator[Traits]:
     """An evaluation of an earlier time left none."""
-    for _, row in read_rows(path) if path.is_file() else ():
-        key = _digest(row["prompt"])
-        yield Traits(kind="fixed_texts", prompt=key, row=_digest([row["prompt"], row["text"]]), score=row["reward"])
+    rows = [row for _, row in read_rows(path)] if path.is_file() else []
+    for digest, row in _smallest(rows, lambda row: _digest([row["prompt"], row["text"]])):
+        yield Traits(kind="fixed_texts", prompt=_digest(row["prompt"]), row=digest, score=row["reward"])
 
 
 def _language(row: Record, text: str) -> str:

@@ -12,8 +12,8 @@ from rlhf.settings.base import NonNegative, Positive, Rate, Settings, Share
 class DriftParams(Settings):
     """When tonight's data count as drifted from the champion's and from those of the last nights."""
 
-    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01
-    """The chance that a night without drift is warned of, over all its figures together."""
+    alpha: Annotated[float, Field(ge=0.005, lt=0.5)] = 0.01
+    """The chance that a night without drift is warned of, over all its figures together; below .005 is not resolved."""
     min_distance: Share = 0.05
     """What is certain but smaller than this is no drift."""
     nights: Positive = 7

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from rlhf.drift import RESAMPLES
 from tasks.drift import compare
 from tasks.drift.compare import MEASURES, Baseline, Measured
 from tasks.drift.profile import Profile, Traits, bucket_of
 from tasks.figures import find
 from tasks.params.register import DriftParams
+from tests.tasks.drift.alarms import quiet_night
 
 PARAMS = DriftParams()
 
@@ -187,42 +189,33 @@ def test_every_figure_has_its_title() -> None:
     assert [find(f"drift.champion.{key}").key for key in keys] == list(keys)
 
 
-def drawn(generator: np.random.Generator, start: int, size: int, quality: np.ndarray) -> Profile:
-    """Rows of a night, all from one distribution, and the fixed texts as a new reward model sees them."""
-    rows: list[dict[str, Any]] = []
-    for n in range(start, start + size):
-        key = f"{n:06}"
-        for kind in ("prompts", "demonstrations", "rankings"):
-            language = str(generator.choice(["Latin", "Cyrillic"], p=[0.7, 0.3]))
-            length = float(generator.poisson(12))
-            rows.append({"kind": kind, "prompt": key, "row": key, "length": length, "language": language})
-        agreement, ties = round(float(generator.random()), 1), float(generator.random() < 0.3)
-        rows[-1] |= {"annotator": str(generator.choice(["ana", "bo", "cy"])), "ties": ties, "agreement": agreement}
-    scores = (quality + generator.normal(0, 0.5, len(quality))).tolist()
-    return [Traits.model_validate(row) for row in rows] + fixed(scores)
-
-
-def share_of_alarms(draw: Callable[[np.random.Generator], list[Measured]], nights: int) -> float:
-    generator = np.random.default_rng(5)
-    return float(np.mean([any(each.drifted for each in draw(generator)) for _ in range(nights)]))
+def test_the_least_alpha_can_be_reached() -> None:
+    """By the smallest p of a permutation, adjusted for every figure beside two baselines."""
+    least = RESAMPLES + 1
+    figures = 2 * (len(MEASURES) + 2)
+    assert figures / least <= DriftParams(alpha=0.005).alpha
+    with pytest.raises(ValidationError, match=r"alpha"):
+        DriftParams(alpha=0.004)
 
 
 def test_a_night_without_drift_is_warned_of_as_rarely_as_params_say() -> None:
     """Over 20 figures together, a tenth of the nights at most (within two deviations of counting 24); one by one
     they would have warned in more than a third of them.
     """
-    params = DriftParams(alpha=0.1, min_distance=0.0)
-    alone: list[bool] = []
+    params, generator = DriftParams(alpha=0.1, min_distance=0.0), np.random.default_rng(5)
+    nights = [compare.compare(*quiet_night(generator, 60, 30), params) for _ in range(24)]
+    assert min(sum(each.p is not None for each in measured) for measured in nights) >= 18
+    warned = np.mean([any(each.drifted for each in measured) for measured in nights])
+    alone = np.mean([any(each.p is not None and each.p <= 0.1 for each in measured) for measured in nights])
+    assert warned <= 0.1 + 2 * math.sqrt(0.1 * 0.9 / 24)
+    assert alone > 1 / 3
 
-    def night(generator: np.random.Generator) -> list[Measured]:
-        quality = generator.normal(size=40)
-        before = drawn(generator, 0, 60, quality)
-        nights = Baseline("nights", "", [before, drawn(generator, 60, 30, quality)])
-        tonight = [*before[:180], *drawn(generator, 90, 30, quality)]
-        measured = compare.compare(tonight, [champion(before), nights], params)
-        assert sum(each.p is not None for each in measured) >= 18
-        alone.append(any(each.p is not None and each.p <= 0.1 for each in measured))
-        return measured
 
-    assert share_of_alarms(night, 24) <= 0.1 + 2 * math.sqrt(0.1 * 0.9 / 24)
-    assert np.mean(alone) > 1 / 3
+def test_a_fifth_of_new_rows_in_another_language_is_seen() -> None:
+    """In most nights of 100 new rows; the line of docs/drift.md."""
+    generator = np.random.default_rng(6)
+    seen = [
+        any(each.drifted for each in compare.compare(*quiet_night(generator, 300, 100, foreign=0.2), PARAMS))
+        for _ in range(6)
+    ]
+    assert sum(seen) >= 5

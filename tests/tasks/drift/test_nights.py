@@ -71,6 +71,20 @@ def test_the_champion_leads_to_its_data(client: Any, tracked: Paths) -> None:
         assert baseline == Baseline("champion", "champion 2", None)
 
 
+def test_a_damaged_profile_is_told_and_not_known(
+    client: Any, tracked: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half a file, as a full disk leaves it: the night registers all the same."""
+    damaged = kept(client, tracked, rows("a"))
+    [file] = tracked.mlruns.rglob(f"{damaged}/artifacts/{nights.PROFILE}")
+    file.write_bytes(file.read_bytes()[:20])
+    kept(client, tracked, rows("b"))
+    champion, last = nights.baselines(client, tracked, rows("c"), Version("1", damaged), 7)
+    assert champion.profiles is None
+    assert last.profiles == [rows("b")]
+    assert f"not measured from the night of run {damaged}, whose profile cannot be read: " in capsys.readouterr().err
+
+
 def test_a_night_keeps_its_figures_and_their_page(client: Any, tracked: Paths) -> None:
     """As artifacts of its run, the page in nights/ too; what drifted stands first and in colour, every text escaped."""
     before = rows(*(f"{n:03}" for n in range(60)), language="<Latin>")
