@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from rlhf.tokenizers import control_tokens
+from rlhf.tokenizers import control_tokens, id_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,4 +79,4 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
         return None
     _, answered, behind = text.rpartition(ANSWER)
     end = re.match(rf"\s*{control_tokens(tokenizer).anywhere.pattern}", behind) if answered else None
-    return None if end is None else tokenizer.convert_tokens_to_ids(end[1])
+    return None if end is None else id_of(tokenizer, end[1])

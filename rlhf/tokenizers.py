@@ -40,7 +40,7 @@ def encode_prompt(
     # get_vocab would copy a large tokenizer's vocabulary for every prompt.
     if tokenizer.convert_tokens_to_ids(SEP) in (None, tokenizer.unk_token_id):
         return bos_ids(tokenizer) + encode_text(tokenizer, text + "\n")
-    return [*bos_ids(tokenizer), *encode_text(tokenizer, text), _id_of(tokenizer, SEP)]
+    return [*bos_ids(tokenizer), *encode_text(tokenizer, text), id_of(tokenizer, SEP)]
 
 
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -59,7 +59,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
-def _id_of(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+def id_of(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     token_id = tokenizer.convert_tokens_to_ids(token)
     assert isinstance(token_id, int)
     return token_id
@@ -126,7 +126,7 @@ def _encode_turns(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, Any]
     tokens: list[int] = []
     for part in filter(None, controls.split(text)):
         if controls.fullmatch(part):
-            tokens.append(_id_of(tokenizer, part))
+            tokens.append(id_of(tokenizer, part))
         else:
             tokens += encode_text(tokenizer, part.translate({ord(mark): token for token, mark in marks.items()}))
     return tokens

@@ -108,7 +108,7 @@ def test_the_last_stage_is_the_distribution_of_warp(name: str, request: pytest.F
         with torch.no_grad():
             logits: Any = policy.model(past).logits[:, -1]
         mask = torch.ones_like(past, dtype=torch.bool)
-        expected = warp(logits, as_controls([ALL], CPU), past, mask, step, policy.eos_id).softmax(-1)[0]
+        expected = warp(logits, as_controls([ALL], CPU), past, mask, step, policy.stop_ids).softmax(-1)[0]
         assert [row.control for row in stages] == [
             *("raw", "repetition_penalty", "min_new_tokens", "temperature", "top_k", "top_p", "min_p")
         ]

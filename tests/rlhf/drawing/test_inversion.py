@@ -98,7 +98,7 @@ def warped(logits: torch.Tensor, **columns: list[float]) -> torch.Tensor:
     settings = {name: torch.tensor(columns.get(name, [value] * rows))[:, None] for name, value in off.items()}
     controls = Controls(temperature=torch.ones(rows, 1), greedy=torch.zeros(rows, 1, dtype=torch.bool), **settings)
     seen = torch.zeros(rows, 1, dtype=torch.long)
-    return warp(logits, controls, seen, torch.ones_like(seen, dtype=torch.bool), 0, 0)
+    return warp(logits, controls, seen, torch.ones_like(seen, dtype=torch.bool), 0, [0])
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.01, 1.0, 8.0])
