@@ -46,8 +46,8 @@ def baselines(client: Any, paths: Paths, tonight: Profile, champion: Any, limit:
     runs = mlflow_store.find_runs(client, paths, query, RUNS_A_NIGHT * limit)
     others = {run.data.tags[TAG]: run.info.run_id for run in reversed(runs)}
     others.pop(profile.digest_of(tonight), None)
-    found = (kept for run_id in reversed(others.values()) if (kept := _profile_of(client, run_id)))
-    profiles = list(islice(found, limit))
+    known = (kept for run_id in reversed(others.values()) if (kept := _profile_of(client, run_id)))
+    profiles = list(islice(known, limit))
     if profiles:
         title = f"the last {len(profiles)} nights" if len(profiles) > 1 else "the last night"
         compared.append(Baseline("nights", title, profiles))

@@ -42,7 +42,7 @@ def carry_out(paths: Paths, params: Params, plan: Plan, who: str, why: str) -> l
         What could not be removed, and why; empty where all is done.
 
     Raises:
-        ValueError: `why` or `who` names what is to be forgotten.
+        ValueError: `why` or `who` names what is to be forgotten, or a source has changed since the plan was made.
         OSError: a source or the record could not be written; everything is as it was.
     """
     kept = f"{why}\n{who}"
