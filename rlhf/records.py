@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from rlhf.blank import is_blank
 
@@ -26,6 +26,13 @@ def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _is_written(name: str) -> str:
+    """Raises ValueError for a name that shows nothing."""
+    if is_blank(name):
+        raise ValueError("it is blank; write one, or leave the field out where it may be")
+    return name
+
+
 def _as_rank(value: object) -> object:
     """1.0 and "1" as 1."""
     if isinstance(value, str) and re.fullmatch(r"\s*\d{1,9}(\.0*)?\s*", value):
@@ -33,7 +40,7 @@ def _as_rank(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Identifier = Annotated[Name, BeforeValidator(_as_text)]
+Identifier = Annotated[Name, BeforeValidator(_as_text), AfterValidator(_is_written)]
 Rank = Annotated[int, BeforeValidator(_as_rank)]
 
 
@@ -116,7 +123,7 @@ class Sampling(BaseModel):
 
 
 class Completion(Record):
-    """One sampled answer; `tokens` and `logprob` (nats) count the EOS token when there is one."""
+    """One sampled answer; `tokens` and `logprob` (nats) count the end token when there is one."""
 
     text: Text
     tokens: int

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any, NoReturn, TextIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -30,10 +31,14 @@ def read_rows(path: Path, constants: bool = False) -> Iterator[tuple[int, dict[s
         raise FileNotFoundError(f"{path}: no such file; give the path of a JSONL file (plain or .gz)")
     rows = 0
     for number, line in enumerate(_lines(path), 1):
+        if number == 1 and (fault := foreign_format(line)):
+            raise ValueError(f"{path}: {fault}")
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             if not text.strip():
                 continue
+            if number == 1 and (fault := json_over_lines(text, str(path))):
+                raise ValueError(fault)
             row = parse_json(text, constants)
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
@@ -47,6 +52,40 @@ def read_rows(path: Path, constants: bool = False) -> Iterator[tuple[int, dict[s
         yield number, row
     if not rows:
         raise ValueError(f"{path}: the file is empty; give at least one row")
+
+
+FOREIGN = (
+    (b"\xff\xfe", "text in UTF-16; save the file as UTF-8"),
+    (b"\xfe\xff", "text in UTF-16; save the file as UTF-8"),
+    (b"PK\x03\x04", "a zip archive; unpack it, or save the spreadsheet that it is as CSV in UTF-8"),
+    (b"PAR1", "a Parquet file; call it .parquet"),
+    (b"\x1f\x8b", "a gzip file; unpack it, or call it .gz if it was compressed once"),
+    (b"BZh", "a bzip2 file; unpack it, or call it .bz2 if it was compressed once"),
+    (b"\xfd7zXZ", "an xz file; unpack it, or call it .xz if it was compressed once"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file; unpack it, or call it .zst if it was compressed once"),
+)
+"""The first bytes of files that are no UTF-8 text, with what they are and what to do."""
+
+
+def foreign_format(start: bytes) -> str:
+    """What a file is that should be UTF-8 text, by its first bytes, and what to do; empty where it may well be text."""
+    kind = next((kind for magic, kind in FOREIGN if start.startswith(magic)), "")
+    if not kind and b"\0" in start[:2]:
+        kind = FOREIGN[0][1]  # a character of ASCII has a zero byte beside it
+    return f"found {kind}" if kind else ""
+
+
+def json_over_lines(first: str, shown: str) -> str:
+    """What to do where a file's first line opens JSON that goes on below it; empty where it does not."""
+    opened = first.strip().replace(" ", "")
+    goes_on = opened in ("[", "{", "[{") and first.endswith("\n")
+    if not goes_on and not (opened.startswith("[{") and opened.endswith("}]")):
+        return ""
+    advice = "found JSON that is not one object a line; write it so"
+    if not shown.lower().endswith((".jsonl", ".ndjson")):
+        return advice
+    program, name = ("." if opened == "{" else ".[]"), quote(shown)
+    return f"{advice}\n  jq -c '{program}' {name} > {name}.new && mv {name}.new {name}"
 
 
 def parse_json(text: str, constants: bool = False) -> Any:
@@ -79,12 +118,22 @@ def _float_of(digits: str) -> float:
     return number
 
 
+def _int_of(digits: str) -> int:
+    if len(digits) > LONGEST_INTEGER:
+        raise ValueError(f"the number {digits:.40}… has {len(digits)} digits; correct it")
+    return int(digits)
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value; give a number, or leave the field out")
 
 
-_STRICT = json.JSONDecoder(object_pairs_hook=_object_of, parse_float=_float_of, parse_constant=_refuse_constant)
-_LENIENT = json.JSONDecoder(object_pairs_hook=_object_of, parse_float=_float_of)
+LONGEST_INTEGER = 4300
+"""Digits of a number that Python reads."""
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_object_of, parse_float=_float_of, parse_int=_int_of, parse_constant=_refuse_constant
+)
+_LENIENT = json.JSONDecoder(object_pairs_hook=_object_of, parse_float=_float_of, parse_int=_int_of)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -119,11 +168,32 @@ def explain(error: ValidationError) -> str:
     """A pydantic error as one line: each field with what is wrong and the value found."""
     reasons = []
     for problem in error.errors():
-        field = ".".join(str(part) for part in problem["loc"])
+        location = [str(part) for part in problem["loc"]] or [""]
+        if location[0] == "prompt" and location[1:2] in (["str"], ["list[Message]"]):
+            reasons += _explain_prompt(location[2:], problem["input"])
+            continue
+        field = ".".join(location)
         message = problem["msg"].removeprefix("Value error, ")
         value = "" if problem["type"] in ("missing", "value_error") else f" (found {problem['input']!r:.80})"
         reasons.append(f"{field}: {message}{value}" if field else f"{message}{value}")
-    return "; ".join(reasons)
+    return "; ".join(dict.fromkeys(reasons))
+
+
+def _explain_prompt(keys: list[str], value: Any) -> list[str]:
+    """What is wrong with a prompt that is neither a text nor chat messages: one reason, whichever it was meant to be.
+
+    Args:
+        keys: where in the messages: their number, and a field; empty where the whole is meant.
+        value: what is there.
+    """
+    if not keys:
+        return [] if isinstance(value, list) else [f"prompt: give a text, or chat messages (found {value!r:.80})"]
+    turn = f"prompt: message {int(keys[0]) + 1}"
+    if isinstance(value, dict):
+        return [f"{turn} needs role and content, both as text (found {', '.join(value) or 'nothing'})"]
+    if keys[1:] == ["content"] and isinstance(value, list):
+        return [f"{turn}: content in parts is not read; give its text (found {value!r:.80})"]
+    return [f"{'.'.join([turn, *keys[1:]])} is to be text (found {value!r:.80})"]
 
 
 def write_records(path: Path, records: Iterable[BaseModel]) -> int:

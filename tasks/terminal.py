@@ -8,8 +8,9 @@ import select
 import sys
 from contextlib import suppress
 
-STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-"""C0 and C1 (ECMA-48) but tab and line end, DEL, and halves of a surrogate pair, which no terminal can be sent."""
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""C0 and C1 (ECMA-48) but tab and line end, DEL, what turns the direction of the text behind it (Unicode's embeddings,
+overrides and isolates), and halves of a surrogate pair, which no terminal can be sent."""
 
 
 def visible(text: str) -> str:

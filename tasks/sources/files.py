@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from tasks.files import parse_json
+from tasks.files import foreign_format, json_over_lines, parse_json
 from tasks.sources.rows import Problems, RawRow, without_gaps
 from tasks.sources.table import table_rows
 
@@ -48,6 +48,9 @@ def _text_lines(path: Path, shown: str, problems: Problems) -> Iterator[tuple[in
     with open_unpacked(path) as stream:
         try:
             for number, line in enumerate(stream, 1):
+                if number == 1 and (fault := foreign_format(line)):
+                    problems.add(f"{shown}: {fault}")
+                    return
                 try:
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
@@ -69,6 +72,9 @@ def jsonl_rows(lines: Lines, shown: str, problems: Problems) -> Rows:
     for number, line in lines:
         if not line.strip():
             continue
+        if number == 1 and (fault := json_over_lines(line, shown)):
+            problems.add(f"{shown}:1: {fault}")
+            return
         try:
             row = parse_json(line)
             # Half of a surrogate pair passes json.loads and would break the first write.
@@ -119,15 +125,19 @@ def rankings_name(name: str) -> str | None:
     return f"{name[: len(name) - len(suffix)]}.jsonl"
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     """All files below a folder, by name, those of linked folders too.
 
     Raises:
         FileNotFoundError: a link leads nowhere.
+        ValueError: a link leads back to a folder that it is in.
     """
+    above = (*above, folder.resolve())
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            yield from files_below(path)
+            if path.is_symlink() and path.resolve() in above:
+                raise ValueError(f"{path}: a link to {os.readlink(path)}, a folder that it is in; remove the link")
+            yield from files_below(path, above)
         else:
             yield check_link(path)
 

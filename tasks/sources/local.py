@@ -128,7 +128,12 @@ def _files_of(folder: Path, source: str) -> list[Path]:
     expected = f"train, dev, test, demonstrations* or prompts* ({READABLE})"
     files, passed_over = [], []
     for file in sorted(folder.iterdir()):
-        if check_link(file).is_dir() or file.name.startswith(".") or file.name.lower().endswith(NOTES):
+        if check_link(file).is_dir() and suffix_of(file) is not None:
+            raise ValueError(
+                f"{source}/{file.name}: found a folder that is called as a data file; subfolders are not read: put its "
+                f"files here, as {expected}, or give it another name"
+            )
+        if file.is_dir() or file.name.startswith(".") or file.name.lower().endswith(NOTES):
             continue
         if suffix_of(file) is None and not file.name.lower().endswith(DATA):
             passed_over.append(file.name)

@@ -13,6 +13,7 @@ from tasks.files import as_record
 
 LOCATED = re.compile(r"(.*?):(\d+): (.*)", re.DOTALL)
 """A message that opens with a file and a line."""
+IN_BRACKETS = re.compile(r" \(.*\)", re.DOTALL)
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
@@ -53,12 +54,15 @@ class Problems:
 
 
 def _grouped(messages: list[str]) -> list[str]:
-    """The messages, where one that several rows of a file get is told once, with their number."""
+    """The messages, where one that several rows of a file get is told once, with their number.
+
+    What each row holds stands in brackets, and may differ.
+    """
     groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for message in messages:
         located = LOCATED.fullmatch(message)
         file, line, text = located.groups() if located else (message, "", "")
-        groups.setdefault((file, text), []).append((line, message))
+        groups.setdefault((file, IN_BRACKETS.sub("", text)), []).append((line, message))
     return [
         rows[0][1] + (f" (and {len(rows) - 1} more rows of the file, up to line {rows[-1][0]})" if rows[1:] else "")
         for rows in groups.values()

@@ -17,6 +17,7 @@ from tasks.terminal import visible
         ("\x9b31m", r"\x9b31m"),  # CSI as one character of C1
         ("all well\rFAILED  ", r"all well\rFAILED  "),  # a carriage return writes over what stands there
         ("a\x08b\x7f\x00", r"a\x08b\x7f\x00"),
+        ("abc\u202egnp.exe\u2066", r"abc\u202egnp.exe\u2066"),  # shown as abcexe.png
         ("half \ud83d", r"half \ud83d"),  # which no stream can encode
         ("tab\tand\nline, é 😀 \u200b\\x1b", "tab\tand\nline, é 😀 \u200b\\x1b"),
     ],

@@ -9,6 +9,7 @@ import lzma
 import re
 import shutil
 import subprocess
+import unicodedata
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ import pyarrow.parquet
 import pytest
 from transformers import AutoConfig
 
+from rlhf.records import Demonstration, Prompt, prompt_key
 from rlhf.settings.model import ModelSettings
 from rlhf.tokenizers import train_tokenizer
 from tasks import ingest, progress, stages, validate
+from tasks.files import read_rows
 from tasks.params.ingest import IngestParams
 from tasks.params.validate import ValidateParams
 from tasks.paths import Paths
+from tasks.validation.splits import assign_splits, declared_splits
 
 GOOD = '{"prompt": "Is tea hot?", "response": "Yes."}\n'
 RANKED = '{"id": "r", "prompt": "Is tea hot?", "completions": ["Yes.", "No."], "ranks": [1, 2], "annotator": "ann"}\n'
@@ -123,6 +127,153 @@ def test_a_source_is_told_what_is_wrong_with_it(tmp_path: Path, name: str, text:
     assert not Paths(tmp_path).raw.exists()
 
 
+TWO_ROWS = GOOD + GOOD.replace("tea", "ice")
+ODD: dict[str, tuple[str, bytes, str]] = {
+    "UTF-16, as Windows saves Unicode": (
+        "x.jsonl",
+        GOOD.encode("utf-16"),
+        "x.jsonl: found text in UTF-16; save the file",
+    ),
+    "UTF-16 from another machine": ("x.csv", "\ufeffprompt".encode("utf-16-be"), "x.csv: found text in UTF-16; save"),
+    "UTF-16 without a mark": (
+        "x.jsonl",
+        GOOD.encode("utf-16-le"),
+        "x.jsonl: found text in UTF-16; save the file as UTF-8",
+    ),
+    "gzip under a plain name": (
+        "x.jsonl",
+        gzip.compress(GOOD.encode()),
+        "x.jsonl: found a gzip file; unpack it, or call",
+    ),
+    "compressed twice": (
+        "x.jsonl.gz",
+        gzip.compress(gzip.compress(GOOD.encode())),
+        "x.jsonl.gz: found a gzip file; unpack",
+    ),
+    "xz under a plain name": ("x.jsonl", lzma.compress(GOOD.encode()), "x.jsonl: found an xz file; unpack it"),
+    "a spreadsheet called .csv": (
+        "x.csv",
+        b"PK\x03\x04 and more",
+        "x.csv: found a zip archive; unpack it, or save the",
+    ),
+    "Parquet called .jsonl": ("x.jsonl", b"PAR1 and more", "x.jsonl: found a Parquet file; call it .parquet"),
+    "zeros where the disk was full": ("x.jsonl", GOOD.encode() + b"\0" * 40, "x.jsonl:2: not JSON"),
+    "an array on one line": (
+        "x.jsonl",
+        f"[{GOOD.strip()}, {GOOD.strip()}]".encode(),
+        "x.jsonl:1: found JSON that is not one object a line; write it so\n  jq -c '.[]' data/source/x.jsonl >",
+    ),
+    "an array over many lines": (
+        "x.jsonl",
+        json.dumps([json.loads(GOOD)] * 2, indent=2).encode(),
+        "x.jsonl:1: found JSON that is not one object a line; write it so\n  jq -c '.[]' data/source/x.jsonl >",
+    ),
+    "objects over many lines": (
+        "x.jsonl",
+        json.dumps(json.loads(GOOD), indent=2).encode() * 2,
+        "x.jsonl:1: found JSON that is not one object a line; write it so\n  jq -c '.' data/source/x.jsonl >",
+    ),
+    "a comma behind every row": (
+        "x.jsonl",
+        TWO_ROWS.replace("}", "},").encode(),
+        "write one JSON object a line (and 1 more rows of the file, up to line 2)",
+    ),
+    "a number of 6,000 digits": (
+        "x.jsonl",
+        b'{"prompt": "p", "response": "r", "score": ' + b"9" * 6000 + b"}",
+        "x.jsonl:1: the number 9999999999999999999999999999999999999999\u2026 has 6000 digits; correct it",
+    ),
+    "a quote that never closes": (
+        "x.csv",
+        b'prompt,response\n"two\nlines",ok\n"never closed,x\nmore,y\n',
+        "x.csv:4: not CSV (unexpected end of data); a cell's quote opens in this row and never closes",
+    ),
+    "content in parts": (
+        "x.jsonl",
+        b'{"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "response": "r"}\n'
+        b'{"prompt": [{"role": "user", "content": [{"type": "text", "text": "b"}]}], "response": "r"}\n',
+        "x.jsonl:1: prompt: message 1: content in parts is not read; give its text (found [{'type': 'text', 'text': "
+        "'a'}]) (and 1 more rows of the file, up to line 2)",
+    ),
+    "ShareGPT's turns in a prompt": (
+        "x.jsonl",
+        b'{"prompt": [{"role": "user", "content": "a"}, {"from": "gpt", "value": "b"}], "response": "r"}',
+        "x.jsonl:1: prompt: message 2 needs role and content, both as text (found from, value)",
+    ),
+    "a number for a prompt": (
+        "x.jsonl",
+        b'{"prompt": 7, "response": "r"}',
+        "x.jsonl:1: prompt: give a text, or chat messages (found 7)",
+    ),
+    "a number for a turn's text": (
+        "x.jsonl",
+        b'{"prompt": [{"role": "user", "content": 7}], "response": "r"}',
+        "x.jsonl:1: prompt: message 1.content is to be text (found 7)",
+    ),
+    "an id that shows nothing": (
+        "x.jsonl",
+        '{"id": " \u200b", "prompt": "p", "response": "r"}'.encode(),
+        "x.jsonl:1: id: it is blank; write one",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), ODD.values(), ids=ODD)
+def test_a_file_of_odd_make_is_one_message_with_the_cure(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    """Whatever the number of its rows; a command that stands there mends it."""
+    file = put(tmp_path, f"source/{name}", "")
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        read_source(tmp_path, name)
+    assert str(caught.value).count(f"data/source/{name}:") == 1
+    if "\n  jq" in str(caught.value) and shutil.which("jq"):
+        subprocess.run(["sh", "-c", str(caught.value).rpartition("\n  ")[2]], cwd=tmp_path, check=True)
+        assert {row["response"] for row in read_source(tmp_path, name)["demonstrations"]} == {"Yes."}
+
+
+@pytest.mark.parametrize("name", ["UTF-16, as Windows saves Unicode", "objects over many lines"])
+def test_a_file_of_outputs_of_odd_make_is_told_too(tmp_path: Path, name: str) -> None:
+    """What `nightjar score` reads goes through another door."""
+    file, content, message = ODD[name]
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(message.partition(";")[0])):
+        list(read_rows(tmp_path / file))
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv"])
+@pytest.mark.parametrize("mark", [";", "\t", ","])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_spreadsheet_s_own_separators_are_read(tmp_path: Path, name: str, mark: str, told: bool) -> None:
+    """Byte-order mark, CRLF, decimal commas, a quoted line break, a cell of 200,000 letters; rows keep their lines."""
+    if name == "x.tsv" and mark == "," and not told:
+        pytest.skip("tabs are said by the name, and commas by nothing")
+    long = "word " * 40_000
+    cells = [["prompt", "response", "score"], ['"Wie\r\nwarm?"', "Warm.", '"1,5"'], ["q", long, "2"]]
+    text = "".join(f"{mark.join(row)}\r\n" for row in ([[f"sep={mark}"]] if told else []) + cells)
+    put(tmp_path, f"source/{name}", "").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_source(tmp_path, name)["demonstrations"] == [
+        {"id": f"x-{2 + told}", "prompt": "Wie\r\nwarm?", "response": "Warm.", "score": "1,5"},
+        {"id": f"x-{4 + told}", "prompt": "q", "response": long, "score": "2"},
+    ]
+
+
+def test_a_folder_is_no_file_and_a_link_leads_on(tmp_path: Path) -> None:
+    """A folder that is called as a data file is not passed over; a link to a folder that it is in is no maze."""
+    put(tmp_path, "source/d/train.jsonl/part-0.jsonl", GOOD)
+    put(tmp_path, "source/d/demonstrations.jsonl", GOOD)
+    with pytest.raises(ValueError, match=r"data/source/d/train\.jsonl: found a folder that is called as a data file"):
+        read_source(tmp_path, "d")
+    put(tmp_path, "feedback/team/f.jsonl", RANKED)
+    for name, target in (("feedback/team/again", "."), ("feedback/team/up", "..")):
+        link = tmp_path / "data" / name
+        link.symlink_to(target)
+        with pytest.raises(ValueError, match=rf"{link.name}: a link to \.+, a folder that it is in; remove the link"):
+            read_feedback(tmp_path)
+        link.unlink()
+
+
 FEEDBACK = {
     "ranks twice": (
         "f.jsonl",
@@ -132,6 +283,20 @@ FEEDBACK = {
     "a rating beyond all floats": ("f.jsonl", RANKED.replace("}", ', "ratings": [1e999, 1]}'), "the number 1e999"),
     "a table of rankings": ("f.tsv", "id\tprompt\n", "data/feedback/f.tsv: found a .tsv file; write rankings as"),
     "a JSON array": ("f.json", "[]", "data/feedback/f.json: found a .json file; write rankings as"),
+    "ranks with a gap": (
+        "f.jsonl",
+        RANKED.replace("[1, 2]", "[1, 5]"),
+        "f.jsonl:1: ranks are [1, 5]; rank 1 is best and ties share the lowest number, so this order is written [1, 2]",
+    ),
+    "ranks from 0": ("f.jsonl", RANKED.replace("[1, 2]", "[0, 1]"), "ranks are [0, 1]; rank 1 is best"),
+    "half a rank": (
+        "f.jsonl",
+        RANKED.replace("[1, 2]", "[1.5, 2]"),
+        "ranks.0: Input should be a valid integer (found 1.5)",
+    ),
+    "ranks in words": ("f.jsonl", RANKED.replace("[1, 2]", '["first", 2]'), "valid integer (found 'first')"),
+    "a rank too few": ("f.jsonl", RANKED.replace("[1, 2]", "[1]"), "ranks has 1 entries for 2 completions; give one"),
+    "an annotator that shows nothing": ("f.jsonl", RANKED.replace('"ann"', '" "'), "f.jsonl:1: annotator: it is blank"),
 }
 
 
@@ -369,6 +534,16 @@ STRICT = """{% for m in messages %}\
 [{{ m.role }}]{{ m.content }};{% endfor %}[bot]"""
 RANKS = '"completions": ["Yes.", "No."], "ranks": [1, 2], "annotator": "ann"'
 QUARANTINED = {
+    "a response of a zero-width space": (
+        "demonstrations",
+        '"prompt": "p", "response": "\\u200b"',
+        "response is blank",
+    ),
+    "an id with \x1b[2J that clears the terminal": (
+        "demonstrations",
+        '"prompt": "p", "response": " "',
+        "response is blank",
+    ),
     "a system turn that the template refuses": (
         "demonstrations",
         '"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}], "response": "r"',
@@ -447,7 +622,7 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> Paths:
         for kind, text in (("demonstrations", '"response": "Yes.<eos>"'), ("prompts", '"references": ["Yes.<eos>"]')):
             files[kind].append(f'{{"id": "{split}", "split": "{split}", "prompt": "Is {split} hot?", {text}}}')
     for name, (kind, text, _) in QUARANTINED.items():
-        files[kind].append(f'{{"id": "{name}", {text}}}')
+        files[kind].append(f'{{"id": {json.dumps(name)}, {text}}}')
     for kind, lines in files.items():
         put(root, "feedback/f.jsonl" if kind == "feedback" else f"raw/{kind}.jsonl", "\n".join(lines))
     paths = Paths(root)
@@ -455,7 +630,10 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> Paths:
         ValidateParams(max_rejected_share=1.0, control_tokens="quarantine"),
         ModelSettings(name=str(root / "model")),
     )
-    validate.run(stages.files("validate", paths), params, model)
+    told: list[str] = []
+    with progress.hearing(lambda level, line: told.append(line)):
+        validate.run(stages.files("validate", paths), params, model)
+    (root / "told").write_text("\n".join(told), encoding="utf-8")
     return paths
 
 
@@ -466,3 +644,38 @@ def test_a_row_is_quarantined_with_its_reason(validated: Paths, name: str) -> No
     reasons = {row["id"]: row["reasons"] for row in rows(validated.quarantine / f"{kind}.jsonl")}
     assert reasons[name] == [reason]
     assert reasons.keys() <= QUARANTINED.keys()
+
+
+def test_what_is_quarantined_is_told_with_a_row_and_steers_no_terminal(validated: Paths) -> None:
+    """A line for each kind of data and reason."""
+    told = (validated.root / "told").read_text(encoding="utf-8")
+    for kind, reason in {(kind, reason.partition(":")[0]) for kind, _, reason in QUARANTINED.values()}:
+        assert f"in data/quarantine: {kind}: {reason}" in told
+    assert "an id with \\x1b[2J that" in told
+    assert "\x1b" not in told
+
+
+FORMS = {
+    "another case": '"IS TEA HOT?"',
+    "a space behind": '"Is tea hot? "',
+    "decomposed": json.dumps(unicodedata.normalize("NFD", "Is café hot?")),
+    "a chat of one turn": '[{"role": "user", "content": "Is tea hot?"}]',
+}
+
+
+@pytest.mark.parametrize("prompt", FORMS.values(), ids=FORMS)
+def test_a_prompt_of_the_test_split_in_another_form_trains_nothing(tmp_path: Path, prompt: str) -> None:
+    """Declared for both, it is an error that names a row; declared for one, it is held out with it."""
+    twin = "Is café hot?" if "cafe" in prompt else "Is tea hot?"
+    train = (
+        '{"id": "other", "prompt": "Is ice?", "response": "r"}\n'
+        + f'{{"id": "a", "prompt": {prompt}, "response": "r"}}\n'
+    )
+    put(tmp_path, "source/d/demonstrations.jsonl", train)
+    put(tmp_path, "source/d/test.jsonl", f'{{"id": "b", "prompt": "{twin}", "references": ["r"]}}\n')
+    found = read_source(tmp_path, "d")
+    data = [
+        *(Demonstration.model_validate(row) for row in found["demonstrations"]),
+        *(Prompt.model_validate(row) for row in found["prompts"]),
+    ]
+    assert assign_splits(data, declared_splits(data), 0.0, 0.0, 0)[prompt_key(data[1].prompt)] == "test"

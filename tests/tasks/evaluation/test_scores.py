@@ -103,9 +103,9 @@ SQUEEZED = gzip.compress(GOOD * 99, mtime=0)  # every process collects the same 
         ("f.jsonl.gz", SQUEEZED[: len(SQUEEZED) // 2], "f.jsonl.gz: not a whole gzip file"),
         ("f.jsonl.gz", SQUEEZED[:20] + b"\xff" * 20 + SQUEEZED[40:], "f.jsonl.gz: not a whole gzip file"),
         ("f.jsonl.gz", GOOD, "f.jsonl.gz: not a whole gzip file"),
-        ("f.jsonl", SQUEEZED, "f.jsonl:1: not UTF-8"),
+        ("f.jsonl", SQUEEZED, "f.jsonl: found a gzip file; unpack it, or call it .gz"),
         ("f.jsonl", GOOD + b"[" * 100_000, "f.jsonl:2: not JSON (maximum recursion depth exceeded"),
-        ("f.jsonl", GOOD + b'{"n": ' + b"9" * 5000 + b"}", "f.jsonl:2: Exceeds the limit"),
+        ("f.jsonl", GOOD + b'{"n": ' + b"9" * 5000 + b"}", "… has 5000 digits; correct it"),
         ("f.jsonl", b"\xef\xbb\xbf\n", "f.jsonl: the file is empty"),
     ],
 )
