@@ -23,7 +23,7 @@ from rlhf.ppo.critic import Critic
 from rlhf.settings.adapters import AdapterSettings
 from rlhf.settings.model import ComputeSettings
 from tests.benchmarks import __main__ as benchmarks
-from tests.benchmarks import floor, growth, memory, ours, report, shapes, worker
+from tests.benchmarks import floor, growth, memory, ours, report, shapes, stages, worker
 from tests.benchmarks.cases import CASES, PIECES, Case, Entry
 from tests.benchmarks.floor import Network, Rates
 from tests.benchmarks.harness import Contender, Runs, race
@@ -186,6 +186,14 @@ def test_it_says_whether_the_library_matters(rates: tuple[float, float], said: s
     """Where one multiplies faster than the other, the reader is told."""
     summary = {"rates": {"mkl": rates[0], "onednn": rates[1], "bandwidth": 1.0}}
     assert said in report.libraries([summary])
+
+
+def test_a_stage_is_run_on_so_many_rows() -> None:
+    """Once a turn, all rows good."""
+    replies = io.StringIO()
+    with pytest.raises(Stopped):
+        stages.pairs(Job("", Work(rows=100), ""), Turns(io.StringIO("go\n"), replies))
+    assert [sorted(json.loads(line))[0] for line in replies.getvalue().splitlines()] == ["ready", "cpu"]
 
 
 def test_the_exponent_is_the_slope_on_logarithmic_axes() -> None:

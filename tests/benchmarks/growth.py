@@ -42,6 +42,7 @@ class Axis:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+_ROWS = [Work(rows=rows) for rows in (3_750, 7_500, 15_000, 30_000)]
 _PPO = Work(longest_prompt=24, stop=0.0)
 AXES = (
     Axis(
@@ -76,6 +77,8 @@ AXES = (
         [Work(rows=16, shape=f"width-{width}") for width in (128, 256, 384, 512)],
         lambda work: network_of(work.shape).matrices + network_of(work.shape).head,
     ),
+    Axis("rankings in pairs", "stages:pairs", _ROWS, lambda work: work.rows),
+    Axis("demonstrations and prompts in validate", "stages:validate", _ROWS, lambda work: work.rows),
 )
 
 
@@ -88,7 +91,8 @@ def measure(axis: Axis, repetitions: int, folder: Path) -> dict[str, Any]:
     """The points of one axis: sizes, CPU seconds, and megabytes over those of the process before it worked."""
     seconds, megabytes = [], []
     for work in axis.work:
-        job = Job(axis.subject, work, model_of(work, folder), axis.options)
+        model = model_of(work, folder) if axis.subject.startswith("ours:") else ""
+        job = Job(axis.subject, work, model, axis.options)
         (run,) = race([Contender(job, None, {**STEADY, **ALLOCATOR})], repetitions)
         if run.error:
             raise RuntimeError(run.error)
@@ -146,12 +150,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.growth", description=__doc__)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "growth.png", metavar="FILE")
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="axes whose names hold one of these, without a plot")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = [measure(axis, arguments.repetitions, Path(folder)) for axis in AXES]
+        axes = [axis for axis in AXES if any(word in axis.name for word in arguments.only or [""])]
+        found = [measure(axis, arguments.repetitions, Path(folder)) for axis in axes]
     print(table(found))
-    plot(found, arguments.plot)
+    if not arguments.only:
+        plot(found, arguments.plot)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

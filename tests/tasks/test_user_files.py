@@ -674,7 +674,7 @@ def test_a_prompt_of_the_test_split_in_another_form_trains_nothing(tmp_path: Pat
     put(tmp_path, "source/d/demonstrations.jsonl", train)
     put(tmp_path, "source/d/test.jsonl", f'{{"id": "b", "prompt": "{twin}", "references": ["r"]}}\n')
     found = read_source(tmp_path, "d")
-    data = [
+    data: list[Demonstration | Prompt] = [
         *(Demonstration.model_validate(row) for row in found["demonstrations"]),
         *(Prompt.model_validate(row) for row in found["prompts"]),
     ]
