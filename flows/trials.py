@@ -61,10 +61,14 @@ def _select(paths: Paths, params: Params, night_id: str, say: Say) -> Selection:
     errors = train(paths, candidates[1:], params.night.parallel, say)
     decided = selection.decide(paths, candidates, errors, night_id)
     rows = table.of_night(decided)
-    scored = f"held-out score: {decided.referee}, {decided.prompts} dev prompts"
+    winner = next(row for row in decided.candidates if row.name == decided.winner)
+    chosen = table.choice(decided, winner)
+    scored = chosen or f"held-out score: {decided.referee}, {decided.prompts} dev prompts"
     create_table_artifact(rows, key="candidates", description=f"Candidates of the night; {scored}")
     for line in rows:
         say(f"{line['candidate']:<24} {line['held-out score']:<18} {line['']}")
+    if chosen:
+        say(chosen)
     for row in candidates:
         if row.name != decided.winner and row.name not in errors:
             experiments.record(workspaces.of_night(paths, row.name), row.params, night_id, row.name)

@@ -33,6 +33,7 @@ from tasks.paths import Paths
 from tasks.progress import warn
 from tasks.training.general import read_general
 from tasks.training.monitor import watched_prompts
+from tasks.trials import selection, standings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,6 +82,8 @@ def check(paths: Paths, params: Params) -> None:
         _check_pairs(splits, params)
     if params.policy.monitor is not None:
         watched_prompts(paths.validated / "dev", params.policy.monitor)
+    if standings.has_several(params):
+        selection.dev_prompts(paths, params)
     if params.policy.ptx_coefficient > 0:
         read_general(paths.validated / "train", "policy.ptx_coefficient")
     answered = {**prompts, "test": unseen + seen}

@@ -33,7 +33,7 @@ from tasks.serving.package import package
 from tasks.stages import STAGES
 from tasks.tracking import mlflow_store, tracker
 from tasks.tracking.tracker import StageRun
-from tasks.trials import canaries, rematch, standings
+from tasks.trials import canaries, rematch, standings, table
 from tasks.versioning import git, provenance
 
 CARDS = {"policy": "model_card.md", "reward": "reward_card.md"}
@@ -48,13 +48,13 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
     """
     stage = tracker.current_stage()
     metrics = read_evaluation(paths)
-    findings = gates.judge_evaluation(metrics, params) + gates.judge_monitor(read_monitor(paths), params)
+    findings = gates.judge_evaluation(metrics, params) + gates.judge_monitor(standings.read_monitor(paths), params)
     contents = {kind: digests.digest(paths.models / kind) for kind in KINDS}
     existing = {kind: versions.find_version(stage.client, f"{params.name}-{kind}", contents[kind]) for kind in KINDS}
     known = existing["policy"]
     marks = [each.tags.get(versions.RETIRED) for each in existing.values() if each is not None]
     retired = next(filter(None, marks), None)
-    findings += gates.judge_judge(read_judge(paths), params)
+    findings += gates.judge_judge(standings.read_judge(paths), params)
     findings.append(gates.judge_seeds(*standings.seeds_of(paths), params))
     findings += gates.judge_rollback(None if known is None else known.tags.get(versions.ROLLED_BACK))
     findings += gates.judge_retired(retired)
@@ -81,7 +81,7 @@ def run(paths: Paths, params: RegisterParams, model: ModelSettings) -> dict[str,
         version=version,
         promoted=promoted,
         by="gates",
-        reason=gates.reason(findings),
+        reason="; ".join(filter(None, (gates.reason(findings), _choice(paths)))),
         findings=[finding._asdict() for finding in findings],
         figures=measured | _figures(played),
         champion_before=before,
@@ -141,23 +141,6 @@ def read_evaluation(paths: Paths) -> dict[str, float]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no evaluation to judge the policy by; run first: nightjar stage evaluate")
     figures: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-    return figures
-
-
-def read_monitor(paths: Paths) -> dict[str, Any] | None:
-    """What the hacking monitor wrote beside the policy; None without a monitor."""
-    path = paths.models / "policy" / "monitor.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def read_judge(paths: Paths) -> dict[str, float] | None:
-    """What reward measured, where its judge decided the win rate and people ranked; else None."""
-    scores = json.loads((paths.evaluation / "scores.json").read_text(encoding="utf-8"))
-    by_people = any(row["annotator"] != "simulated" for _, row in read_rows(paths.rankings))
-    if scores["sampling"]["referee"] != "judge" or not by_people:
-        return None
-    path = paths.metrics("reward")
-    figures: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return figures
 
 
@@ -230,6 +213,12 @@ def _decided(paths: Paths) -> int:
     """How many decisions the gates took in the last 365 days."""
     since = datetime.now().astimezone() - timedelta(days=365)
     return sum(row.by == "gates" and datetime.fromisoformat(row.when) > since for row in decisions.read(paths))
+
+
+def _choice(paths: Paths) -> str | None:
+    """Why this policy and none of the night's other candidates is judged, where a trade of figures chose it."""
+    competed = standings.own(paths)
+    return table.choice(*competed) if competed else None
 
 
 def _figures(played: Rematch | None) -> dict[str, float]:

@@ -132,8 +132,12 @@ def train_aside(paths: Paths, candidate: Candidate, say: Say = print) -> Standin
     workspaces.prepare(paths, workspace, candidate)
     statuses = _train(workspace, candidate, False, say)
     standing = standings.standing(paths, workspace, candidate, ["reward", "policy", "evaluate"])
+    figures = standing.figures
+    if standings.WIN_RATE_LOW in figures:
+        passed = standings.passes_gates(workspace, candidate.params.register_, figures)
+        figures = figures | {"gates_passed": float(passed)}
     wall = {"wall_s": time.monotonic() - started} if statuses == {"ran"} else {}
-    return standing.model_copy(update={"figures": standing.figures | wall})
+    return standing.model_copy(update={"figures": figures | wall})
 
 
 def _train(workspace: Paths, candidate: Candidate, tracked: bool, say: Say) -> set[str]:

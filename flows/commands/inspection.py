@@ -69,7 +69,7 @@ def _explain(options: argparse.Namespace, root: Path) -> None:
 
 def _seeds(options: argparse.Namespace, root: Path) -> None:
     from tasks import runner
-    from tasks.trials import table
+    from tasks.trials import selection, table
     from tasks.trials.candidates import read_trials
 
     paths, file = Paths(root), Paths(root).nights / "seeds" / "figures.json"
@@ -77,5 +77,7 @@ def _seeds(options: argparse.Namespace, root: Path) -> None:
     for candidate in candidates:
         presets.check_needed(paths, candidate.params)
     standings = [runner.train_aside(paths, candidate) for candidate in candidates]
+    if candidates[0].params.night.rouge_weight is not None:
+        standings = selection.score_aside(paths, candidates, standings)
     table.save(file, standings)
-    say(f"\n{table.over_seeds(standings)}\n\nall figures: {file.relative_to(root)}")
+    say(f"\n{table.over_seeds(standings)}\n\nall figures: {file.relative_to(root)}", *table.best_settings(standings))

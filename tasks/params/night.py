@@ -34,6 +34,9 @@ class NightParams(Settings):
     """More seeds to train each night, beside the params' own; the best by a held-out score is registered."""
     variants: dict[str, dict[str, Any]] = {}
     """Settings to try each night with every seed, by name, each with the sections and params that it changes."""
+    rouge_weight: Annotated[float, Field(ge=0.0)] | None = None
+    """What ROUGE-L counts in the choice: a policy's score is its win rate over SFT on dev prompts, by the held-out
+    scorer, plus so many times the change in ROUGE-L. null chooses by the scorer's mean score alone."""
     parallel: Positive = 1
     """Seeds and variants that are trained at once, each in a process of its own."""
 

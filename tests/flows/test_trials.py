@@ -27,7 +27,7 @@ from tasks.stages import STAGES, VERSIONED
 from tasks.tracking import mlflow_store
 from tasks.trials import selection, standings
 from tasks.trials.candidates import Candidate, read_candidates
-from tasks.trials.selection import HeldOut
+from tasks.trials.selection import HeldOut, Trade
 
 SEVERAL = "night:\n  seeds: [1]\n  variants:\n    rloo: {policy: {algorithm: rloo, completions: 4}}\n"
 NAMES = [UNCHANGED, "seed-1", "rloo", "rloo-seed-1"]
@@ -67,6 +67,22 @@ def trained(
     monkeypatch.setattr(runner, "run_stage", logged)
     monkeypatch.setattr(selection, "score", score)
     return since
+
+
+@pytest.fixture
+def traded(several: Paths, trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same with a weight of ROUGE-L: rloo wins most, and loses so much ROUGE-L that it comes last."""
+    file = several.root / "params.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace("night:\n", "night:\n  rouge_weight: 5.0\n"))
+    wins = dict(zip(NAMES, (0.7, 0.72, 0.8, 0.82), strict=True))
+    rouge = dict(zip(NAMES, (0.60, 0.59, 0.55, 0.55), strict=True))
+
+    def score(paths: Paths, params: Params, trained: Mapping[str, Paths]) -> HeldOut:
+        assert params.night.rouge_weight == 5.0
+        scores = {name: [wins[name] + 5.0 * (rouge[name] - 0.6)] * 2 for name in trained}
+        return HeldOut("judge", scores, Trade(0.6, *({name: of[name] for name in trained} for of in (wins, rouge))))
+
+    monkeypatch.setattr(selection, "score", score)
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -238,6 +254,67 @@ def test_the_process_of_a_candidate_says_how_it_ended(
     said = capsys.readouterr()
     assert said.out == "rloo\n"
     assert said.err == ("" if error is None else " ".join(str(error).splitlines()) + "\n")
+
+
+def test_a_night_tells_the_trade_that_chose(
+    several: Paths, prefect: None, traded: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """.7 and .72 − 5 · .01 are .685 in the mean, rloo's .8 and .82 − 5 · .05 are .56: told at the prompt, in the
+    night's file and in MLflow.
+    """
+    from flows.night import night
+
+    night(str(several.root))
+    sentence = (
+        "params.yaml chosen of 4 candidates on 2 dev prompts: win rate over SFT 0.700 by the judge, ROUGE-L +0.0000, "
+        "0.700 + 5 × +0.0000 = 0.7000; means over seeds: params.yaml 0.6850, rloo 0.5600"
+    )
+    assert sentence in capsys.readouterr().out
+    kept = standings.read(several)
+    assert kept is not None
+    assert (kept.winner, kept.rouge_weight, kept.sft_rouge) == (UNCHANGED, 5.0, 0.6)
+    assert (kept.candidates[3].dev_win_rate, kept.candidates[3].dev_rouge) == (0.82, 0.55)
+    client = mlflow_store.open_client(several)
+    run_id = kept.candidates[3].run_id
+    assert run_id is not None
+    metrics = client.get_run(run_id).data.metrics
+    assert metrics["held_out.rougeL_change"] == pytest.approx(-0.05)
+    assert metrics["held_out.win_rate"] == 0.82
+
+
+def test_seeds_of_variants_are_ordered_by_the_trade(
+    several: Paths,
+    toy_night: Callable[[], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each seed is measured by its first variant's judge and SFT; the table has the parts, the last line the order."""
+    from flows import cli
+
+    file = several.root / "params.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace("night:\n", "night:\n  rouge_weight: 5.0\n"))
+    variants = tmp_path / "variants.yaml"
+    variants.write_text("far: {}\nnear: {policy: {kl: {coefficient: 0.3}}}\n")
+    measured = []
+
+    def score(paths: Paths, params: Params, trained: Mapping[str, Paths]) -> HeldOut:
+        measured.append((paths.root.name, sorted(trained)))
+        wins = {name: 0.75 if name.startswith("near") else 0.8 for name in trained}
+        rouge = {name: 0.6 if name.startswith("near") else 0.58 for name in trained}
+        return HeldOut("judge", {name: [wins[name] + 5 * (rouge[name] - 0.6)] * 2 for name in trained},
+                       Trade(0.6, wins, rouge))  # fmt: skip
+
+    monkeypatch.chdir(several.root)
+    monkeypatch.setattr("tasks.environment.restart_tuned", lambda: None)
+    monkeypatch.setattr(selection, "score", score)
+    assert cli.main(["seeds", "3", "4", "--variants", str(variants)]) == 0
+    assert measured == [(f"far-seed-{seed}", [f"far-seed-{seed}", f"near-seed-{seed}"]) for seed in (3, 4)]
+    said = capsys.readouterr().out.splitlines()
+    lines = {line[:24].strip(): line.split()[-6:] for line in said}
+    assert lines["dev ROUGE-L over SFT's"] == ["-0.0200", "±", "0.0000", "0.0000", "±", "0.0000"]
+    assert lines["held-out score"] == ["0.7000", "±", "0.0000", "0.7500", "±", "0.0000"]
+    assert said[-1] == "held-out score on dev prompts, the best first: near 0.7500, far 0.7000"
 
 
 def test_seeds_are_trained_aside_and_compared(

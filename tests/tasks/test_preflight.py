@@ -79,6 +79,11 @@ def watched(params: dict[str, Any]) -> None:
     params["policy"] |= {"monitor": {}}
 
 
+def several(params: dict[str, Any], **night: Any) -> None:
+    """A night of two seeds."""
+    params["night"] = {"seeds": [1], **night}
+
+
 def void(value: object) -> None:
     """Nothing, whatever was returned."""
 
@@ -111,6 +116,17 @@ CASES: dict[str, tuple[Change, str]] = {
     "too few dev prompts to watch": (
         lambda paths, params: (put("dev", {"id": "d", "prompt": "x"})(paths, params), watched(params))[1],
         "found 1 prompts, but policy.monitor needs at least 2",
+    ),
+    "too few dev prompts to choose by": (
+        lambda paths, params: (put("dev", {"id": "d", "prompt": "x"})(paths, params), several(params))[1],
+        "1 prompts cannot choose among candidates; raise validate.dev_share",
+    ),
+    "no dev reference to choose by": (
+        lambda paths, params: (
+            put("dev", {"id": "d", "prompt": "x"}, {"id": "e", "prompt": "y"})(paths, params),
+            several(params, rouge_weight=5.0),
+        )[1],
+        "0 prompts with references cannot choose among candidates; raise validate.dev_share, or empty night.rouge",
     ),
     "nothing to keep from being forgotten": (
         param("policy", ptx_coefficient=1.0),

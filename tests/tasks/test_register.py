@@ -21,7 +21,8 @@ from tasks.paths import Paths
 from tasks.registry import decisions, existing, retirement, rollback, versions
 from tasks.reports import canaries
 from tasks.tracking import mlflow_store, tracker
-from tasks.trials import rematch
+from tasks.trials import rematch, standings
+from tasks.trials.standings import Selection, Standing
 from tasks.versioning import provenance
 
 TOLD = (
@@ -182,7 +183,7 @@ def test_a_judge_that_is_always_wrong_on_peoples_pairs_promotes_nothing(
     write_rows(evaluated.rankings, rows)
     wrong = {"judge.accuracy": 0.0, "judge.accuracy_low": 0.0, "judge.accuracy_high": 0.1}
     write_json(evaluated.metrics("reward"), wrong)
-    assert (register.read_judge(evaluated) == wrong) is named
+    assert (standings.read_judge(evaluated) == wrong) is named
     if named:
         assert night(evaluated, tracked_params)["promoted"] == 0.0
         assert decisions.read(evaluated)[-1].reason == (
@@ -334,6 +335,34 @@ def test_a_policy_that_the_monitor_warned_of_is_not_promoted(evaluated: Paths, t
     assert night(evaluated, tracked_params)["promoted"] == 0.0
     reason = version(evaluated, "policy", "challenger").tags["reason"]
     assert reason == "not promoted: the monitor warned of iteration 4: grows long"
+
+
+def test_a_decision_says_what_a_trade_chose_the_policy_by(evaluated: Paths, tracked_params: Params) -> None:
+    """The sentence of the candidates' table follows the gates', whatever they say; another policy has none."""
+    chosen = Standing(
+        name="params.yaml",
+        variant="params.yaml",
+        seed=None,
+        folder=".",
+        score=0.7,
+        standard_error=0.01,
+        dev_win_rate=0.75,
+        dev_rouge=0.59,
+        policy=digests.digest(evaluated.models / "policy"),
+    )
+    near = chosen.model_copy(update={"name": "near", "variant": "near", "policy": "another"})
+    trade = {"key": "", "winner": "params.yaml", "referee": "judge", "prompts": 9, "rouge_weight": 5.0}
+    standings.write(evaluated, Selection(**trade, sft_rouge=0.6, candidates=[chosen, near]))
+    assert night(evaluated, tracked_params)["promoted"] == 1.0
+    reason = version(evaluated, "policy", "champion").tags["reason"]
+    assert reason == TOLD + (
+        "; params.yaml chosen of 2 candidates on 9 dev prompts: win rate over SFT 0.750 by the judge, ROUGE-L "
+        "-0.0100, 0.750 + 5 × -0.0100 = 0.7000"
+    )
+    assert decisions.read(evaluated)[-1].reason == reason
+    retrained(evaluated)
+    night(evaluated, tracked_params)
+    assert "chosen" not in version(evaluated, "policy", "challenger").tags["reason"]
 
 
 def test_a_model_that_does_not_answer_is_not_registered(evaluated: Paths, tracked_params: Params) -> None:

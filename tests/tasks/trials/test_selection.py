@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tasks.files import read_records, write_json, write_rows
-from tasks.params.night import UNCHANGED
+from tasks.params.night import UNCHANGED, NightParams
 from tasks.params.whole import Params, read_params
 from tasks.paths import Paths
 from tasks.tracking import mlflow_store, tracker
@@ -121,3 +121,79 @@ def test_the_best_held_out_score_wins_and_of_equals_the_first() -> None:
     scores = {"a": 0.4, "b": None, "c": 0.7, "d": 0.7}
     rows = [Standing(name=name, variant=name, seed=None, folder=name, score=score) for name, score in scores.items()]
     assert selection.best(rows) == "c"
+
+
+def scored(**variants: list[float | None]) -> list[Standing]:
+    """Candidates by variant, with a score for each seed."""
+    return [
+        Standing(name=f"{variant}-{seed}", variant=variant, seed=seed, folder=".", score=score)
+        for variant, scores in variants.items()
+        for seed, score in enumerate(scores)
+    ]
+
+
+def test_a_lucky_seed_carries_no_settings_in_a_trade() -> None:
+    """Of means .6 and .675 the second wins, and its better seed goes on, though .9 is above both; without a weight
+    the highest score does.
+    """
+    rows = scored(lucky=[0.9, 0.3], steady=[0.65, 0.7])
+    assert selection.best(rows, weight=5.0) == "steady-1"
+    assert selection.best(rows) == "lucky-0"
+
+
+def test_settings_that_lost_a_seed_come_after_those_that_lost_none() -> None:
+    """Whatever the seed that is left has reached; where all lost one, the means of those left decide."""
+    assert selection.best(scored(lost=[0.9, None], full=[0.5, 0.6]), weight=5.0) == "full-1"
+    assert selection.best(scored(a=[0.4, None], b=[None, 0.6]), weight=5.0) == "b-1"
+
+
+def test_equal_settings_go_to_the_first() -> None:
+    """As among candidates."""
+    assert selection.best(scored(a=[0.5], b=[0.5]), weight=0.0) == "a-0"
+
+
+def test_a_trade_is_of_wins_over_sft_and_of_rouge_on_dev_prompts(
+    tmp_path: Path, night_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy wins on one prompt and ties on the other: w = (1, ½). SFT answers as the reference, ROUGE-L 1 and 1;
+    of the policy's four words three are right, ¾ and ¾. At λ = 2: 1 − ½ and ½ − ½. What has no reference is left out.
+    """
+    paths, params = Paths(tmp_path), night_params.model_copy(update={"night": NightParams(rouge_weight=2.0)})
+    rows = [{"id": f"{n}", "prompt": f"dev {n}", "references": ["a b c d"]} for n in (1, 2)]
+    write_rows(paths.validated / "dev" / "prompts.jsonl", [*rows, {"id": "3", "prompt": "dev 3", "references": []}])
+    likes = {("dev 1", "a b c x"): 1.0}
+
+    class Judge:
+        def score(self, prompts: Sequence[str], completions: Sequence[str]) -> Any:
+            import torch
+
+            return torch.tensor([likes.get(row, 0.0) for row in zip(prompts, completions, strict=True)])
+
+    answers = {"sft": "a b c d", "policy": "a b c x"}
+    monkeypatch.setattr("rlhf.models.load_policy", lambda folder, model: answers[folder.name])
+    monkeypatch.setattr("rlhf.evaluation.answers.greedy_answers", lambda text, prompts, *given: [text] * len(prompts))
+    monkeypatch.setattr(
+        "rlhf.evaluation.answers.sampled_answers",
+        lambda text, prompts, samples, *given: [[text] * samples for _ in prompts],
+    )
+    monkeypatch.setattr("tasks.training.monitor.find_held_out", lambda *given: Judge())
+    held_out = selection.score(paths, params, {"near": paths})
+    assert held_out.scores["near"] == pytest.approx([0.5, 0.0])
+    assert selection.figures_of(held_out, "near") == pytest.approx(
+        {
+            "held_out.score": 0.25,
+            "held_out.standard_error": 0.25,  # √(2·.25² / 1) / √2
+            "held_out.win_rate": 0.75,
+            "held_out.rougeL": 0.75,
+            "held_out.rougeL_change": -0.25,
+        }
+    )
+
+
+def test_a_trade_without_references_is_refused(tmp_path: Path, night_params: Params) -> None:
+    """The error names both ways out."""
+    paths, params = Paths(tmp_path), night_params.model_copy(update={"night": NightParams(rouge_weight=2.0)})
+    write_rows(paths.validated / "dev" / "prompts.jsonl", [{"id": f"{n}", "prompt": f"dev {n}"} for n in range(3)])
+    match = r"0 prompts with references cannot choose .*; raise validate.dev_share, or empty night.rouge_weight"
+    with pytest.raises(ValueError, match=match):
+        selection.score(paths, params, {"a": paths})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
-from tasks.files import write_json
+from tasks.files import write_json, write_rows
 from tasks.params.night import UNCHANGED
 from tasks.params.register import RegisterParams
 from tasks.params.whole import read_params
@@ -94,3 +95,35 @@ def test_a_lucky_seed_passes_no_gate(wanted: int, lows: tuple[float, ...], passe
     """The middle seed must win too: of two the worse, of three the second."""
     found = gates.judge_seeds(wanted, lows, RegisterParams(min_win_rate_low=0.5))
     assert found == ("steady", passed, text)
+
+
+def test_another_weight_of_rouge_chooses_anew(several: Paths) -> None:
+    """What was trained stays; without a weight the digest is as ever."""
+    file = several.root / "params.yaml"
+    (several.root / "dvc.lock").write_text("as trained")
+    keys, text = [], file.read_text()
+    for weight in ("null", "0.0", "5.0"):
+        file.write_text(text.replace("night:", f"night:\n  rouge_weight: {weight}"))
+        keys.append(standings.key(several, read_candidates(file)))
+    file.write_text(text)
+    assert standings.key(several, read_candidates(file)) == keys[0]
+    assert len(set(keys)) == 3
+
+
+def test_who_passes_the_gates_alone_would_be_promoted(tmp_path: Path) -> None:
+    """ROUGE-L may fall by .02, people's pairs know the judge, and the monitor may not have warned."""
+    paths, figures = Paths(tmp_path), {"win_rate": 0.7, "win_rate_low": 0.6, "win_rate_high": 0.8, "policy.kl": 1.0}
+    figures |= {"sft.rougeL": 0.60, "policy.rougeL": 0.59}
+    write_json(paths.evaluation / "scores.json", {"sampling": {"referee": "judge"}})
+    write_rows(paths.rankings, [{"annotator": "ana"}])
+    for low, passed in ((0.55, True), (0.45, False)):
+        write_json(
+            paths.metrics("reward"), {"judge.accuracy": 0.6, "judge.accuracy_low": low, "judge.accuracy_high": 0.7}
+        )
+        assert standings.passes_gates(paths, RegisterParams(), figures) is passed
+    write_json(paths.evaluation / "scores.json", {"sampling": {"referee": "gold"}})
+    assert standings.passes_gates(paths, RegisterParams(), figures)
+    assert not standings.passes_gates(paths, RegisterParams(), figures | {"policy.rougeL": 0.57})
+    readings = [{"iteration": 4, "warnings": ["grows long"]}]
+    write_json(paths.models / "policy" / "monitor.json", {"kept_iteration": 4, "readings": readings})
+    assert not standings.passes_gates(paths, RegisterParams(), figures)

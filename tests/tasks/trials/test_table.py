@@ -19,12 +19,12 @@ def standings(figures: dict[str, dict[int, dict[str, float]]]) -> list[Standing]
     ]
 
 
-def test_one_variant_has_a_column_per_seed_and_the_median() -> None:
-    """Of 0.2, 0.9 and 0.4 the median is 0.4; a figure that no seed has is left out."""
+def test_one_variant_has_a_column_per_seed_the_median_and_the_mean() -> None:
+    """Of 0.2, 0.9 and 0.4 the median is 0.4, the mean 0.5 and the deviation √.13; what no seed has is left out."""
     rows = standings({UNCHANGED: {seed: {"policy.gold": value} for seed, value in {3: 0.2, 5: 0.9, 7: 0.4}.items()}})
     lines = table.over_seeds(rows).splitlines()
-    assert lines[0].split() == ["seed", "3", "seed", "5", "seed", "7", "median"]
-    assert lines[1].split()[-4:] == ["0.200", "0.900", "0.400", "0.400"]
+    assert lines[0].split() == ["seed", "3", "seed", "5", "seed", "7", "median", "mean"]
+    assert lines[1].split()[-7:] == ["0.200", "0.900", "0.400", "0.400", "0.500", "±", "0.361"]
     assert len(lines) == 2
 
 
@@ -85,3 +85,45 @@ def test_a_night_has_a_row_per_candidate_the_best_first() -> None:
         {"candidate": "d", **nothing},
         {"candidate": "a", **nothing, "held-out score": "", "": "no"},
     ]
+
+
+def traded(name: str, variant: str, score: float, rate: float, rouge: float) -> Standing:
+    """A candidate of a trade."""
+    parts = {"score": score, "standard_error": 0.01, "dev_win_rate": rate, "dev_rouge": rouge}
+    return Standing(name=name, variant=variant, seed=None, folder=".", **parts)
+
+
+def test_a_trade_shows_its_parts_and_says_why_it_chose() -> None:
+    """.74 + 5 · (.6650 − .6712) = .709; the settings' means are .7045 and .6, beside each of their seeds."""
+    rows = [
+        traded(UNCHANGED, UNCHANGED, 0.6, 0.8, 0.6312),
+        traded("near", "near", 0.709, 0.74, 0.6650),
+        traded("near-seed-1", "near", 0.7, 0.731, 0.6650),
+    ]
+    selected = Selection(
+        key="", winner="near", referee="judge", prompts=434, rouge_weight=5.0, sft_rouge=0.6712, candidates=rows
+    )
+    first, second, third = table.of_night(selected)
+    assert [row["candidate"] for row in (first, second, third)] == ["near", "near-seed-1", UNCHANGED]
+    assert (first["dev win rate over SFT"], first["dev ROUGE-L"], first["mean over seeds"]) == (
+        "0.740",
+        "0.6650",
+        "0.7045",
+    )
+    assert third["mean over seeds"] == "0.6000"
+    assert table.choice(selected, rows[1]) == (
+        "near chosen of 3 candidates on 434 dev prompts: win rate over SFT 0.740 by the judge, ROUGE-L -0.0062, "
+        "0.740 + 5 × -0.0062 = 0.7090; means over seeds: near 0.7045, params.yaml 0.6000"
+    )
+    assert table.best_settings(rows) == [
+        "held-out score on dev prompts, the best first: near 0.7045, params.yaml 0.6000"
+    ]
+
+
+def test_without_a_trade_nothing_more_is_told() -> None:
+    """Neither columns nor a sentence."""
+    rows = [Standing(name="a", variant="a", seed=None, folder=".", score=0.5, standard_error=0.1)]
+    selected = Selection(key="", winner="a", referee="judge", prompts=2, candidates=rows)
+    assert table.choice(selected, rows[0]) is None
+    assert "dev ROUGE-L" not in table.of_night(selected)[0]
+    assert table.best_settings(rows) == []
