@@ -28,6 +28,7 @@ from rlhf.settings.model import ComputeSettings
 from rlhf.settings.policy import PolicySettings
 from rlhf.settings.sft import SftSettings
 from rlhf.sft import train_sft
+from rlhf.tokenizers import id_of
 from tests.rlhf.conftest import LLAMA, T5
 
 CHATML = (
@@ -98,6 +99,16 @@ def test_sampling_stops_at_all_and_training_writes_the_template_s(
 ) -> None:
     """The union, ascending; what is written is the template's, else the tokenizer's, else the first configured."""
     assert combine_endings(template, tokenizer, configured) == expected
+
+
+def test_an_end_that_is_no_special_token_is_no_text_either(chat: Policy) -> None:
+    """Some publish their end of turn as a mere added token, which decoding would show; within a response it is text."""
+    chat.tokenizer.add_tokens(["<end>"])
+    end, a = (id_of(chat.tokenizer, token) for token in ("<end>", "a"))
+    chat.model.generation_config.eos_token_id = [EOS, end]
+    assert end in chat.stop_ids
+    assert chat.decode([a, end]) == "a"
+    assert chat.decode([end, a]) == "<end> a"
 
 
 def test_a_model_whose_responses_nothing_ends_is_refused() -> None:

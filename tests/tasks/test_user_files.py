@@ -142,12 +142,12 @@ ODD: dict[str, tuple[str, bytes, str]] = {
     ),
     "gzip under a plain name": (
         "x.jsonl",
-        gzip.compress(GOOD.encode()),
+        gzip.compress(GOOD.encode(), mtime=0),
         "x.jsonl: found a gzip file; unpack it, or call",
     ),
     "compressed twice": (
         "x.jsonl.gz",
-        gzip.compress(gzip.compress(GOOD.encode())),
+        gzip.compress(gzip.compress(GOOD.encode(), mtime=0), mtime=0),
         "x.jsonl.gz: found a gzip file; unpack",
     ),
     "xz under a plain name": ("x.jsonl", lzma.compress(GOOD.encode()), "x.jsonl: found an xz file; unpack it"),
@@ -327,7 +327,7 @@ def test_endings_that_libraries_read_are_read(tmp_path: Path) -> None:
     packed = {
         "train.JSONL": GOOD.encode(),
         "train.ndjson": GOOD.encode(),
-        "train.jsonl.gz": gzip.compress(GOOD.encode()),
+        "train.jsonl.gz": gzip.compress(GOOD.encode(), mtime=0),
         "train.jsonl.bz2": bz2.compress(GOOD.encode()),
         "train.jsonl.xz": lzma.compress(GOOD.encode()),
         "train.ndjson.ZST": pyarrow.compress(GOOD.encode(), codec="zstd", asbytes=True),
