@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from rlhf.evaluation.language import SEVERAL, find_language, unicode_words
+from rlhf.evaluation.language import SCRIPTS, find_language, unicode_words
 from rlhf.evaluation.text import split_words
 from rlhf.preferences import SPLITS
 from rlhf.records import Demonstration, Prompt, Ranking, Record, prompt_key
@@ -104,11 +104,12 @@ def bucket_of(word: str) -> int:
 
 
 def language_of(text: str) -> str:
-    """What language evaluate would find in a text (`rlhf.evaluation.language`); where that is none, its script.
+    """The language that evaluate finds by its script (`rlhf.evaluation.language`); where it finds none, the script.
 
-    The script of most letters, as Unicode names it (Latin, Cyrillic, Arabic); `none` without letters.
+    The script of most letters, as Unicode names it (Latin, Cyrillic, Arabic); `none` without letters. English is known
+    by its function words, which a list of facts lacks, so that in one text it counts as Latin.
     """
-    if (code := find_language([[text]])) != SEVERAL:
+    if (code := find_language([[text]])) in SCRIPTS:
         return code
     letters = [char for char in text if char.isalpha()][:LETTERS]
     names = Counter(unicodedata.name(char, "Unknown").partition(" ")[0].capitalize() for char in letters)

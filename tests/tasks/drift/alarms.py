@@ -50,7 +50,7 @@ def rows(generator: np.random.Generator, start: int, count: int, foreign: float 
         key = f"{number:06}"
         elsewhere = generator.random() < foreign
         for kind in ("prompts", "demonstrations", "rankings"):
-            language = "Arabic" if elsewhere else str(generator.choice(["en", "Cyrillic"], p=[0.7, 0.3]))
+            language = "Arabic" if elsewhere else str(generator.choice(["Latin", "Cyrillic"], p=[0.7, 0.3]))
             length = float(generator.poisson(12))
             drawn.append({"kind": kind, "prompt": key, "row": key, "length": length, "language": language})
         topic = 8 * int(generator.integers(6))  # words of a text go together
