@@ -232,7 +232,7 @@ def cut_off(paths: Paths, params: Params, asked: Request, module: Any, name: str
         ("annotator", "ana", records, "append", 0),  # all is retired, nothing is on record
         ("prompt", "d2", decisions, "append", 0),
         ("prompt", "d2", Path, "unlink", 6),  # some copies are gone
-        ("annotator", "ana", Path, "unlink", 6),
+        ("annotator", "ana", Path, "unlink", 4),
         ("annotator", "ana", shutil, "rmtree", 3),
     ],
 )
