@@ -195,7 +195,7 @@ def _of_fixed_texts(path: Path) -> Iterator[Traits]:
     """An evaluation of an earlier time left none."""
     rows = [row for _, row in read_rows(path)] if path.is_file() else []
     for digest, row in _smallest(rows, lambda row: _digest([row["prompt"], row["text"]])):
-        yield Traits(kind="fixed_texts", prompt=_digest(row["prompt"]), row=digest, score=row["reward"])
+        yield Traits(kind="fixed_texts", prompt=_digest(prompt_key(row["prompt"])), row=digest, score=row["reward"])
 
 
 def _language(row: Record, text: str) -> str:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf.records import Prompt, prompt_key
+from rlhf.records import Prompt, prompt_key, prompt_text
 
 if TYPE_CHECKING:
     from rlhf.reward import RewardModel
@@ -25,7 +25,7 @@ def score(reward: RewardModel, prompts: Sequence[Prompt]) -> list[dict[str, Any]
     texts = [text_of(row) for row in chosen]
     scores = reward.score([row.prompt for row in chosen], texts).tolist()
     return [
-        {"id": row.id, "prompt": prompt_key(row.prompt), "text": text, "reward": value}
+        {"id": row.id, "prompt": prompt_text(row.prompt), "text": text, "reward": value}
         for row, text, value in zip(chosen, texts, scores, strict=True)
     ]
 

@@ -34,7 +34,7 @@ def paths(tmp_path: Path) -> Paths:
         {**RANKING, "annotator": "ana", "completions": ["a", "b"], "ranks": [1, 1]},
     ]
     write_rows(paths.rankings, [{**row, "id": str(index)} for index, row in enumerate(rankings)])
-    text = {"id": "2", "prompt": "где?", "text": "Там.", "reward": 1.5}
+    text = {"id": "2", "prompt": "Где?", "text": "Там.", "reward": 1.5}
     write_rows(paths.evaluation / "fixed_texts.jsonl", [text])
     return paths
 

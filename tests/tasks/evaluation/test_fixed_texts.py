@@ -24,7 +24,7 @@ class Length:
 
 
 def prompts(count: int) -> list[Prompt]:
-    return [Prompt(id=str(n), prompt=f"prompt {n}", references=[f"a text, {n:03}", "another"]) for n in range(count)]
+    return [Prompt(id=str(n), prompt=f"prompt {n}", references=[f"a text, {n:04}", "another"]) for n in range(count)]
 
 
 def test_a_text_is_the_first_reference_or_half_of_it() -> None:
