@@ -19,6 +19,8 @@ RESAMPLES = 4999
 DIVISIONS_AT_ONCE = 256
 ENOUGH = 20
 """Divisions at least as far apart, after which no more are drawn: p is not small, and known well enough."""
+MIN_TEXTS = 10
+"""Scores of fewer texts are not compared: the approximations are not made for them."""
 
 
 class Shift(NamedTuple):
@@ -257,5 +259,7 @@ def _require(baseline: int, fresh: int) -> None:
 
 
 def _require_texts(baseline: Sequence[float], scores: Sequence[float]) -> None:
-    if len(baseline) != len(scores) or len(scores) < 10:
-        raise ValueError(f"found {len(baseline)} and {len(scores)} scores; give two of each of at least 10 texts")
+    if len(baseline) != len(scores) or len(scores) < MIN_TEXTS:
+        raise ValueError(
+            f"found {len(baseline)} and {len(scores)} scores; give two of each of at least {MIN_TEXTS} texts"
+        )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import chain
 from math import factorial
 
+from rlhf.preferences import verdicts
 from rlhf.records import Ranking, prompt_key
 
 SHARE = 0.95
@@ -66,15 +67,9 @@ def _constant(rankings: Sequence[Ranking], listed: bool) -> str | None:
 
 def _contradictions(rankings: Sequence[Ranking]) -> tuple[int, int]:
     """How many couples of texts were ranked more than once, and in how many of them each was preferred to the other."""
-    preferred: dict[tuple[str, str, str], set[int]] = defaultdict(set)
-    times: Counter[tuple[str, str, str]] = Counter()
-    for each in rankings:
-        for (text, rank), (other, other_rank) in combinations(zip(each.completions, each.ranks, strict=True), 2):
-            if text == other:
-                continue
-            sign = (rank < other_rank) - (rank > other_rank)
-            key = prompt_key(each.prompt), min(text, other), max(text, other)
-            times[key] += 1
-            preferred[key].add(sign if text < other else -sign)
-    repeated = [key for key, number in times.items() if number > 1]
-    return len(repeated), sum({1, -1} <= preferred[key] for key in repeated)
+    by_couple: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for couple, verdict in chain.from_iterable(map(verdicts, rankings)):
+        if couple[1] != couple[2]:
+            by_couple[couple].append(verdict)
+    repeated = [each for each in by_couple.values() if len(each) > 1]
+    return len(repeated), sum({-1, 1} <= {*each} for each in repeated)

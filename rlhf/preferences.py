@@ -61,6 +61,20 @@ def pairs_of(ranking: Ranking) -> RankingPairs:
     return RankingPairs(pairs, ties, duplicates)
 
 
+def verdicts(ranking: Ranking) -> list[tuple[tuple[str, str, str], int]]:
+    """What a ranking says of each couple of its completions, whatever the order in which they are listed.
+
+    Returns:
+        ((prompt's key, text, other text), -1 where the first is preferred, 0 of a tie, 1), texts in their order.
+    """
+    key = prompt_key(ranking.prompt)
+    ordered = sorted(zip(ranking.completions, ranking.ranks, strict=True))
+    return [
+        ((key, text, other), (rank > other_rank) - (rank < other_rank))
+        for (text, rank), (other, other_rank) in combinations(ordered, 2)
+    ]
+
+
 def _pair(ranking: Ranking, chosen: int, rejected: int) -> Pair:
     fields = {
         "prompt": ranking.prompt,

@@ -8,7 +8,7 @@ counts. Fixed texts are the rows that both have.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median, pstdev
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,7 +34,6 @@ Change = Literal["new", "gone", "none"]
 WHERE = {"new": ("before", "now"), "gone": ("in what stayed", "in what is gone")}
 """By change, what the two sides are called."""
 
-MIN_TEXTS = 10
 MAX_PROMPTS = 2000
 """Prompts of each side whose words are compared: those with the smallest digests."""
 SHOWN = 8
@@ -155,7 +154,7 @@ def _of_rows(tonight: Profile, baseline: Baseline, names: Mapping[int, str]) -> 
         elif not (before and after):
             yield replace(sizes, note=f"nothing measured {WHERE[change][bool(before)]}")
         else:
-            shift, now = TESTS[trait](before, after), WHERE[change][1]
+            shift, now = _test(trait, before, after), WHERE[change][1]
             texts = [_risen(before, after, names, now)] if trait == "words" else [_outline(before), _outline(after)]
             yield replace(sizes, distance=shift.distance, p=shift.p, note=f"; {now} ".join(texts))
 
@@ -184,7 +183,7 @@ def _one_a_prompt(rows: Iterable[Traits], trait: str) -> list[Any]:
 
 def _of_fixed_texts(tonight: Profile, baseline: Baseline, params: DriftParams) -> Iterator[Measured]:
     """What tonight's reward model says beside the baseline's; of several nights the mean of what theirs said."""
-    from rlhf.drift import level_shift, rank_shift
+    from rlhf.drift import MIN_TEXTS, level_shift, rank_shift
 
     scores: dict[str, list[float]] = defaultdict(list)
     for row in (row for rows in baseline.profiles or () for row in rows):
@@ -205,35 +204,19 @@ def _of_fixed_texts(tonight: Profile, baseline: Baseline, params: DriftParams) -
             yield replace(sizes, distance=shift.distance, p=shift.p, note="; now ".join(texts))
 
 
-def _values(before: list[float], after: list[float]) -> Shift:
-    from rlhf.drift import value_shift
+def _test(trait: str, before: list[Any], after: list[Any]) -> Shift:
+    """The test of a trait."""
+    from rlhf import drift
 
-    return value_shift(before, after)
-
-
-def _means(before: list[float], after: list[float]) -> Shift:
-    from rlhf.drift import mean_shift
-
-    return mean_shift(before, after)
-
-
-def _shares(before: list[str], after: list[str]) -> Shift:
-    from rlhf.drift import share_shift
-
-    return share_shift(Counter(before), Counter(after))
-
-
-def _words(before: list[list[int]], after: list[list[int]]) -> Shift:
-    from rlhf.drift import word_shift
-
-    return word_shift(before[-MAX_PROMPTS:], after[-MAX_PROMPTS:])
-
-
-TESTS: dict[str, Callable[[list[Any], list[Any]], Shift]] = {
-    **{"words": _words, "length": _values, "language": _shares, "annotator": _shares},
-    **{"ties": _means, "agreement": _means},
-}
-"""By trait, the test of it."""
+    match trait:
+        case "words":
+            return drift.word_shift(before[-MAX_PROMPTS:], after[-MAX_PROMPTS:])
+        case "length":
+            return drift.value_shift(before, after)
+        case "language" | "annotator":
+            return drift.share_shift(Counter(before), Counter(after))
+        case _:
+            return drift.mean_shift(before, after)
 
 
 def _outline(values: list[Any]) -> str:

@@ -13,7 +13,7 @@ import unicodedata
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import combinations, starmap
+from itertools import starmap
 from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rlhf.evaluation.language import SCRIPTS, find_language, unicode_words
 from rlhf.evaluation.text import split_words
-from rlhf.preferences import SPLITS
+from rlhf.preferences import SPLITS, verdicts
 from rlhf.records import Demonstration, Prompt, Ranking, Record, prompt_key
 from tasks.files import read_records, read_rows
 from tasks.paths import Paths
@@ -162,12 +162,12 @@ def of_rankings(rows: Sequence[Ranking]) -> Iterator[Traits]:
     verdicts_of: dict[tuple[str, str, str], Counter[int]] = defaultdict(Counter)
     own: dict[tuple[str, tuple[str, str, str]], Counter[int]] = defaultdict(Counter)
     for row in rows:
-        for couple, verdict in _verdicts(row):
+        for couple, verdict in verdicts(row):
             verdicts_of[couple][verdict] += 1
             own[row.annotator, couple][verdict] += 1
     for digest, row in _smallest(rows, _id_of_ranking):
-        verdicts = _verdicts(row)
-        mine = [(verdicts_of[couple], own[row.annotator, couple], verdict) for couple, verdict in verdicts]
+        ranked = verdicts(row)
+        mine = [(verdicts_of[couple], own[row.annotator, couple], verdict) for couple, verdict in ranked]
         others = sum(every.total() - same.total() for every, same, _ in mine)
         alike = sum(every[verdict] - same[verdict] for every, same, verdict in mine)
         yield Traits(
@@ -177,18 +177,9 @@ def of_rankings(rows: Sequence[Ranking]) -> Iterator[Traits]:
             length=fmean(len(split_words(text)) for text in row.completions),
             language=_language(row, " ".join(row.completions)),
             annotator=row.annotator,
-            ties=fmean(verdict == 0 for _, verdict in verdicts),
+            ties=fmean(verdict == 0 for _, verdict in ranked),
             agreement=alike / others if others else None,
         )
-
-
-def _verdicts(row: Ranking) -> list[tuple[tuple[str, str, str], int]]:
-    """Each couple of a prompt's completions, in the order of their texts, and -1, 0 (a tie) or 1 of it."""
-    key, ordered = prompt_key(row.prompt), sorted(zip(row.completions, row.ranks, strict=True))
-    return [
-        ((key, text, other), (rank > other_rank) - (rank < other_rank))
-        for (text, rank), (other, other_rank) in combinations(ordered, 2)
-    ]
 
 
 def _of_fixed_texts(path: Path) -> Iterator[Traits]:

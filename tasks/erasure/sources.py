@@ -17,7 +17,7 @@ from typing import Any
 from tasks.digests import NOTE
 from tasks.erasure.request import Request, identifier
 from tasks.paths import Paths
-from tasks.sources.files import PARQUET, check_link, numbered_rows, open_unpacked, stem_of, suffix_of
+from tasks.sources.files import PARQUET, files_below, numbered_rows, open_unpacked, stem_of, suffix_of
 from tasks.sources.rows import Problems
 
 NEW, OLD = ".forget.partial", ".before.partial"
@@ -125,17 +125,16 @@ def read(paths: Paths) -> tuple[list[SourceFile], list[str]]:
 
     Raises:
         FileNotFoundError: a link leads nowhere.
-        ValueError: a row cannot be read, so that nobody can say whose it is; all such rows are named.
+        ValueError: a link leads back to a folder that it is in, or a row cannot be read, so that nobody can say whose
+            it is; all such rows are named.
     """
     problems, files, others = Problems(), list[SourceFile](), list[str]()
-    for base in (paths.source, paths.feedback):
-        for folder, _, names in os.walk(base, followlinks=True):
-            for path in (Path(folder) / name for name in sorted(names)):
-                shown = path.relative_to(paths.root).as_posix()
-                if suffix_of(path):
-                    files.append(_read(check_link(path), shown, problems))
-                elif path.name != NOTE and path.suffix != ".dvc" and not path.name.startswith("."):
-                    others.append(shown)
+    for path in _given(paths):
+        shown = path.relative_to(paths.root).as_posix()
+        if suffix_of(path):
+            files.append(_read(path, shown, problems))
+        elif path.name != NOTE and path.suffix != ".dvc" and not path.name.startswith("."):
+            others.append(shown)
     problems.stop()
     return sorted(files, key=lambda file: file.shown), sorted(others)
 
@@ -172,15 +171,18 @@ def check(paths: Paths, files: Sequence[SourceFile]) -> None:
 def recover(paths: Paths) -> list[str]:
     """Sets back files that a process which was killed left half rewritten; returns their names."""
     restored = []
-    for base in (paths.source, paths.feedback):
-        for folder, _, names in os.walk(base, followlinks=True):
-            for path in (Path(folder) / name for name in sorted(names)):
-                if path.name.endswith(NEW):
-                    path.unlink()
-                elif path.name.endswith(OLD):
-                    _set_back(original := path.with_name(path.name.removesuffix(OLD)))
-                    restored.append(original.relative_to(paths.root).as_posix())
+    for path in _given(paths):
+        if path.name.endswith(NEW):
+            path.unlink()
+        elif path.name.endswith(OLD):
+            _set_back(original := path.with_name(path.name.removesuffix(OLD)))
+            restored.append(original.relative_to(paths.root).as_posix())
     return restored
+
+
+def _given(paths: Paths) -> list[Path]:
+    """All files below data/source and data/feedback; raises as `files_below`."""
+    return [path for folder in (paths.source, paths.feedback) if folder.is_dir() for path in files_below(folder)]
 
 
 @contextmanager

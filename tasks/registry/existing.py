@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from tasks.paths import Paths
 from tasks.registry import decisions
+from tasks.registry.versions import CHAMPION, KINDS, RETIRED
 
-KINDS = ("policy", "reward")
 DELETED = "Deleted_Internal"
 """The stage that MLflow gives a version which was deleted."""
 
@@ -60,7 +60,7 @@ def read(paths: Paths, name: str) -> Existing:
         policy = (f"{name}-policy",)
         aliases = dict(connection.execute("SELECT alias, version FROM registered_model_aliases WHERE name = ?", policy))
         tags = "SELECT version, value FROM model_version_tags WHERE name = ? AND key = ?"
-        learnt, retired = (dict(connection.execute(tags, (*policy, key))) for key in ("reward_version", "retired"))
+        learnt, retired = (dict(connection.execute(tags, (*policy, key))) for key in ("reward_version", RETIRED))
         return Existing(
             policies,
             rewards,
@@ -72,18 +72,19 @@ def read(paths: Paths, name: str) -> Existing:
 
 def must_register(paths: Paths, name: str) -> bool:
     """Whether register has to run again: what it made last, or who was champion then, is no longer registered."""
-    return any(number not in there for _, number, there in _needed(paths, name))
+    return any(number not in there for _, number, there in _needed(paths, read(paths, name)))
 
 
 def notices(paths: Paths, name: str) -> list[str]:
     """What the nights remember and the registry no longer has, each with what to do."""
-    now, needed = read(paths, name), _needed(paths, name)
+    now = read(paths, name)
+    needed = _needed(paths, now)
     lines = [
         f"{name}-{kind} version {number} is gone from the registry; a night registers and decides again: nightjar run"
         for kind, number, there in needed
         if number not in there
     ]
-    learnt = now.reward_of.get(now.aliases.get("champion", 0))
+    learnt = now.reward_of.get(now.aliases.get(CHAMPION, 0))
     if learnt not in (None, *now.rewards, *(number for kind, number, _ in needed if kind == "reward")):
         lines.append(
             f"{name}-reward version {learnt}, from which the champion learnt, is gone from the registry; the policy "
@@ -92,9 +93,9 @@ def notices(paths: Paths, name: str) -> list[str]:
     return lines
 
 
-def _needed(paths: Paths, name: str) -> list[tuple[str, int, frozenset[int]]]:
+def _needed(paths: Paths, now: Existing) -> list[tuple[str, int, frozenset[int]]]:
     """The versions that nights go by, by kind, each with those that are there: register's last, and the champion."""
-    now, past, needed = read(paths, name), decisions.read(paths), set[tuple[str, int]]()
+    past, needed = decisions.read(paths), set[tuple[str, int]]()
     if paths.registered.is_file():
         report = json.loads(paths.registered.read_text(encoding="utf-8"))
         needed |= {(kind, report[kind]["version"]) for kind in KINDS}

@@ -13,10 +13,10 @@ from rich.text import Text
 from tasks.paths import Paths
 from tasks.registry import decisions, existing
 from tasks.registry.decisions import Decision
+from tasks.registry.versions import CHAMPION
 from tasks.scheduling import history
 from tasks.terminal import visible
 
-CHAMPION = "champion"
 SHOWN = 7
 NEXT = "; name another (nightjar rollback --to VERSION), or let a night decide (nightjar run)"
 

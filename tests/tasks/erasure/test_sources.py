@@ -183,6 +183,14 @@ def test_a_link_to_elsewhere_is_refused(paths: Paths, tmp_path: Path) -> None:
             sources.check(paths, [file])
 
 
+def test_a_link_to_the_folder_that_it_is_in_is_refused(paths: Paths) -> None:
+    """As validate refuses it; following it would find the same rows again and again."""
+    (paths.feedback / "again").symlink_to(paths.feedback)
+    for search in (sources.read, sources.recover):
+        with pytest.raises(ValueError, match=r"again: a link to .*, a folder that it is in; remove the link"):
+            search(paths)
+
+
 def test_all_files_change_or_none(paths: Paths) -> None:
     """An error within sets them back: also the one that was removed; nothing else is left in the folder."""
     first, second = paths.source / "a.jsonl", paths.source / "b.jsonl"

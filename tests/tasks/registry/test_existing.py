@@ -13,23 +13,15 @@ from tasks.paths import Paths
 from tasks.registry import decisions, existing, lineage, retirement, rollback, versions
 from tasks.registry.decisions import Decision
 from tasks.scheduling import status
-from tasks.tracking import mlflow_store
 
 NAME = "nightjar"
 AGAIN = "a night registers and decides again: nightjar run"
 
 
 @pytest.fixture
-def client(tracked: Paths) -> Any:
+def client(tracked: Paths, register_policies: Callable[[int, int], Any]) -> Any:
     """Three policies, each from the reward model of its number; 1 and then 2 became champion, 3 did not."""
-    client = mlflow_store.open_client(tracked)
-    for kind in ("policy", "reward"):
-        client.create_registered_model(f"{NAME}-{kind}")
-        for _ in range(3):
-            client.create_model_version(f"{NAME}-{kind}", "file:///nowhere")
-    for number in (1, 2, 3):
-        versions.tag(client, f"{NAME}-policy", number, {"reward_version": str(number)})
-    versions.tag(client, f"{NAME}-policy", 2, {"champion_before": "1"})
+    client = register_policies(3, 2)
     versions.move(client, NAME, {"champion": 2, "challenger": 3})
     for version, after in ((2, 2), (3, 2)):
         decisions.append(tracked, decision(version, after))

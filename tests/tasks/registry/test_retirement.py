@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tasks.paths import Paths
 from tasks.registry import retirement, rollback, versions
-from tasks.tracking import mlflow_store
 
 NAME = "nightjar"
 
 
 @pytest.fixture
-def client(tracked: Paths) -> Any:
+def client(register_policies: Callable[[int, int], Any]) -> Any:
     """Three policies with the reward models of their numbers; 1, then 2, then 3 became champion."""
-    client = mlflow_store.open_client(tracked)
-    for kind in ("policy", "reward"):
-        client.create_registered_model(f"{NAME}-{kind}")
-        for _ in range(3):
-            client.create_model_version(f"{NAME}-{kind}", "file:///nowhere")
-    for number in (1, 2, 3):
-        versions.tag(client, f"{NAME}-policy", number, {"reward_version": str(number)})
-    for number in (2, 3):
-        versions.tag(client, f"{NAME}-policy", number, {"champion_before": str(number - 1)})
+    client = register_policies(3, 3)
     versions.move(client, NAME, {"champion": 3, "challenger": 2})
     return client
 

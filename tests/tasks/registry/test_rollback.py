@@ -9,23 +9,14 @@ import pytest
 
 from tasks.paths import Paths
 from tasks.registry import decisions, rollback, versions
-from tasks.tracking import mlflow_store
 
 NAME = "nightjar"
 
 
 @pytest.fixture
-def client(tracked: Paths) -> Any:
+def client(register_policies: Callable[[int, int], Any]) -> Any:
     """Four policies; 1, then 2, then 3 became champion, each with the reward model of its number; 4 never was."""
-    client = mlflow_store.open_client(tracked)
-    for kind in ("policy", "reward"):
-        client.create_registered_model(f"{NAME}-{kind}")
-        for _ in range(4):
-            client.create_model_version(f"{NAME}-{kind}", "file:///nowhere")
-    for number in (1, 2, 3, 4):
-        versions.tag(client, f"{NAME}-policy", number, {"reward_version": str(number)})
-    for number in (2, 3):
-        versions.tag(client, f"{NAME}-policy", number, {"champion_before": str(number - 1)})
+    client = register_policies(4, 3)
     versions.move(client, NAME, {"champion": 3})
     versions.move(client, NAME, {"challenger": 4})
     return client
