@@ -142,7 +142,7 @@ def test_the_logged_model_says_what_it_takes(registered: Paths) -> None:
     assert defaults == {"max_new_tokens": 64, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 0}
     folder = Path(mlflow.artifacts.download_artifacts(source))
     example = json.loads((folder / "input_example.json").read_text())
-    assert (example["columns"], example["data"]) == (["prompt"], [[PROMPT]])
+    assert (example["columns"], example["data"]) == (["prompt"], [[PROMPT], [PROMPT]])  # the first two held-out prompts
     pinned = (folder / "requirements.txt").read_text().split()
     assert "torch==2.13.0" in pinned
     assert all("==" in line for line in pinned)
