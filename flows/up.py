@@ -141,7 +141,7 @@ def _start_all(paths: Paths, services: list[Service], say: Say) -> None:
     if not _users_server(paths):
         services.append(_start_prefect(paths))
         environ = {"PREFECT_API_URL": f"{services[0].address}/api"}
-    address = f"http://{HOST}:{free_port(5000)}"
+    address = f"http://{HOST}:{free_port(int(os.environ.get('MLFLOW_PORT', 5000)))}"
     paths.mlruns.mkdir(parents=True, exist_ok=True)
     store = mlflow_store.database_uri(paths)
     command = ["mlflow", "ui", "--backend-store-uri", store, "--host", HOST, "--port", address.rpartition(":")[2]]
@@ -160,7 +160,9 @@ def _users_server(paths: Paths) -> str | None:
 
 
 def _start_prefect(paths: Paths) -> Service:
-    address = f"http://{HOST}:{free_port(4200)}"
+    from prefect.settings import get_current_settings
+
+    address = f"http://{HOST}:{free_port(get_current_settings().server.api.port)}"
     command = ["flows.server", "--host", HOST, "--port", address.rpartition(":")[2]]
     environ = {"PREFECT_API_URL": f"{address}/api"}
     return _start(paths, "Prefect UI", address, command, f"{address}/api/health", environ)

@@ -112,9 +112,8 @@ def share_shift(
     columns, share = before + after, after.sum() / (before.sum() + after.sum())
 
     def chi_square(rows: Int[np.ndarray, "R C"]) -> Float[np.ndarray, " R"]:
-        # Both rows of the table are off by as much, so the second's part differs by its expectation alone.
-        off = (rows - share * columns) ** 2 / columns
-        return np.asarray(off.sum(1) / share + off.sum(1) / (1 - share))
+        # Both rows of the table are off by as much: its χ² is this over share · (1 − share), the same for all.
+        return np.asarray(((rows - share * columns) ** 2 / columns).sum(1))
 
     drawn = np.random.default_rng(seed).multivariate_hypergeometric(columns, after.sum(), resamples, "marginals")
     distance = 0.5 * float(np.abs(before / before.sum() - after / after.sum()).sum())
@@ -148,7 +147,6 @@ def word_shift(
     words, columns = np.unique(np.concatenate([np.asarray(text, int) for text in texts]), return_inverse=True)
     ends = np.cumsum([0, *map(len, texts)])
     counts = csr_array((np.ones(len(columns)), columns, ends), shape=(len(texts), len(words)))
-    counts.sum_duplicates()
     total = np.asarray(counts.sum(0))
 
     def distance(chosen: Float[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:

@@ -229,7 +229,7 @@ def _outline(values: list[Any]) -> str:
 def _risen(before: list[list[int]], after: list[list[int]], names: Mapping[int, str], now: str) -> str:
     """The words whose share is higher there by most."""
     old, new = (Counter(word for text in texts for word in text) for texts in (before, after))
-    gains = {word: rows / new.total() - old[word] / max(old.total(), 1) for word, rows in new.items()}
+    gains = {word: rows / new.total() - old[word] / old.total() for word, rows in new.items()}
     risen = sorted((word for word in gains if gains[word] > 0 and word in names), key=lambda word: -gains[word])
     return f"more often {now}: {', '.join(names[word] for word in risen[:SHOWN])}" if risen else "no word more often"
 

@@ -34,9 +34,12 @@ def of_plan(paths: Paths, params: Params, plan: Plan, unread: Sequence[str]) -> 
         yield f"DVC's remote {remote} may have what goes from the cache: remove it there too"
     if (paths.root / ".dvc" / "tmp" / "exps").is_dir():
         yield "copies that DVC made for queued experiments: remove .dvc/tmp/exps"
-    if any(each.aliases for each in plan.descent.learners):
-        yield "servers that have loaded a version which is retired go on with it: restart them"
     if plan.descent.learners:
+        yield (
+            "whatever has loaded a version that is retired answers with it until it ends (mlflow models serve, "
+            "nightjar chat): end it; by the alias champion it starts again once there is one, by the version's number "
+            "MLflow would serve it again"
+        )
         yield (
             "the weights of retired versions stay as files, in mlruns and in DVC's cache; to be rid of them, delete "
             "the versions and their runs in MLflow, then mlflow gc, and dvc gc --workspace"

@@ -55,8 +55,8 @@ def play(paths: Paths, champion: Any, model: ModelSettings, floor: float = 0.5) 
 
     from rlhf.evaluation.answers import sampled_answers
     from rlhf.evaluation.compare import score_samples
-    from rlhf.evaluation.intervals import evidence_above
-    from rlhf.evaluation.winrate import win_rate, win_shares
+    from rlhf.evaluation.intervals import evidence_above, share_interval
+    from rlhf.evaluation.winrate import win_shares
     from rlhf.reward import load_reward_model
 
     referee = game.settings["referee"]
@@ -65,9 +65,8 @@ def play(paths: Paths, champion: Any, model: ModelSettings, floor: float = 0.5) 
     texts = sampled_answers(policy, game.prompts, *drawn)
     scorers = {} if referee == "gold" else {referee: load_reward_model(paths.models / referee, model)}
     champion_scores = score_samples(game.prompts, texts, scorers, gold=not scorers)[referee]
-    scores = np.array(game.scores), np.array(champion_scores)
-    verdict = win_rate(*scores)
-    return Rematch(int(champion.version), *verdict, evidence_above(win_shares(*scores), floor))
+    shares = win_shares(np.array(game.scores), np.array(champion_scores))
+    return Rematch(int(champion.version), *share_interval(shares), evidence_above(shares, floor))
 
 
 def evidence_over_sft(paths: Paths, floor: float) -> float:

@@ -17,7 +17,8 @@ import prefect.main
 import psutil
 import pytest
 
-from flows.up import free_port, responds
+from flows.up import HOST, responds
+from tests.ports import reserved_ports
 from tests.small import MODEL
 
 assert prefect.main  # imported before any test runs: it sets logging up anew, and closes what a test is captured by
@@ -70,6 +71,15 @@ def prefect_database() -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_ports() -> Iterator[None]:
+    """Whatever a test starts listens at ports of this process's own: the usual ones belong to all workers."""
+    with reserved_ports(2) as (prefect_port, mlflow_port), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_API_PORT", str(prefect_port))
+        patch.setenv("MLFLOW_PORT", str(mlflow_port))
         yield
 
 
@@ -150,16 +160,17 @@ def of_the_tests(folder: Path, **more: str) -> dict[str, str]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server's API, in a process of its own."""
     folder = tmp_path_factory.mktemp("server")
-    processes, port = Processes(of_the_tests(folder), folder / "logs"), free_port(0)
-    api = f"http://127.0.0.1:{port}/api"
-    try:
-        command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        process = processes.start(folder, *command, PREFECT_API_URL=api)
-        processes.until(lambda: responds(f"{api}/health") or process.poll() is not None)
-        assert process.poll() is None, processes.said(process)
-        yield api
-    finally:
-        processes.end()
+    processes = Processes(of_the_tests(folder), folder / "logs")
+    with reserved_ports(1) as [port]:
+        api = f"http://{HOST}:{port}/api"
+        try:
+            command = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+            process = processes.start(folder, *command, PREFECT_API_URL=api)
+            processes.until(lambda: responds(f"{api}/health") or process.poll() is not None)
+            assert process.poll() is None, processes.said(process)
+            yield api
+        finally:
+            processes.end()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flows.up import free_port, responds
+from flows.up import responds
 from tasks.paths import Paths
 from tasks.tracking import mlflow_store
 
@@ -44,14 +44,14 @@ class Window:
 
 @pytest.fixture(scope="module")
 def window(two_nights: Path, tmp_path_factory: pytest.TempPathFactory, processes_at: Any) -> Iterator[Window]:
-    """A browser at `mlflow ui`, which is started in the workspace without options but its port."""
+    """A browser at `mlflow ui`, which is started in the workspace as a person would."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         pytest.skip(f"no browser on PATH; install one of {', '.join(BROWSERS)}")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    processes, port = processes_at(tmp_path_factory.mktemp("ui")), free_port(0)
-    address = f"http://127.0.0.1:{port}"
-    ui = processes.start(two_nights, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1")
+    processes = processes_at(tmp_path_factory.mktemp("ui"))
+    address = f"http://127.0.0.1:{os.environ['MLFLOW_PORT']}"
+    ui = processes.start(two_nights, "-m", "mlflow", "ui", "--workers", "1")
     processes.until(lambda: responds(f"{address}/health") or ui.poll() is not None, within_s=400)
     assert ui.poll() is None, processes.said(ui)
     with playwright.sync_playwright() as started:

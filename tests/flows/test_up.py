@@ -27,6 +27,8 @@ def test_up_brings_all_up_and_ends_them_together(toy: Path, alone: Any) -> None:
     said = alone.said(process)
     addresses = dict(re.findall(r"^(Prefect|MLflow) UI +(http://127\.0\.0\.1:\d+)$", said, re.MULTILINE))
     assert set(addresses) == {"Prefect", "MLflow"}, said
+    # The tests' settings name other ports, so that two tests never ask for the same.
+    assert not [address for address in addresses.values() if address.endswith((":4200", ":5000"))]
     assert re.search(r"^schedule +20\d\d-\d\d-\d\d 02:00 UTC, in ", said, re.MULTILINE)
     assert responds(addresses["Prefect"])
     assert responds(addresses["MLflow"])

@@ -117,6 +117,44 @@ def test_words_against_every_division() -> None:
     assert mean == pytest.approx(float(exact), rel=0.1)
 
 
+def test_what_no_division_reaches_is_as_rare_as_the_draws_can_say() -> None:
+    """1 / (1 + resamples), never 0: of the C(60, 20) divisions no other so far apart is drawn."""
+    smallest = pytest.approx(1 / 1000, abs=1e-12)
+    assert mean_shift([0.0] * 40, [1.0] * 20, 999).p == smallest
+    assert share_shift({"a": 40}, {"b": 20}, 999).p == smallest
+    assert word_shift([[0]] * 40, [[1]] * 20, 999).p == smallest
+
+
+def test_rare_divisions_are_counted_over_all_draws() -> None:
+    """Five texts of one word against five of another: 2 of C(10, 5) = 252 divisions, in a few of every 256 draws."""
+    assert word_shift([[0]] * 5, [[1]] * 5).p == pytest.approx(2 / 252, rel=0.6)
+
+
+def test_divisions_that_are_as_far_count_whatever_rounding_says() -> None:
+    """Tenths, which have no exact sums, beside all divisions of them as whole numbers."""
+    before, after = [3, 6, 2, 6, 2], [3, 2, 1, 6]
+    rows, observed = [*before, *after], abs(5 * sum(after) - 4 * sum(before))
+    chosen = (sum(rows[place] for place in places) for places in combinations(range(9), 4))
+    exact = np.mean([abs(5 * drawn - 4 * (sum(rows) - drawn)) >= observed for drawn in chosen])
+    found = mean_shift([row / 10 for row in before], [row / 10 for row in after], 9999)
+    assert found.p == pytest.approx(float(exact), abs=0.03)
+
+
+def test_agreement_in_order_by_hand() -> None:
+    """Neighbours change places five times: Σd² = 10 of n = 10, ρ = 1 − 60/990 = .93939, atanh ρ = 1.73286.
+
+    Against .95, whose atanh is 1.83178: z = (1.73286 − 1.83178) / √(1.06 / 7) = −.25420, Φ(z) = .39967.
+    """
+    found = rank_shift(range(10), [1, 0, 3, 2, 5, 4, 7, 6, 9, 8], 0.95)
+    assert found == pytest.approx((0.5 * 60 / 990, 0.39967), abs=1e-4)
+
+
+def test_a_model_that_scored_all_alike_has_no_deviation() -> None:
+    """Then levels count as they are: all one higher is beyond ½ for certain, and within 2 for certain."""
+    assert level_shift([1.0] * 10, [2.0] * 10, 0.5) == Shift(1.0, 0.0)
+    assert level_shift([1.0] * 10, [2.0] * 10, 2.0) == Shift(1.0, 1.0)
+
+
 def test_agreement_in_order_is_held_to_a_bound() -> None:
     """ρ at the bound is as likely below as above it; a model turned round is certain to be below."""
     before = list(np.random.default_rng(0).normal(size=50))
@@ -163,6 +201,15 @@ def test_nothing_is_compared_with_nothing(before: list[float], after: list[float
         share_shift(Counter(map(str, before)), Counter(map(str, after)))
     with pytest.raises(ValueError, match="give two of each of at least 10 texts"):
         rank_shift(before, after, 0.5)
+
+
+def test_scores_of_other_texts_are_not_compared() -> None:
+    """One more on one side; and texts without a word have no frequencies."""
+    for test in (rank_shift, level_shift):
+        with pytest.raises(ValueError, match="found 12 and 11 scores"):
+            test([1.0] * 12, [1.0] * 11, 0.5)
+    with pytest.raises(ValueError, match="found 0 values before and 1 new ones"):
+        word_shift([[], []], [[1]])
 
 
 def _lengths(generator: np.random.Generator) -> Shift:

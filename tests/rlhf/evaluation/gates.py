@@ -1,4 +1,4 @@
-"""What the win rate's gate promises, simulated: how often a policy that is no better passes it, and a better one.
+"""What the gates on win rates promise, simulated: how often a policy that is no better passes, and a better one.
 
 python -m tests.rlhf.evaluation.gates 10000      # the tables of docs/decisions.md, of so many nights a cell
 """
@@ -14,6 +14,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm, t
 
 from rlhf.evaluation.intervals import chance_below
+from rlhf.evaluation.length_control import length_controlled_win_rate
 from rlhf.evaluation.winrate import win_shares
 
 PROMPTS = (5, 8, 10, 20, 50, 69, 100, 300, 500)
@@ -21,6 +22,11 @@ SAMPLES = (1, 2, 3, 4)
 EVEN, TAIL = 0.5, 0.025
 YEAR = 365
 RESAMPLES = 200
+
+LENGTHS = {"blind": (1.0, 0.0, 0.0), "suited": (1.0, 0.0, 1.0), "paid": (0.5, 1.0, 0.0), "padded": (2.0, 1.0, 0.0)}
+"""Nulls whose lengths differ: how many deviations longer the policy's completions are; what the judge gives for one, in
+logits of a win; and the deviation, in logits, of how well a prompt suits the policy.
+"""
 
 Null = Callable[[int], np.ndarray]
 """By samples per prompt S, the chances of each share that S against S can have, 0 to 1 in steps of ½/S²; mean ½."""
@@ -156,6 +162,24 @@ def _resampled(counts: np.ndarray, grid: np.ndarray) -> np.ndarray:
     return np.array([generator.multinomial(number, counts / number) @ grid / number for _ in range(RESAMPLES)])
 
 
+def at_equal_lengths(null: str, samples: int, prompts: int, nights: int) -> str:
+    """Of nights whose policy is no better at equal lengths, in %: whose interval lies above ½ (and whose holds ½).
+
+    Scores are b·length + Gumbel, so that a sample beats another with the chance σ(b·difference + how well it suits).
+    """
+    (longer, pay, suited), generator = LENGTHS[null], np.random.default_rng((prompts, samples))
+    above = held = 0
+    for _ in range(nights):
+        lengths = generator.normal(size=(2, prompts, samples))
+        lengths[0] += longer
+        scores = pay * lengths + generator.gumbel(size=lengths.shape)
+        scores[0] += suited * generator.normal(size=(prompts, 1))
+        found = length_controlled_win_rate(*scores, *lengths)
+        above += found.low > EVEN
+        held += found.low <= EVEN <= found.high
+    return f"{100 * above / nights:.1f} ({100 * held / nights:.1f})"
+
+
 def promotions(way: Way, chances: np.ndarray, prompts: int, nights: int) -> float:
     """The share of nights that promote."""
     return float(way(draw(chances, prompts, nights), np.linspace(0.0, 1.0, len(chances))).mean())
@@ -170,7 +194,7 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
 
 
 def main(nights: int) -> None:
-    """Prints the tables: of so many nights a cell, a fourth where bootstraps are among them, and nights/100 years."""
+    """Prints the tables: of so many nights a cell, a fourth with bootstraps or lengths, nights/100 years."""
 
     def percents(ways: Iterable[Way], chances: np.ndarray, prompts: int, nights: int) -> list[str]:
         return [f"{100 * promotions(way, chances, prompts, nights):.1f}" for way in ways]
@@ -199,6 +223,12 @@ def main(nights: int) -> None:
         ("null", "prompts", *bounds),
         ([name, prompts, *(f"{YEAR * promotions(way, null(2), prompts, year):.2f}" for way in bounds.values())]
          for name, null in NULLS.items() for prompts in (20, 100)),
+    )  # fmt: skip
+    prompts = (5, 10, 20, 50, 100, 300)
+    table(
+        ("null", "samples", *prompts),
+        ([name, samples, *(at_equal_lengths(name, samples, number, nights // 4) for number in prompts)]
+         for name in LENGTHS for samples in (1, 4)),
     )  # fmt: skip
 
 

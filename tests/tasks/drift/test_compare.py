@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,67 @@ def test_where_no_row_came_or_went_nothing_is_tested() -> None:
     assert compare.describe(measured, [champion(before)]) == "drift from champion 3: nothing new"
 
 
+def test_every_kind_of_row_is_compared_by_all_its_traits() -> None:
+    """The table of docs/drift.md, figure by figure."""
+    measured = compare.compare(prompts(range(3)), [champion([])], PARAMS)
+    assert [each.figure for each in measured] == [
+        *("prompts.words", "prompts.length", "prompts.language", "demonstrations.length", "demonstrations.language"),
+        *("rankings.length", "rankings.language", "rankings.annotator", "rankings.ties", "rankings.agreement"),
+        *("fixed_texts.order", "fixed_texts.level"),
+    ]
+
+
+def test_shares_of_annotators_are_compared_by_their_means() -> None:
+    """Not by their distributions: of three in four ties fall by ½, or agreement by ½. Two kinds are both told."""
+    before = rankings(range(20), "ana", ties=0.5, agreement=1.0, language="Latin")
+    after = [
+        *rankings(range(20, 35), "ana", ties=0.0, agreement=0.5, language="Arabic"),
+        *rankings(range(35, 40), "ana", ties=1.0, agreement=1.0, language="Latin"),
+    ]
+    measured = compare.compare([*before, *after], [champion(before)], PARAMS)
+    assert (of(measured, "rankings.ties").distance, of(measured, "rankings.agreement").distance) == (0.25, 0.375)
+    assert of(measured, "rankings.language").note == "Latin 100%; now Arabic 75%, Latin 25%"
+
+
+def test_of_a_prompts_rows_the_one_with_the_smallest_digest_counts() -> None:
+    """Three answers to each prompt, the smallest digests' first: 4 words long, the others 9."""
+    rows = [
+        Traits(kind="demonstrations", prompt=f"{n}", row=f"{place}{n}", length=length)
+        for n in range(5)
+        for place, length in enumerate((4.0, 9.0, 9.0))
+    ]
+    length = of(compare.compare(rows, [champion(rows[3:6])], PARAMS), "demonstrations.length")
+    assert (length.before, length.after, length.note) == (1, 4, "mean 4, median 4; now mean 4, median 4")
+
+
+def test_what_lies_at_both_bounds_is_drift() -> None:
+    """As large as `min_distance`, as rare as `alpha`."""
+    before = prompts(range(12))
+    tonight = [*before, *prompts(range(12, 15), length=9.0)]
+    found = of(compare.compare(tonight, [champion(before)], DriftParams(alpha=0.3)), "prompts.length")
+    assert found.adjusted is not None
+    at = DriftParams(alpha=found.adjusted, min_distance=1.0)
+    assert of(compare.compare(tonight, [champion(before)], at), "prompts.length").drifted
+    assert found.p == pytest.approx(2 / 455)  # the two ends of C(15, 3) divisions; below alpha by itself alone
+    alone = DriftParams(alpha=0.01)
+    assert not of(compare.compare(tonight, [champion(before)], alone), "prompts.length").drifted
+
+
+def test_both_baselines_are_one_family_and_told_apart() -> None:
+    """The same p of two more figures is twice as large; what is usual beside one baseline drifted from the other."""
+    before, longer = prompts(range(40)), prompts(range(40, 80), length=9.0)
+    tonight = [*before, *prompts(range(80, 120), length=9.0)]
+    old, new = champion(before), Baseline("nights", "the last night", [[*before, *longer]])
+    [alone] = [row for row in compare.compare(tonight, [old], PARAMS) if row.figure == "prompts.length"]
+    both = compare.compare(tonight, [old, replace(old, key="nights")], PARAMS)
+    assert alone.adjusted == pytest.approx(3 * alone.p, abs=0.0)
+    assert [row.adjusted for row in both if row.figure == "prompts.length"] == pytest.approx([6 * alone.p] * 2, abs=0.0)
+    measured = compare.compare(tonight, [old, new], DriftParams(min_distance=0.6))
+    assert compare.describe(measured, [old, new]) == (
+        "drift from champion 3: length of prompts by 1.000; from the last night: none in 3 figures"
+    )
+
+
 def test_a_prompt_counts_once() -> None:
     """A hundred rankings of one prompt by one newcomer are one row; of a hundred prompts they are a hundred."""
     before = rankings(range(100), "ana")
@@ -138,6 +200,15 @@ def test_the_reward_model_is_held_to_its_opinion_of_fixed_texts(scores: list[flo
     assert (of(measured, "fixed_texts.order").before, of(measured, "fixed_texts.order").after) == (41, 40)
 
 
+def test_each_bound_of_the_reward_model_is_its_own() -> None:
+    """1.3 deviations higher are within 2; a turned order is within nothing."""
+    before, wide = fixed([0.1 * n for n in range(40)]), DriftParams(min_reward_order=0.0, max_reward_shift=2.0)
+    higher = compare.compare(fixed([0.1 * n + 1.5 for n in range(40)]), [champion(before)], wide)
+    assert not any(each.drifted for each in higher)
+    turned = compare.compare(fixed([3.9 - 0.1 * n for n in range(40)]), [champion(before)], wide)
+    assert [each.figure for each in turned if each.drifted] == ["fixed_texts.order"]
+
+
 def test_of_several_nights_the_mean_opinion_counts() -> None:
     """One night's scores lay at 0, the other's at 2: tonight's at 1 are no shift."""
     shape = [0.1 * n for n in range(20)]
@@ -150,6 +221,10 @@ def test_few_texts_in_common_are_not_judged() -> None:
     """Below ten."""
     measured = compare.compare(fixed([1.0] * 9), [champion(fixed([2.0] * 30))], PARAMS)
     assert of(measured, "fixed_texts.level").note == "9 texts in common, fewer than 10"
+    enough = compare.compare(
+        fixed([1.0 * n for n in range(10)]), [champion(fixed([2.0 * n for n in range(30)]))], PARAMS
+    )
+    assert of(enough, "fixed_texts.level").p is not None
 
 
 def test_words_that_became_frequent_are_named() -> None:
@@ -160,6 +235,41 @@ def test_words_that_became_frequent_are_named() -> None:
     words = of(compare.compare(after, [champion(before)], PARAMS, texts), "prompts.words")
     assert words.drifted
     assert words.note in ("more often now: was, kostet", "more often now: kostet, was")
+
+
+def test_words_are_named_by_how_much_more_frequent_they_became() -> None:
+    """The most first, eight at most; a word that fell is none of them, nor is one that tonight's prompts lack."""
+    rising = [f"w{'abcdefghij'[n]}" for n in range(10)]
+    text = " ".join([*(word for n, word in enumerate(rising) for _ in range(12 - n)), "ist"])
+    words = [bucket_of(word) for word in text.split()]
+    before = prompts(range(30), words=[bucket_of("ist")])
+    found = of(
+        compare.compare(prompts(range(30, 60), words=words), [champion(before)], PARAMS, [text]), "prompts.words"
+    )
+    assert found.note == f"more often now: {', '.join(rising[:8])}"
+    gone = compare.compare(before, [champion([*before, *prompts(range(30, 60), words=words)])], PARAMS, ["ist"])
+    assert of(gone, "prompts.words").note == "no word more often"
+
+
+def test_of_words_with_one_number_the_more_frequent_is_named() -> None:
+    """Some of 4096 numbers is soon taken twice."""
+    first: dict[int, str] = {}
+    words = (f"w{n}" for n in range(4097))
+    one, two = next((first[bucket_of(word)], word) for word in words if first.setdefault(bucket_of(word), word) != word)
+    before, after = prompts(range(30)), prompts(range(30, 60), words=[bucket_of(one)])
+    for rare, often in ((one, two), (two, one)):
+        measured = compare.compare(after, [champion(before)], PARAMS, [f"{rare} {often} {often}"])
+        assert of(measured, "prompts.words").note == f"more often now: {often}"
+
+
+def test_of_very_many_prompts_the_words_of_those_with_the_smallest_digests_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of ten on each side five, which say the same; the others are left out."""
+    monkeypatch.setattr(compare, "MAX_PROMPTS", 5)
+    before = [*prompts(range(5)), *prompts(range(50, 55), words=[2])]
+    tonight = [*before, *prompts(range(10, 15)), *prompts(range(60, 65), words=[3])]
+    assert of(compare.compare(tonight, [champion(before)], PARAMS), "prompts.words").distance == 0.0
 
 
 def test_what_is_certain_but_small_is_no_drift() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from tasks.drift import compare, nights
-from tasks.drift.compare import Baseline
+from tasks.drift import compare, nights, page
+from tasks.drift.compare import Baseline, Measured
 from tasks.drift.profile import Profile, Traits
 from tasks.params.register import DriftParams
 from tasks.paths import Paths
@@ -21,7 +22,7 @@ class Version(NamedTuple):
     """A policy version, as far as drift knows it."""
 
     version: str
-    run_id: str
+    run_id: str | None
 
 
 def rows(*names: str, **traits: Any) -> Profile:
@@ -66,7 +67,7 @@ def test_the_champion_leads_to_its_data(client: Any, tracked: Paths) -> None:
     [baseline, _] = nights.baselines(client, tracked, rows("b"), champion, 7)
     assert baseline == Baseline("champion", "champion 3", [rows("a")])
     bare = mlflow_store.create_run(client, tracked, "register", {})
-    for run_id in (bare, "0" * 32):
+    for run_id in (bare, "0" * 32, None):
         [baseline, _] = nights.baselines(client, tracked, rows("b"), Version("2", run_id), 7)
         assert baseline == Baseline("champion", "champion 2", None)
 
@@ -92,10 +93,10 @@ def test_a_night_keeps_its_figures_and_their_page(client: Any, tracked: Paths) -
     baseline = Baseline("champion", "champion 3", [before])
     measured = compare.compare(tonight, [baseline], DriftParams())
     run_id = mlflow_store.create_run(client, tracked, "register", {})
-    page = nights.keep(client, run_id, tracked, tonight, measured, [baseline], DriftParams())
-    text = page.read_text()
+    kept_at = nights.keep(client, run_id, tracked, tonight, measured, [baseline], DriftParams())
+    text = kept_at.read_text()
     cells = Page(text).texts
-    assert page == tracked.nights / "drift.html"
+    assert kept_at == tracked.nights / "drift.html"
     assert Path(client.download_artifacts(run_id, "drift/drift.html")).read_text() == text
     assert "drift from champion 3: languages of prompts by 1.000" in text
     assert cells.index("languages of prompts ") < cells.index("drifted") < cells.index("length of prompts")
@@ -105,6 +106,56 @@ def test_a_night_keeps_its_figures_and_their_page(client: Any, tracked: Paths) -
     assert [row["figure"] for row in figures if row["drifted"]] == ["prompts.language"]
     logged = nights.figures(measured)
     assert (logged["drift.champion.prompts.language"], logged["drift.champion.prompts.length"]) == (1.0, 0.0)
-    assert logged["drift.champion.prompts.language.p"] < 0.01
+    [language] = [each for each in measured if each.figure == "prompts.language"]
+    assert logged["drift.champion.prompts.language.p"] == language.adjusted != language.p
     assert logged["drift.warnings"] == 1.0
     assert nights.figures([]) == {}
+
+
+def found(baseline: str, figure: str, distance: float, p: float, drifted: bool = False, **more: Any) -> Measured:
+    """A figure that was tested, its p adjusted to twice as much."""
+    return Measured(baseline, figure, 60, 30, "new", distance, p, 2 * p, drifted, **more)
+
+
+def test_the_page_has_all_figures_of_each_baseline_in_order() -> None:
+    """What drifted first, then by p; each beside its own baseline, with what was not tested and why below."""
+    baselines = [Baseline("champion", "champion 3", [[]]), Baseline("nights", "the last night", [[]])]
+    measured = [
+        found("champion", "prompts.length", 0.5, 0.25),
+        found("champion", "prompts.language", 0.02, 0.0001),
+        found("champion", "fixed_texts.level", 1.5, 0.002, drifted=True),
+        Measured("champion", "rankings.ties", 0, 0, note="no rows"),
+        Measured("champion", "rankings.annotator", 0, 0, note="no rows"),
+        Measured("champion", "prompts.words", 3, 3, note="the rows are the same"),
+        found("nights", "rankings.length", 0.1, 0.5),
+    ]
+    text = page.render(measured, baselines, DriftParams(alpha=0.02, min_distance=0.07))
+    drawn, (champion, last) = Page(text), text.split("Beside ")[1:]
+    titles = ["reward of fixed texts", "languages of prompts", "length of prompts", "length of ranked completions"]
+    places = [text.index(f'<td data-head="figure">{title}') for title in titles]
+    assert places == sorted(places)
+    assert [cell for cell in drawn.given("class") if cell in ("drifted", "even")] == ["drifted"] + ["even"] * 3
+    assert champion.startswith("champion 3")
+    assert "length of ranked completions" not in champion
+    assert last.startswith("the last night")
+    assert "length of ranked completions" in last
+    assert "Not tested (no rows): share of tied completions, annotators<" in champion
+    assert "Not tested (the rows are the same): words of prompts<" in champion
+    assert "differs by 0.07 or more with a p of\nall of 0.02 or less" in text
+    for cells in ('"p of all">0.004<', '"p alone">0.002<', "width: 100%", "width: 50%", "30 new, 60 before"):
+        assert cells in champion
+    assert "150%" not in champion
+
+
+def test_the_page_says_how_many_rows_stand_against_how_many() -> None:
+    """New ones, those that are gone of all, or texts that both have; a champion of unknown data has no table."""
+    unknown, last = Baseline("champion", "champion 3", None), Baseline("nights", "the last night", [[]])
+    measured = [
+        replace(found("nights", "prompts.length", 0.1, 0.5), change="gone"),
+        replace(found("nights", "fixed_texts.order", 0.1, 0.5), change="none"),
+    ]
+    text = page.render(measured, [unknown, last], DriftParams())
+    assert "30 gone of 90" in text
+    assert "30 in both, 60 before" in text
+    assert "Beside champion" not in text
+    assert "champion 3 not known" in text

@@ -56,6 +56,35 @@ def test_each_kind_has_its_traits(paths: Paths) -> None:
     assert (text.prompt, text.score) == (russian.prompt, 1.5)
 
 
+def test_each_kind_of_row_has_its_own_language_and_prompt(paths: Paths) -> None:
+    """A demonstration's is its response's, a ranking's its completions'; an empty field `language` says nothing."""
+    answers = [{"id": "1", "prompt": PROMPT, "response": text} for text in ("Здесь.", "Там.")]
+    write_rows(paths.validated / "dev" / "demonstrations.jsonl", [{**answers[0], "language": ""}, answers[1]])
+    ranking = {**RANKING, "id": "r", "completions": ["Здесь.", "Там."], "ranks": [1, 2], "annotator": "cy"}
+    write_rows(paths.rankings, [ranking, {**ranking, "ranks": [2, 1]}])
+    rows = profile.profile(paths)
+    asked = next(row.prompt for row in of_kind(rows, "prompts") if row.language == "Latin")
+    assert sorted(row.language or "" for row in of_kind(rows, "demonstrations")) == ["Cyrillic", "Cyrillic", "Latin"]
+    ranked = of_kind(rows, "rankings")
+    assert [(row.language, row.prompt) for row in ranked] == [("Cyrillic", asked)] * 2  # a second opinion is a row too
+
+
+def test_a_fixed_text_is_known_by_its_prompt_and_itself(paths: Paths) -> None:
+    """Another text of the same prompt is another."""
+    [before] = of_kind(profile.profile(paths), "fixed_texts")
+    text = {"id": "2", "prompt": "Где?", "text": "Здесь.", "reward": 1.5}
+    write_rows(paths.evaluation / "fixed_texts.jsonl", [text])
+    [after] = of_kind(profile.profile(paths), "fixed_texts")
+    assert (after.prompt, after.row == before.row) == (before.prompt, False)
+
+
+def test_a_prompt_without_a_word_has_none(paths: Paths) -> None:
+    """And is left out where words are compared; a word's number says little of the word."""
+    write_rows(paths.validated / "train" / "prompts.jsonl", [{"id": "1", "prompt": "?!", "references": []}])
+    assert [row.words for row in of_kind(profile.profile(paths), "prompts") if row.language == "none"] == [None]
+    assert max(bucket_of(f"w{n}") for n in range(500)) < 4096
+
+
 def test_a_ranking_knows_its_ties_and_who_agrees(paths: Paths) -> None:
     """Of three couples bo ties one; ana and bo, who read them in another order, agree on the other two: 2/3 each."""
     rows = {row.ties: row for row in of_kind(profile.profile(paths), "rankings")}
@@ -85,6 +114,7 @@ def test_a_profile_holds_no_text(paths: Paths, tmp_path: Path) -> None:
     profile.write(file, rows)
     assert profile.read(file) == rows
     assert not any(text in gzip.decompress(file.read_bytes()).decode() for text in ("isst", "Hier", "Где", "Fluss"))
+    assert file.read_bytes()[4:8] == bytes(4)  # gzip's date
     before, lines = file.read_bytes(), paths.rankings.read_text().splitlines()
     paths.rankings.write_text("\n".join(reversed(lines)) + "\n")
     profile.write(file, profile.profile(paths))
@@ -122,6 +152,7 @@ def test_an_evaluation_without_fixed_texts_has_none(paths: Paths) -> None:
         ("これは何ですか", "ja"),
         ("नमस्ते", "Devanagari"),
         ("12 - 3", "none"),
+        ("a" * 200 + "я" * 300, "Latin"),  # its first letters tell
     ],
 )
 def test_a_text_has_the_language_that_evaluate_finds_else_its_script(text: str, language: str) -> None:

@@ -130,10 +130,24 @@ def test_what_only_a_person_can_do_is_named(nights: Paths, nights_params: Params
         "DVC's remote store may have what goes",
         "remove .dvc/tmp/exps",
         "data/source/notes.docx: not searched",
-        "servers that have loaded a version which is retired",
+        "whatever has loaded a version that is retired answers with it until it ends",
         "the weights of retired versions stay",
     ):
         assert len([note for note in notes if words in note]) == 1, words
+
+
+def test_a_version_that_was_champion_once_may_still_be_served(nights: Paths, nights_params: Params) -> None:
+    """It has no alias any more, and a server of that time has its weights all the same."""
+    client = mlflow_store.open_client(nights)
+    for model in ("nightjar-policy", "nightjar-reward"):
+        for alias in ("champion", "challenger"):
+            client.set_registered_model_alias(model, alias, "1")
+    planned = planning.make(nights, nights_params, Request("row", "d2"))
+    assert [each.aliases for each in planned.descent.learners] == [(), ()]
+    assert (
+        len([note for note in planned.notes if "until it ends (mlflow models serve, nightjar chat): end it" in note])
+        == 1
+    )
 
 
 def test_what_other_nights_have_too_stays_in_the_cache(nights: Paths, nights_params: Params) -> None:

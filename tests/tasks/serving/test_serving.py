@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from tasks.params.whole import read_params
 from tasks.paths import Paths
 from tasks.serving.package import package
 from tasks.tracking import mlflow_store, tracker
+from tests.ports import reserved_ports
 
 PROMPT = "name = Blue House, food = Thai"
 CONTROLS = {"max_new_tokens": 5, "temperature": 0.7, "top_k": 20, "top_p": 0.9, "seed": 11}
@@ -81,15 +81,12 @@ print(json.dumps([drawn.to_dict("records"), scores["score"].tolist(), sys.module
 
 def test_a_model_answers_over_http(registered: Paths, models: Path, tmp_path: Path) -> None:
     """`mlflow models serve` on this machine alone: the same completions, and a bad control is refused."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "-m", "models:/nightjar-policy@champion"]
+    command += ["--host", "127.0.0.1", "-m", "models:/nightjar-policy@champion"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    with (tmp_path / "log").open("w") as log:
+    with (tmp_path / "log").open("w") as log, reserved_ports(1) as [port]:
         server = subprocess.Popen(
-            command,
+            [*command, "--port", str(port)],
             cwd=tmp_path,
             env={**environment(registered), "PATH": path},
             stdout=log,
