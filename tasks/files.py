@@ -245,8 +245,13 @@ def _replacing(path: Path) -> Iterator[TextIO]:
     """A temporary file to write to, which takes the path's place once all is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        yield stream
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            yield stream
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a full disk is met when the file is open
+            error.filename = str(path)
+        raise
     os.replace(partial, path)
 
 
