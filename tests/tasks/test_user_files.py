@@ -52,8 +52,8 @@ def read_feedback(root: Path) -> list[dict[str, Any]]:
     paths = Paths(root)
     for name, text in (("demonstrations", '"response": "r"'), ("prompts", '"references": []')):
         put(root, f"raw/{name}.jsonl", f'{{"id": "1", "prompt": "p", {text}}}\n')
-    feedback = validate.read_inputs(stages.files("validate", paths)).feedback
-    return [{"file": file, **ranking.model_dump()} for file, ranking in feedback]
+    read = validate.read_inputs(stages.files("validate", paths))
+    return [{"file": file, **row.model_dump()} for file, row in zip(read.feedback_files, read.feedback, strict=True)]
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
