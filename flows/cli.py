@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.commands import comparison, erasure, inspection, registry, reproducibility, scheduling, setup
-from tasks import environment, terminal
+from tasks import environment, terminal, user_errors
 
 GROUPS = (scheduling, setup, inspection, registry, reproducibility, comparison, erasure)
 
-USER_ERRORS = (ValueError, FileNotFoundError, ConnectionError)
-"""What people can fix: shown as one message, without a traceback (--debug shows it)."""
 UNREAD = 141
 """The exit code of what SIGPIPE ends, as shells have it."""
 
@@ -41,12 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    except USER_ERRORS as error:
+    except user_errors.USER_ERRORS as error:
         if isinstance(error, BrokenPipeError) and terminal.reader_is_gone():
             return UNREAD
-        if options.debug or os.environ.get("NIGHTJAR_DEBUG"):
+        message = user_errors.message_of(error)
+        if message is None or options.debug or os.environ.get("NIGHTJAR_DEBUG"):
             raise
-        print(terminal.visible(f"nightjar: {error}"), file=sys.stderr)
+        print(terminal.visible(f"nightjar: {message}"), file=sys.stderr)
         return 1
 
 

@@ -36,6 +36,7 @@ from tasks.terminal import visible
 from tasks.tracking import tracker
 from tasks.trials import standings
 from tasks.trials.candidates import read_checked
+from tasks.user_errors import USER_ERRORS, message_of
 
 HUB_RETRIES_S = [10.0, 60.0]
 """How long to wait before asking a Hub again; no other stage fails in a way that waiting helps."""
@@ -55,8 +56,8 @@ def night(root: str) -> State[dict[str, str]]:
     paths, now = Paths(Path(root).resolve()), datetime.now().astimezone()
     try:
         params = read_checked(paths.root / "params.yaml")
-    except (ValueError, FileNotFoundError) as error:
-        history.append(paths, Night.failed(cron.name(now, "UTC"), now, str(error)))
+    except USER_ERRORS as error:
+        history.append(paths, Night.failed(cron.name(now, "UTC"), now, message_of(error) or str(error)))
         raise
     planned = flow_run.scheduled_start_time if deployment.id else None
     try:
@@ -136,7 +137,7 @@ def _explained(entry: Entry) -> Iterator[None]:
     except Exception as error:
         where = f"in `{entry.stage}`" if entry.stage else "before its stages"
         text = (
-            f"# {entry.name} failed {where}\n\n    {type(error).__name__}: {error}\n\n"
+            f"# {entry.name} failed {where}\n\n    {type(error).__name__}: {message_of(error) or error}\n\n"
             "The champion is as it was, and stages that have ended are kept. Fix what the message names, then wait for "
             "the next night or run `nightjar run`; this run's log has the traceback.\n"
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from math import factorial
 
 from rlhf.preferences import verdicts
-from rlhf.records import Ranking, prompt_key
+from rlhf.records import Ranking, digest, prompt_key
 
 SHARE = 0.95
 """Of so many rankings of one kind nobody thinks each over."""
@@ -16,9 +16,37 @@ CHANCE = 1.0e-4
 """How seldom chance alone may do what is called a habit."""
 AGAIN = 3
 """How many times one may rank the very same, to see whether the answer holds."""
+WORSE, BETTER, REPEATED = 0b001, 0b100, 0b1000
+"""What is remembered of a couple of texts: each verdict (-1, 0, 1) has a bit, and so has a second ranking."""
 
 
-def habits(rankings: Sequence[Ranking]) -> list[str]:
+@dataclass
+class _Answers:
+    """What is kept of somebody's rankings: counts alone, for there may be many."""
+
+    orders: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    couples: dict[bytes, int] = field(default_factory=dict)
+    """Of each couple of texts what was said of it, in bits."""
+    items: Counter[bytes] = field(default_factory=Counter)
+    """How often each prompt with its completions was ranked."""
+    again: dict[bytes, str] = field(default_factory=dict)
+    """Prompts of those that were ranked more than AGAIN times."""
+
+    def add(self, ranking: Ranking) -> None:
+        self.orders[tuple(ranking.ranks)] += 1
+        for (key, *texts), verdict in verdicts(ranking):
+            if texts[0] != texts[1]:
+                couple = digest(key, *texts)
+                before = self.couples.get(couple, 0)
+                self.couples[couple] = before | (WORSE << (verdict + 1)) | (REPEATED if before else 0)
+        key = prompt_key(ranking.prompt)
+        item = digest(key, *sorted(ranking.completions))
+        self.items[item] += 1
+        if self.items[item] > AGAIN:
+            self.again[item] = key
+
+
+def habits(rankings: Iterable[Ranking]) -> list[str]:
     """What looks like a habit, each in a sentence: the order of the list, one answer to all, contradictions, repeats.
 
     Who answers in the order of the list, or always alike, is called so when 95 % of the answers are, and when one who
@@ -28,48 +56,42 @@ def habits(rankings: Sequence[Ranking]) -> list[str]:
     Args:
         rankings: people's, as they were given.
     """
-    by_annotator: dict[str, list[Ranking]] = defaultdict(list)
+    by_annotator: dict[str, _Answers] = defaultdict(_Answers)
     for ranking in rankings:
-        by_annotator[ranking.annotator].append(ranking)
+        by_annotator[ranking.annotator].add(ranking)
     lines = [line for who, own in by_annotator.items() for line in _of_one(who, own)]
-    if not any("in the order" in line for line in lines) and (text := _constant(list(rankings), listed=True)):
+    together = sum((own.orders for own in by_annotator.values()), Counter[tuple[int, ...]]())
+    if not any("in the order" in line for line in lines) and (text := _constant(together, listed=True)):
         lines.append(f"all annotators together: {text}")
     return lines
 
 
-def _of_one(who: str, rankings: Sequence[Ranking]) -> Iterator[str]:
-    if text := _constant(rankings, listed=True) or _constant(rankings, listed=False):
+def _of_one(who: str, answers: _Answers) -> Iterator[str]:
+    if text := _constant(answers.orders, listed=True) or _constant(answers.orders, listed=False):
         yield f"{who}: {text}"
-    couples, against = _contradictions(rankings)
-    if against:
-        yield f"{who}: prefers both ways in {against} of {couples} couples of texts that were ranked more than once"
-    same = Counter((prompt_key(each.prompt), tuple(sorted(each.completions))) for each in rankings)
-    if same and max(same.values()) > AGAIN:
-        prompt = same.most_common(1)[0][0][0]
-        yield f"{who}: ranked the same completions {max(same.values())} times, so they count as often ({prompt[:60]!r})"
+    repeated = [seen for seen in answers.couples.values() if seen & REPEATED]
+    if against := sum({WORSE, BETTER} <= {seen & WORSE, seen & BETTER} for seen in repeated):
+        yield (
+            f"{who}: prefers both ways in {against} of {len(repeated)} couples of texts that were ranked more than once"
+        )
+    [(item, most)] = answers.items.most_common(1)
+    if most > AGAIN:
+        prompt = answers.again[item]
+        yield f"{who}: ranked the same completions {most} times, so they count as often ({prompt[:60]!r})"
 
 
-def _constant(rankings: Sequence[Ranking], listed: bool) -> str | None:
+def _constant(orders: Counter[tuple[int, ...]], listed: bool) -> str | None:
     """One answer to all: the order in which completions are listed, or another."""
-    answers = Counter(tuple(each.ranks) for each in rankings)
+    total = orders.total()
+    if not total:
+        return None
     if listed:
-        count = sum(number for ranks, number in answers.items() if ranks == tuple(range(1, len(ranks) + 1)))
+        count = sum(number for ranks, number in orders.items() if ranks == tuple(range(1, len(ranks) + 1)))
         what = "in the order in which the completions are listed; if they were shown so, they may not have been read"
-    elif answers:
-        ranks, count = answers.most_common(1)[0]
+    else:
+        ranks, count = orders.most_common(1)[0]
         what = f"all alike, {list(ranks)}, whatever the completions"
     # By lot, one of k! orders comes each time; a bound on the chance of so many, without the few that differ.
-    fewest = min((len(each.ranks) for each in rankings), default=0)
-    if not rankings or count < SHARE * len(rankings) or factorial(fewest) ** -count > CHANCE:
+    if count < SHARE * total or factorial(min(map(len, orders))) ** -count > CHANCE:
         return None
-    return f"{count} of {len(rankings)} rankings are {what}"
-
-
-def _contradictions(rankings: Sequence[Ranking]) -> tuple[int, int]:
-    """How many couples of texts were ranked more than once, and in how many of them each was preferred to the other."""
-    by_couple: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-    for couple, verdict in chain.from_iterable(map(verdicts, rankings)):
-        if couple[1] != couple[2]:
-            by_couple[couple].append(verdict)
-    repeated = [each for each in by_couple.values() if len(each) > 1]
-    return len(repeated), sum({-1, 1} <= {*each} for each in repeated)
+    return f"{count} of {total} rankings are {what}"

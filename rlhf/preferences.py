@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, permutations
 from typing import NamedTuple
 
@@ -31,10 +31,19 @@ class RankingPairs(NamedTuple):
 class SplitRankings(NamedTuple):
     """Rankings, each with the split that its pairs go to."""
 
-    assigned: list[tuple[str, Ranking]]
-    """(train | dev | test | judge, ranking), in the order they came in."""
-    leaks: int
-    """Rankings left out because a held-out split has their prompt."""
+    rankings: Sequence[Ranking]
+    splits: list[str | None]
+    """For each ranking train, dev, test or judge; None where a held-out split has its prompt."""
+
+    @property
+    def assigned(self) -> Iterator[tuple[str, Ranking]]:
+        """(split, ranking), in the order they came in, without those left out."""
+        return ((split, row) for split, row in zip(self.splits, self.rankings, strict=True) if split is not None)
+
+    @property
+    def leaks(self) -> int:
+        """How many rankings are left out because a held-out split has their prompt."""
+        return self.splits.count(None)
 
 
 def pairs_of(ranking: Ranking) -> RankingPairs:
@@ -193,10 +202,14 @@ def splits_of_prompts(prompts: Iterable[PromptText], dev_share: float, test_shar
         seed: likewise.
     """
     splits: dict[str, str] = {}
-    for text, key in dict.fromkeys((_hashed(prompt), prompt_key(prompt)) for prompt in prompts):
-        split = split_of(text, dev_share, test_share, seed)
-        splits[key] = max(split, splits.get(key, split), key=SPLITS.index)
+    for prompt in prompts:
+        _hold_out(splits, prompt_key(prompt), split_of(_hashed(prompt), dev_share, test_share, seed))
     return splits
+
+
+def _hold_out(splits: dict[str, str], key: str, split: str) -> None:
+    """Adds a form's split to those of the prompts, where the most held-out one of a prompt's forms stands."""
+    splits[key] = max(split, splits.get(key, split), key=SPLITS.index)
 
 
 def _hashed(prompt: PromptText) -> str:
@@ -205,7 +218,7 @@ def _hashed(prompt: PromptText) -> str:
 
 
 def split_rankings(
-    rankings: Iterable[Ranking], dev_share: float, test_share: float, seed: int, judge_share: float = 0.0
+    rankings: Sequence[Ranking], dev_share: float, test_share: float, seed: int, judge_share: float = 0.0
 ) -> SplitRankings:
     """Assigns each ranking a split, so that all pairs of a prompt are in one.
 
@@ -223,35 +236,33 @@ def split_rankings(
     Raises:
         ValueError: a `split` is none of the five, or the shares sum to 1 or more.
     """
-    rankings = list(rankings)
-    keys = [prompt_key(ranking.prompt) for ranking in rankings]
-    roles = [_role_of(ranking) for ranking in rankings]
-    declared = {split: {key for key, role in zip(keys, roles, strict=True) if role == split} for split in SPLITS}
-    prompt_splits = splits_of_prompts((ranking.prompt for ranking in rankings), dev_share, test_share, seed)
+    keys, roles, prompt_splits, texts = [], [], dict[str, str](), dict[str, str]()
+    for ranking in rankings:  # gone through once: they may be read as they are asked for
+        key, text = prompt_key(ranking.prompt), _hashed(ranking.prompt)
+        keys.append(key)
+        roles.append(_role_of(ranking))
+        _hold_out(prompt_splits, key, split_of(text, dev_share, test_share, seed))
+        texts[key] = min(texts.get(key, text), text)
     for split in SPLITS:  # the most held-out one last, which then stands
-        prompt_splits |= dict.fromkeys(declared[split], split)
-    texts: dict[str, str] = {}
-    for key, ranking in zip(keys, rankings, strict=True):
-        texts[key] = min(texts.get(key, _hashed(ranking.prompt)), _hashed(ranking.prompt))
+        prompt_splits |= {key: split for key, role in zip(keys, roles, strict=True) if role == split}
     # A prompt that judge alone declares is not held out: the judge may share prompts with train.
     free = {key for key, role in zip(keys, roles, strict=True) if role != "judge"}
-    assigned, leaks = [], 0
-    for ranking, key, role in zip(rankings, keys, roles, strict=True):
+    splits: list[str | None] = []
+    for key, role in zip(keys, roles, strict=True):
         split = prompt_splits[key] if role == "any" else role
-        held_out = prompt_splits[key] in ("dev", "test") and key in free
-        if held_out and split != prompt_splits[key]:
-            leaks += 1
-        else:
-            # Another hash than the split's, whose low end is test already.
-            for_judge = (
-                role == "any" and split == "train" and split_of(f"judge {texts[key]}", 0.0, judge_share, seed) == "test"
-            )
-            assigned.append(("judge" if for_judge else split, ranking))
-    return SplitRankings(assigned, leaks)
+        if prompt_splits[key] in ("dev", "test") and key in free and split != prompt_splits[key]:
+            splits.append(None)
+            continue
+        # Another hash than the split's, whose low end is test already.
+        for_judge = (
+            role == "any" and split == "train" and split_of(f"judge {texts[key]}", 0.0, judge_share, seed) == "test"
+        )
+        splits.append("judge" if for_judge else split)
+    return SplitRankings(rankings, splits)
 
 
 def _role_of(ranking: Ranking) -> str:
     role = (ranking.model_extra or {}).get("split", "any")
     if role not in ROLES:
         raise ValueError(f"ranking {ranking.id}: split is {role!r}; expected one of {', '.join(ROLES)}")
-    return str(role)
+    return ROLES[ROLES.index(role)]

@@ -5,6 +5,7 @@ Unknown fields are kept as they are, so a team's own annotations survive every s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import unicodedata
@@ -219,6 +220,19 @@ def prompt_key(prompt: PromptText | Sequence[Message]) -> str:
         text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
         text = unicodedata.normalize("NFKC", text.casefold())
     return " ".join(text.casefold().split())
+
+
+def digest(*texts: str, base: bytes = b"") -> bytes:
+    """What tells lists of texts apart in 16 bytes, whatever their length.
+
+    Args:
+        texts: in their order.
+        base: the digest of a list that these go on.
+    """
+    made = hashlib.blake2b(base, digest_size=16)
+    for text in map(str.encode, texts):
+        made.update(b"%d:" % len(text) + text)
+    return made.digest()
 
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")

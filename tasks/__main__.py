@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from tasks import environment, terminal
+from tasks import environment, terminal, user_errors
 
 REFUSED, LATE = 65, 75
 """Exit codes of a candidate's process: a stage rejects its settings; the night's deadline is over."""
@@ -40,10 +40,11 @@ def _run(stage: str) -> int:
     home = Path(os.environ.get("DVC_ROOT", root))
     try:
         run_tracked(stage, Paths(root, home), read_params(root / "params.yaml"), door="dvc")
-    except (ValueError, FileNotFoundError, ConnectionError) as error:
-        if os.environ.get("NIGHTJAR_DEBUG"):
+    except user_errors.USER_ERRORS as error:
+        message = user_errors.message_of(error)
+        if message is None or os.environ.get("NIGHTJAR_DEBUG"):
             raise
-        print(terminal.visible(f"{stage}: {error}"), file=sys.stderr)
+        print(terminal.visible(f"{stage}: {message}"), file=sys.stderr)
         return 1
     return 0
 

@@ -153,7 +153,12 @@ def read_records(path: Path, record: type[RecordT], may_be_empty: bool = False) 
     """
     if may_be_empty and path.is_file() and not path.stat().st_size:
         return []
-    return [as_record(row, record, f"{path}:{number}") for number, row in read_rows(path, constants=True)]
+    return list(iter_records(path, record))
+
+
+def iter_records(path: Path, record: type[RecordT]) -> Iterator[RecordT]:
+    """Yields what `read_records` returns, one after the other, with its errors."""
+    return (as_record(row, record, f"{path}:{number}") for number, row in read_rows(path, constants=True))
 
 
 def as_record(row: dict[str, Any], record: type[RecordT], location: str) -> RecordT:
@@ -221,10 +226,20 @@ def _append(path: Path, text: str) -> None:
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Writes objects as JSONL and returns their number; a failure leaves the old file as it was."""
+    return write_lines(path, map(as_line, rows))
+
+
+def as_line(row: dict[str, Any]) -> str:
+    """An object as a line of JSONL, without its end."""
+    return json.dumps(row, ensure_ascii=False)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> int:
+    """Writes lines of JSONL and returns their number; a failure leaves the old file as it was."""
     count = 0
     with _replacing(path) as stream:
-        for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for line in lines:
+            stream.write(line + "\n")
             count += 1
     return count
 
@@ -245,8 +260,13 @@ def _replacing(path: Path) -> Iterator[TextIO]:
     """A temporary file to write to, which takes the path's place once all is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        yield stream
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            yield stream
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a full disk is met when the file is open
+            error.filename = str(path)
+        raise
     os.replace(partial, path)
 
 

@@ -14,19 +14,21 @@ from typing import NamedTuple
 
 from rlhf.preferences import SPLITS, pairs_of, split_rankings
 from rlhf.records import Pair, Ranking
-from tasks.files import read_records, write_records
+from tasks.files import iter_records
 from tasks.params.pairs import PairsParams
 from tasks.progress import warn
 from tasks.stage_files import StageFiles
 from tasks.validation.expectations import check_table
 from tasks.validation.frames import pair_frame
 from tasks.validation.pair_suite import pair_checks
+from tasks.validation.record_lines import RecordLines
 
 
 class SplitPairs(NamedTuple):
-    """The pairs by split (judge too), and the counts of what gave none: ties, equal texts, leaking rankings."""
+    """The pairs by split (judge too), and the counts: rankings, and what gave none (ties, equal texts, leaks)."""
 
-    pairs: dict[str, list[Pair]]
+    pairs: dict[str, RecordLines[Pair]]
+    rankings: int
     ties: int
     duplicates: int
     leaks: int
@@ -40,13 +42,13 @@ def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
         ValueError: a ranking is malformed, a split that is trained or measured on would be empty, or an
             error-level expectation fails.
     """
-    rankings = read_records(files.inputs["rankings"] / "rankings.jsonl", Ranking)
-    parts, ties, duplicates, leaks = split_pairs(rankings, params)
+    read = iter_records(files.inputs["rankings"] / "rankings.jsonl", Ranking)
+    parts, rankings, ties, duplicates, leaks = split_pairs(RecordLines(Ranking, read), params)
     warnings = _guard(parts, files.aside["docs"])
     for split, pairs in parts.items():
-        write_records(files.outputs["pairs"] / f"{split}.jsonl", pairs)
+        pairs.write(files.outputs["pairs"] / f"{split}.jsonl")
     return {
-        "rankings": len(rankings),
+        "rankings": rankings,
         "pairs": sum(map(len, parts.values())),
         "ties_dropped": ties,
         "duplicates_dropped": duplicates,
@@ -58,12 +60,12 @@ def run(files: StageFiles, params: PairsParams) -> dict[str, float]:
 
 def split_pairs(rankings: Sequence[Ranking], params: PairsParams) -> SplitPairs:
     """The pairs of all rankings, by split; raises ValueError where a split that is needed has none."""
-    assigned, leaks = split_rankings(rankings, params.dev_share, params.test_share, params.seed, params.judge_share)
-    parts: dict[str, list[Pair]] = {split: [] for split in (*SPLITS, "judge")}
+    divided = split_rankings(rankings, params.dev_share, params.test_share, params.seed, params.judge_share)
+    parts = {split: RecordLines(Pair) for split in (*SPLITS, "judge")}
     ties = duplicates = 0
-    for split, ranking in assigned:
+    for split, ranking in divided.assigned:
         result = pairs_of(ranking)
-        parts[split] += result.pairs
+        parts[split].extend(result.pairs)
         ties += result.ties
         duplicates += result.duplicates
     if empty := [split for split in SPLITS if not parts[split]]:
@@ -72,12 +74,12 @@ def split_pairs(rankings: Sequence[Ranking], params: PairsParams) -> SplitPairs:
             f"no pair falls in {', '.join(empty)} ({len(rankings)} rankings give {counts} pairs; {ties} couples are "
             "tied); add rankings of more prompts, raise the split's share, or name files for it in rank.feedback"
         )
-    return SplitPairs(parts, ties, duplicates, leaks)
+    return SplitPairs(parts, len(rankings), ties, duplicates, divided.leaks)
 
 
-def _guard(parts: dict[str, list[Pair]], docs: Path) -> int:
+def _guard(parts: dict[str, RecordLines[Pair]], docs: Path) -> int:
     """Stops at what must not be, warns of what should not, and returns the number of warnings."""
-    table = pair_frame([(split, pair) for split, pairs in parts.items() for pair in pairs])
+    table = pair_frame((split, pair) for split, pairs in parts.items() for pair in pairs)
     verdict = check_table(table, "pairs", pair_checks(), docs)
     if errors := verdict.lines("error"):
         listed = "\n".join(f"- {error}" for error in errors)

@@ -6,7 +6,7 @@ trains, for params may have changed since validate ran; where stages are run by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -120,7 +120,7 @@ def _check_judge(unseen: Sequence[Prompt], held_out: Sequence[Pair]) -> None:
         )
 
 
-def _check_pairs(splits: dict[str, list[Pair]], params: Params) -> None:
+def _check_pairs(splits: Mapping[str, Sequence[Pair]], params: Params) -> None:
     from rlhf.reward.training import check_pairs
 
     for split in ("train", "dev", "judge"):
@@ -129,7 +129,7 @@ def _check_pairs(splits: dict[str, list[Pair]], params: Params) -> None:
 
 
 def _readers(
-    prompts: dict[str, list[Prompt]], rankings: Sequence[Ranking], splits: dict[str, list[Pair]], params: Params
+    prompts: dict[str, list[Prompt]], rankings: Sequence[Ranking], splits: Mapping[str, Sequence[Pair]], params: Params
 ) -> Iterator[Reader]:
     files = {split: f"data/validated/{split}/prompts.jsonl" for split in prompts}
     feedback = "data/validated/feedback" if params.rank.annotator == "people" else files["train"]

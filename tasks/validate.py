@@ -12,41 +12,58 @@ data/validated/feedback under their own names. The Data Docs show every suite.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlhf.habits import habits
 from rlhf.preferences import tied_couples
-from rlhf.records import Demonstration, Prompt, Ranking, Record, prompt_key
+from rlhf.records import Demonstration, Prompt, Ranking, prompt_key
 from rlhf.settings.model import ModelSettings
 from rlhf.tokenizers import corpus_of
-from tasks.files import write_records, write_rows
+from tasks.files import write_rows
 from tasks.params.validate import ValidateParams
 from tasks.progress import warn
-from tasks.sources.files import files_below, rankings_name, read_file
-from tasks.sources.rows import Problems, as_records
+from tasks.sources.files import files_below, iter_file, rankings_name
+from tasks.sources.rows import Problems, iter_as_records
 from tasks.sources.shapes import without_shapes
 from tasks.stage_files import StageFiles
 from tasks.validation.expectations import SuiteVerdict, check_table
 from tasks.validation.frames import demonstration_frame, feedback_frame, prompt_frame
 from tasks.validation.lengths import Lengths, lengths_of, trained_lengths
+from tasks.validation.record_lines import RecordLines
 from tasks.validation.splits import SplitRows, assign_splits, declared_splits, divide, twins
 from tasks.validation.suites import demonstration_checks, feedback_checks, prompt_checks
+
+RecordT = TypeVar("RecordT", Demonstration, Prompt, Ranking)
+SUITES = ("demonstrations", "prompts", "general", "feedback")
 
 
 @dataclass(frozen=True)
 class Inputs:
     """Everything that the stage reads."""
 
-    demonstrations: list[Demonstration]
-    prompts: list[Prompt]
-    general: list[Demonstration]
+    demonstrations: RecordLines[Demonstration]
+    prompts: RecordLines[Prompt]
+    general: RecordLines[Demonstration]
     """Demonstrations of other tasks; none where ingest wrote none."""
-    feedback: list[tuple[str, Ranking]]
-    """(file below data/feedback, by its name once validated; ranking)."""
+    feedback: RecordLines[Ranking]
+    feedback_files: list[str]
+    """For each ranking its file below data/feedback, by its name once validated."""
     files: list[str]
     """The feedback files, by their names once validated."""
+
+    @property
+    def data(self) -> Iterator[Demonstration | Prompt]:
+        """What is split by its prompts."""
+        return chain(self.demonstrations, self.prompts, self.general)
+
+    @property
+    def count(self) -> int:
+        """Rows in all."""
+        return len(self.demonstrations) + len(self.prompts) + len(self.general) + len(self.feedback)
 
 
 def run(files: StageFiles, params: ValidateParams, model: ModelSettings) -> dict[str, float]:
@@ -58,20 +75,21 @@ def run(files: StageFiles, params: ValidateParams, model: ModelSettings) -> dict
             that the later stages need would be empty.
     """
     inputs = read_inputs(files)
-    data: list[Demonstration | Prompt] = [*inputs.demonstrations, *inputs.prompts, *inputs.general]
-    declared = declared_splits(data)
-    splits = assign_splits(data, declared, params.dev_share, params.test_share, params.seed)
+    declared = declared_splits(inputs.data)
+    splits = assign_splits(inputs.data, declared, params.dev_share, params.test_share, params.seed)
     lengths = _lengths(inputs, splits, model)
-    verdicts = _check(inputs, declared, twins(data), splits, lengths, params, model, files.aside["docs"])
+    verdicts = _check(inputs, declared, twins(inputs.data), splits, lengths, params, model, files.aside["docs"])
     _stop_or_warn(verdicts, params.max_rejected_share, inputs, files.aside["docs"])
-    seen = habits([ranking for _, ranking in inputs.feedback])
+    seen = habits(inputs.feedback)
     for line in seen:
         warn(f"data/feedback: {line}")
+    rejected = {name: verdicts[name].reasons if name in verdicts else () for name in SUITES}
     kept = Inputs(
-        _keep(inputs.demonstrations, verdicts["demonstrations"]),
-        _keep(inputs.prompts, verdicts["prompts"]),
-        _keep(inputs.general, verdicts.get("general")),
-        _keep(inputs.feedback, verdicts.get("feedback")),
+        _keep(inputs.demonstrations, rejected["demonstrations"]),
+        _keep(inputs.prompts, rejected["prompts"]),
+        _keep(inputs.general, rejected["general"]),
+        _keep(inputs.feedback, rejected["feedback"]),
+        [file for row, file in enumerate(inputs.feedback_files) if row not in rejected["feedback"]],
         inputs.files,
     )
     parts = divide(kept.demonstrations, kept.prompts, kept.general, splits, lengths, params.max_response_tokens)
@@ -91,12 +109,15 @@ def _lengths(inputs: Inputs, splits: dict[str, str], model: ModelSettings) -> Le
 def read_inputs(files: StageFiles) -> Inputs:
     """Reads data/raw and data/feedback; all malformed rows are reported together."""
     problems = Problems()
-    names = ["demonstrations", "prompts"] + ["general"] * (files.inputs["raw"] / "general.jsonl").is_file()
-    raw = {name: read_file(files.inputs["raw"] / f"{name}.jsonl", f"data/raw/{name}.jsonl", problems) for name in names}
-    demonstrations = as_records(raw["demonstrations"], Demonstration, problems)
-    prompts = as_records(raw["prompts"], Prompt, problems)
-    general = as_records(raw.get("general", []), Demonstration, problems)
-    feedback, sources = [], dict[str, str]()
+
+    def read(name: str, record: type[RecordT]) -> RecordLines[RecordT]:
+        rows = iter_file(files.inputs["raw"] / f"{name}.jsonl", f"data/raw/{name}.jsonl", problems)
+        return RecordLines(record, iter_as_records(rows, record, problems))
+
+    demonstrations, prompts = read("demonstrations", Demonstration), read("prompts", Prompt)
+    has_general = (files.inputs["raw"] / "general.jsonl").is_file()
+    general = read("general", Demonstration) if has_general else RecordLines(Demonstration)
+    feedback, feedback_files, sources = RecordLines(Ranking), list[str](), dict[str, str]()
     for file in _feedback_files(files.inputs["feedback"]):
         source = file.relative_to(files.inputs["feedback"]).as_posix()
         name = str(rankings_name(source))
@@ -104,10 +125,11 @@ def read_inputs(files: StageFiles) -> Inputs:
             raise ValueError(f"data/feedback holds {sources[name]} and {source}; keep one of the two")
         sources[name] = source
         shown = f"data/feedback/{source}"
-        rows = without_shapes(read_file(file, shown, problems), shown, "rankings", problems)
-        feedback += [(name, ranking) for ranking in as_records(rows, Ranking, problems)]
+        rows = without_shapes(iter_file(file, shown, problems), shown, "rankings", problems)
+        feedback.extend(iter_as_records(rows, Ranking, problems))
+        feedback_files += [name] * (len(feedback) - len(feedback_files))
     problems.stop()
-    return Inputs(demonstrations, prompts, general, feedback, list(sources))
+    return Inputs(demonstrations, prompts, general, feedback, feedback_files, list(sources))
 
 
 def _feedback_files(folder: Path) -> list[Path]:
@@ -136,17 +158,16 @@ def _check(
     docs: Path,
 ) -> dict[str, SuiteVerdict]:
     longest = min(params.max_prompt_tokens, model.max_prompt_tokens)
-    demonstrations = demonstration_frame(inputs.demonstrations, declared, forms, lengths)
-    prompts = prompt_frame(inputs.prompts, declared, forms, lengths)
+    for_demonstrations, context = demonstration_checks(params, longest), (declared, forms, lengths)
+    # Each table is made when the one before is done with.
     verdicts = [
-        check_table(demonstrations, "demonstrations", demonstration_checks(params, longest), docs),
-        check_table(prompts, "prompts", prompt_checks(params, longest), docs),
+        check_table(demonstration_frame(inputs.demonstrations, *context), "demonstrations", for_demonstrations, docs),
+        check_table(prompt_frame(inputs.prompts, *context), "prompts", prompt_checks(params, longest), docs),
     ]
     if inputs.general:
-        general = demonstration_frame(inputs.general, declared, forms, lengths)
-        verdicts.append(check_table(general, "general", demonstration_checks(params, longest), docs))
+        verdicts.append(check_table(demonstration_frame(inputs.general, *context), "general", for_demonstrations, docs))
     if inputs.feedback:
-        feedback = feedback_frame(inputs.feedback, splits, lengths)
+        feedback = feedback_frame(inputs.feedback, inputs.feedback_files, splits, lengths)
         verdicts.append(check_table(feedback, "feedback", feedback_checks(params, longest), docs))
     return {verdict.suite: verdict for verdict in verdicts}
 
@@ -171,8 +192,8 @@ def _stop_or_warn(verdicts: dict[str, SuiteVerdict], max_rejected_share: float, 
             warn(line)
 
 
-def _keep(rows: list[Any], verdict: SuiteVerdict | None) -> list[Any]:
-    return [row for number, row in enumerate(rows) if verdict is None or number not in verdict.reasons]
+def _keep(rows: RecordLines[RecordT], rejected: Container[int]) -> RecordLines[RecordT]:
+    return rows.chosen(row for row in range(len(rows)) if row not in rejected)
 
 
 def _write(
@@ -185,38 +206,34 @@ def _write(
     for folder in files.outputs.values():
         shutil.rmtree(folder, ignore_errors=True)
     for split, part in parts.items():
-        write_records(files.outputs[split] / "demonstrations.jsonl", part.demonstrations)
-        write_records(files.outputs[split] / "prompts.jsonl", part.prompts)
+        part.demonstrations.write(files.outputs[split] / "demonstrations.jsonl")
+        part.prompts.write(files.outputs[split] / "prompts.jsonl")
         if part.general:
-            write_records(files.outputs[split] / "general.jsonl", part.general)
+            part.general.write(files.outputs[split] / "general.jsonl")
     files.outputs["rankings"].mkdir(parents=True)
     for name in inputs.files:
-        rankings = [ranking for file, ranking in kept.feedback if file == name]
-        write_records(files.outputs["rankings"] / name, rankings)
+        rankings = kept.feedback.chosen(row for row, file in enumerate(kept.feedback_files) if file == name)
+        rankings.write(files.outputs["rankings"] / name)
     for name in ["demonstrations", "prompts", "feedback"] + ["general"] * bool(inputs.general):
         reasons = verdicts[name].reasons if name in verdicts else {}
-        rows = getattr(inputs, name)
         write_rows(
             files.outputs["quarantine"] / f"{name}.jsonl",
-            [_quarantined(rows[row], reasons[row]) for row in sorted(reasons)],
+            [_quarantined(inputs, name, row, reasons[row]) for row in sorted(reasons)],
         )
 
 
-def _quarantined(row: Record | tuple[str, Record], reasons: list[str]) -> dict[str, Any]:
-    record, file = (row[1], {"file": row[0]}) if isinstance(row, tuple) else (row, {})
-    return {**record.model_dump(mode="json"), **file, "reasons": reasons}
+def _quarantined(inputs: Inputs, name: str, row: int, reasons: list[str]) -> dict[str, Any]:
+    file = {"file": inputs.feedback_files[row]} if name == "feedback" else {}
+    return {**getattr(inputs, name)[row].model_dump(mode="json"), **file, "reasons": reasons}
 
 
 def _metrics(
     inputs: Inputs, kept: Inputs, parts: dict[str, SplitRows], verdicts: dict[str, SuiteVerdict]
 ) -> dict[str, float]:
-    def count(rows: Inputs) -> int:
-        return len(rows.demonstrations) + len(rows.prompts) + len(rows.general) + len(rows.feedback)
-
     metrics: dict[str, float] = {
-        "rows_in": count(inputs),
-        "rows_kept": count(kept),
-        "rows_rejected": count(inputs) - count(kept),
+        "rows_in": inputs.count,
+        "rows_kept": kept.count,
+        "rows_rejected": inputs.count - kept.count,
         "warnings": sum(len(verdict.at("warning")) for verdict in verdicts.values()),
         "feedback_rankings": len(kept.feedback),
     }
@@ -226,6 +243,6 @@ def _metrics(
         if part.general:
             metrics[f"{split}_general"] = len(part.general)
     if kept.feedback:
-        couples = sum(len(row.ranks) * (len(row.ranks) - 1) // 2 for _, row in kept.feedback)
-        metrics["feedback_tie_share"] = sum(tied_couples(row.ranks) for _, row in kept.feedback) / couples
+        couples = [(tied_couples(row.ranks), len(row.ranks) * (len(row.ranks) - 1) // 2) for row in kept.feedback]
+        metrics["feedback_tie_share"] = sum(tied for tied, _ in couples) / sum(count for _, count in couples)
     return metrics

@@ -30,7 +30,8 @@ ONE_DOOR = {
     "yaml": ("tasks/params/whole.py",),
 }
 ROOMS = (
-    *("terminal", "environment", "files", "digests", "stage_files", "cron", "deadline", "paths", "params"),
+    *("terminal", "user_errors", "environment"),
+    *("files", "digests", "stage_files", "cron", "deadline", "paths", "params"),
     *("progress", "sources"),
     *("roles", "figures"),
     *("validation", "reports", "versioning", "tracking", "drift", "evaluation", "training"),

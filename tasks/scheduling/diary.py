@@ -20,6 +20,7 @@ from tasks.scheduling.history import Night
 from tasks.scheduling.notify import notify
 from tasks.tracking import mlflow_store, tracker
 from tasks.trials import standings
+from tasks.user_errors import message_of
 
 
 @dataclass
@@ -102,7 +103,7 @@ def opened(paths: Paths, params: Params, planned: datetime, say: Callable[[str],
     except DeadlineError as error:
         entry.end("deadline", str(error))
     except Exception as error:
-        entry.break_off("failed", str(error))
+        entry.break_off("failed", message_of(error) or str(error))
         raise
     except BaseException as error:
         entry.break_off("interrupted", type(error).__name__)

@@ -152,7 +152,12 @@ def check_link(path: Path) -> Path:
 
 
 def read_file(path: Path, shown: str, problems: Problems) -> list[RawRow]:
-    """All well-formed rows of one file; the others are added to `problems`.
+    """All well-formed rows of one file; see `iter_file`."""
+    return list(iter_file(path, shown, problems))
+
+
+def iter_file(path: Path, shown: str, problems: Problems) -> Iterator[RawRow]:
+    """Yields the well-formed rows of one file; the others are added to `problems`.
 
     Args:
         path: a file with one of the SUFFIXES.
@@ -168,12 +173,12 @@ def read_file(path: Path, shown: str, problems: Problems) -> list[RawRow]:
         raise ValueError(f"{shown}: found a {path.suffix or 'nameless'} file; expected one of {READABLE}")
     if not path.is_file():
         raise FileNotFoundError(f"{shown}: no such file; put it there or name another one")
-    before = len(problems.messages)
-    numbered = numbered_rows(path, shown, problems)
-    rows = [RawRow(f"{shown}:{line}", stem_of(path), line, values) for line, values in numbered]
+    before, rows = len(problems.messages), 0
+    for line, values in numbered_rows(path, shown, problems):
+        rows += 1
+        yield RawRow(f"{shown}:{line}", stem_of(path), line, values)
     if not rows and len(problems.messages) == before:
         problems.add(f"{shown}: the file is empty; give at least one row")
-    return rows
 
 
 def numbered_rows(path: Path, shown: str, problems: Problems) -> Rows:

@@ -65,7 +65,7 @@ def read_local(root: Path, source: str, problems: Problems) -> SourceRows:
         shown = f"{source.rstrip('/')}/{file.name}" if path.is_dir() else source
         split = SPLITS.get(stem_of(file))
         before = len(rows.demonstrations), len(rows.prompts)
-        for row in without_shapes(read_file(file, shown, problems), shown, "demonstrations", problems):
+        for row in list(without_shapes(read_file(file, shown, problems), shown, "demonstrations", problems)):
             sort_row(row, split, rows, problems)
         _tell_bare_prompts(shown, rows.demonstrations[before[0] :], rows.prompts[before[1] :])
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -71,7 +71,12 @@ def _grouped(messages: list[str]) -> list[str]:
 
 def as_records(rows: Iterable[RawRow], record: type[RecordT], problems: Problems) -> list[RecordT]:
     """Rows as records with ids that occur once; what does not fit is added to `problems`."""
-    records, locations = [], dict[str, str]()
+    return list(iter_as_records(rows, record, problems))
+
+
+def iter_as_records(rows: Iterable[RawRow], record: type[RecordT], problems: Problems) -> Iterator[RecordT]:
+    """Yields what `as_records` returns, one after the other."""
+    locations = dict[str, str]()
     for row in rows:
         try:
             made = as_record(row.values, record, row.location)
@@ -82,5 +87,4 @@ def as_records(rows: Iterable[RawRow], record: type[RecordT], problems: Problems
         first = locations.setdefault(identifier, row.location) if isinstance(identifier, str) else row.location
         if first != row.location:
             problems.add(f"{row.location}: id {identifier!r} is at {first} already; give every row its own id")
-        records.append(made)
-    return records
+        yield made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from shlex import quote
 from typing import Literal, NamedTuple
@@ -119,8 +121,8 @@ def shape_of(fields: set[str]) -> Shape | None:
     return next((shape for shape in shapes if shape.fields <= fields), None)
 
 
-def without_shapes(rows: list[RawRow], shown: str, kind: str, problems: Problems) -> list[RawRow]:
-    """The rows that have no other shape than ours; the others are one problem a shape.
+def without_shapes(rows: Iterable[RawRow], shown: str, kind: str, problems: Problems) -> Iterator[RawRow]:
+    """Yields the rows that have no other shape than ours; the others are one problem a shape.
 
     Args:
         rows: of one file.
@@ -128,19 +130,19 @@ def without_shapes(rows: list[RawRow], shown: str, kind: str, problems: Problems
         kind: what belongs there, `demonstrations` (and prompts) or `rankings`.
         problems: collects what is found.
     """
-    kept: list[RawRow] = []
-    groups: dict[Shape, list[RawRow]] = {}
+    total, alike, first = 0, Counter[Shape](), dict[Shape, str]()
     for row in rows:
+        total += 1
         own = next((own for own in OWN.values() if own.fields <= row.values.keys()), None)
         shape = own if own is not None and own.becomes != kind else shape_of(set(row.values))
         if shape is None:
-            kept.append(row)
+            yield row
         else:
-            groups.setdefault(shape, []).append(row)
-    for shape, alike in groups.items():
-        count = f"{shown}: {len(alike)} of {len(rows)} rows, such as {alike[0].location}, are {shape.name}"
-        problems.add(f"{count}; {advice_on(shape, shown)}")
-    return kept
+            alike[shape] += 1
+            first.setdefault(shape, row.location)
+    for shape, count in alike.items():
+        named = f"{shown}: {count} of {total} rows, such as {first[shape]}, are {shape.name}"
+        problems.add(f"{named}; {advice_on(shape, shown)}")
 
 
 def advice_on(shape: Shape, shown: str) -> str:

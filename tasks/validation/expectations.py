@@ -98,6 +98,7 @@ def check_table(table: pd.DataFrame, suite: str, checks: list[DataCheck], docs: 
         )
     )
     results = checkpoint.run(batch_parameters={"dataframe": table}).run_results
+    context.data_sources.delete(suite)  # the library knows its latest context, which would keep the table
     return _verdict(table, suite, checks, docs, next(iter(results.values())).results)
 
 

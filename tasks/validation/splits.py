@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 from rlhf.preferences import SPLITS, splits_of_prompts
 from rlhf.records import Demonstration, Message, Prompt, Record, prompt_identity, prompt_key, prompt_text
 from tasks.validation.lengths import Lengths
+from tasks.validation.record_lines import RecordLines, batches
 
 RowT = TypeVar("RowT", Demonstration, Prompt)
 
@@ -16,9 +17,9 @@ RowT = TypeVar("RowT", Demonstration, Prompt)
 class SplitRows(NamedTuple):
     """What one split holds; every row carries its split."""
 
-    demonstrations: list[Demonstration]
-    prompts: list[Prompt]
-    general: list[Demonstration]
+    demonstrations: RecordLines[Demonstration]
+    prompts: RecordLines[Prompt]
+    general: RecordLines[Demonstration]
     """Demonstrations of other tasks; none where the night has no such data."""
 
 
@@ -46,10 +47,13 @@ def assign_splits(
 
 def twins(rows: Iterable[Demonstration | Prompt]) -> dict[str, str]:
     """Prompts that come in several forms (case, spaces, Unicode forms, text and chat): by key, two of the forms."""
+    first: dict[str, str | tuple[Message, ...]] = {}
     forms: dict[str, set[str | tuple[Message, ...]]] = defaultdict(set)
     for row in rows:
-        forms[prompt_key(row.prompt)].add(prompt_identity(row.prompt))
-    shown = {key: sorted(map(repr, map(_shown, several)))[:2] for key, several in forms.items() if len(several) > 1}
+        key, form = prompt_key(row.prompt), prompt_identity(row.prompt)
+        if first.setdefault(key, form) != form:
+            forms[key] |= {first[key], form}
+    shown = {key: sorted(map(repr, map(_shown, several)))[:2] for key, several in forms.items()}
     return {key: " and ".join(two) for key, two in shown.items()}
 
 
@@ -58,9 +62,9 @@ def _shown(form: str | tuple[Message, ...]) -> str:
 
 
 def divide(
-    demonstrations: Sequence[Demonstration],
-    prompts: Sequence[Prompt],
-    general: Sequence[Demonstration],
+    demonstrations: RecordLines[Demonstration],
+    prompts: RecordLines[Prompt],
+    general: RecordLines[Demonstration],
     splits: Mapping[str, str],
     lengths: Lengths,
     max_response_tokens: int,
@@ -79,10 +83,9 @@ def divide(
         ValueError: a split that a later stage reads would be empty.
     """
     parts = {}
+    by_split = [_by_split(rows, splits) for rows in (demonstrations, prompts, general)]
     for split in SPLITS:
-        split_demonstrations = _of_split(demonstrations, split, splits)
-        split_prompts = _of_split(prompts, split, splits)
-        split_general = _of_split(general, split, splits)
+        split_demonstrations, split_prompts, split_general = (rows[split] for rows in by_split)
         if not split_demonstrations and split != "train":
             split_demonstrations = _demonstrate(split_prompts, lengths, max_response_tokens)
         _need(split_prompts, split, "prompts", prompts)
@@ -103,18 +106,24 @@ def _need(rows: Sequence[Record], split: str, kind: str, passed: Sequence[Record
         )
 
 
-def _of_split(rows: Iterable[RowT], split: str, splits: Mapping[str, str]) -> list[RowT]:
-    return [row.model_copy(update={"split": split}) for row in rows if splits[prompt_key(row.prompt)] == split]
+def _by_split(rows: RecordLines[RowT], splits: Mapping[str, str]) -> dict[str, RecordLines[RowT]]:
+    numbers: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for number, row in enumerate(rows):
+        numbers[splits[prompt_key(row.prompt)]].append(number)
+    return {split: rows.chosen(numbers[split], split=split) for split in SPLITS}
 
 
-def _demonstrate(prompts: Iterable[Prompt], lengths: Lengths, max_response_tokens: int) -> list[Demonstration]:
-    made = [
-        Demonstration.model_validate(
-            {"id": f"{prompt.id}-{number}", "prompt": prompt.prompt, "response": reference, "split": split}
-        )
-        for prompt in prompts
-        for split in [(prompt.model_extra or {})["split"]]
-        for number, reference in enumerate(prompt.references, 1)
-    ]
-    counted = lengths.of_texts([row.response for row in made])
-    return [row for row, tokens in zip(made, counted, strict=True) if tokens <= max_response_tokens]
+def _demonstrate(prompts: Iterable[Prompt], lengths: Lengths, max_response_tokens: int) -> RecordLines[Demonstration]:
+    made = RecordLines(
+        Demonstration,
+        (
+            Demonstration.model_validate(
+                {"id": f"{prompt.id}-{number}", "prompt": prompt.prompt, "response": reference, "split": split}
+            )
+            for prompt in prompts
+            for split in [(prompt.model_extra or {})["split"]]
+            for number, reference in enumerate(prompt.references, 1)
+        ),
+    )
+    counted = (tokens for rows in batches(made) for tokens in lengths.of_texts([row.response for row in rows]))
+    return made.chosen(number for number, tokens in enumerate(counted) if tokens <= max_response_tokens)

@@ -88,6 +88,12 @@ def test_a_missing_data_folder_or_feedback_file_is_named(with_presets: Path, tmp
     assert "data/feedback/rankings/q.jsonl.gz: no such file" in refused(with_presets, "run")
 
 
+def test_what_the_system_refuses_is_one_line(toy: Path) -> None:
+    """A file called nights stands where a night keeps its lock."""
+    (toy / "nights").write_text("2 Nov: fine\n")
+    assert refused(toy, "run") == f"nightjar: {toy}/nights: a file in the place of a folder; move the file elsewhere\n"
+
+
 def test_a_stage_without_its_input_names_the_stage_before(toy: Path) -> None:
     """`nightjar stage sft` in a fresh checkout."""
     assert "data/validated/train: not there" in refused(toy, "stage", "sft")

@@ -1,4 +1,8 @@
-"""Files in the words of their users: each case is what a file says, and the message that it must give."""
+"""Files in the words of their users: each case is what a file says, and the message that it must give.
+
+What has no message is held elsewhere: how the monitor reads scripts without spaces, which it finds in a policy's own
+completions, by tests/rlhf/evaluation/test_text.py; what many rows take, by tests/tasks/validation/test_record_lines.py.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,12 @@ import pyarrow.parquet
 import pytest
 from transformers import AutoConfig
 
-from rlhf.records import Demonstration, Prompt, prompt_key
+from rlhf.preferences import pairs_of
+from rlhf.records import Demonstration, Pair, Prompt, Ranking, prompt_key
 from rlhf.settings.model import ModelSettings
+from rlhf.settings.reward import RewardSettings
 from rlhf.tokenizers import train_tokenizer
-from tasks import ingest, progress, stages, validate
+from tasks import ingest, progress, reward, stages, validate
 from tasks.files import read_rows
 from tasks.params.ingest import IngestParams
 from tasks.params.validate import ValidateParams
@@ -33,10 +39,10 @@ GOOD = '{"prompt": "Is tea hot?", "response": "Yes."}\n'
 RANKED = '{"id": "r", "prompt": "Is tea hot?", "completions": ["Yes.", "No."], "ranks": [1, 2], "annotator": "ann"}\n'
 
 
-def put(root: Path, name: str, text: str) -> Path:
+def put(root: Path, name: str, content: str | bytes) -> Path:
     file = root / "data" / name
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
     return file
 
 
@@ -52,19 +58,20 @@ def read_feedback(root: Path) -> list[dict[str, Any]]:
     paths = Paths(root)
     for name, text in (("demonstrations", '"response": "r"'), ("prompts", '"references": []')):
         put(root, f"raw/{name}.jsonl", f'{{"id": "1", "prompt": "p", {text}}}\n')
-    feedback = validate.read_inputs(stages.files("validate", paths)).feedback
-    return [{"file": file, **ranking.model_dump()} for file, ranking in feedback]
+    read = validate.read_inputs(stages.files("validate", paths))
+    return [{"file": file, **row.model_dump()} for file, row in zip(read.feedback_files, read.feedback, strict=True)]
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-SOURCES = {
+TWO_ROWS = GOOD + GOOD.replace("tea", "ice")
+CASES: dict[str, tuple[str, str | bytes, str]] = {
     "a key that occurs twice": (
         "x.jsonl",
         '{"prompt": "p", "response": "Yes.", "response": "No."}',
-        "data/source/x.jsonl:1: the key 'response' occurs 2 times; keep the one that holds",
+        "x.jsonl:1: the key 'response' occurs 2 times; keep the one that holds",
     ),
     "a key that occurs twice further in": (
         "x.jsonl",
@@ -106,29 +113,13 @@ SOURCES = {
         "prompt,response\n\"[{'role': 'user', 'content': 'hi'}]\",r\n",
         "x.csv:2: prompt opens as chat messages but is not JSON",
     ),
-    "a spreadsheet in a folder": ("d/train.xlsx", "PK", "data/source/d/train.xlsx: found a .xlsx file; expected files"),
-    "a JSON array in a folder": ("d/train.json", "[]", "data/source/d/train.json: found a .json file; expected files"),
-    "an archive in a folder": ("d/more.zip", "PK", "data/source/d/more.zip: found a .zip file; expected files"),
-    "an unknown ending": ("x.xlsx", "PK", "data/source/x.xlsx: found a .xlsx file; expected one of .jsonl, .ndjson"),
-    "half of a Parquet file": ("x.parquet", "PAR1", "data/source/x.parquet: not a whole Parquet file"),
-    "a text called .zst": ("x.jsonl.zst", GOOD, "data/source/x.jsonl.zst: not a whole zst file"),
-    "a text called .xz": ("x.jsonl.xz", GOOD, "data/source/x.jsonl.xz: not a whole xz file"),
-}
-
-
-@pytest.mark.parametrize(("name", "text", "message"), SOURCES.values(), ids=SOURCES)
-def test_a_source_is_told_what_is_wrong_with_it(tmp_path: Path, name: str, text: str, message: str) -> None:
-    """Nothing is written, and the message names the file."""
-    put(tmp_path, f"source/{name}", text)
-    if name.startswith("d/"):
-        put(tmp_path, "source/d/demonstrations.jsonl", GOOD)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        read_source(tmp_path, name.split("/")[0])
-    assert not Paths(tmp_path).raw.exists()
-
-
-TWO_ROWS = GOOD + GOOD.replace("tea", "ice")
-ODD: dict[str, tuple[str, bytes, str]] = {
+    "a spreadsheet in a folder": ("d/train.xlsx", "PK", "d/train.xlsx: found a .xlsx file; expected files"),
+    "a JSON array in a folder": ("d/train.json", "[]", "d/train.json: found a .json file; expected files"),
+    "an archive in a folder": ("d/more.zip", "PK", "d/more.zip: found a .zip file; expected files"),
+    "an unknown ending": ("x.xlsx", "PK", "x.xlsx: found a .xlsx file; expected one of .jsonl, .ndjson"),
+    "half of a Parquet file": ("x.parquet", "PAR1", "x.parquet: not a whole Parquet file"),
+    "a text called .zst": ("x.jsonl.zst", GOOD, "x.jsonl.zst: not a whole zst file"),
+    "a text called .xz": ("x.jsonl.xz", GOOD, "x.jsonl.xz: not a whole xz file"),
     "UTF-16, as Windows saves Unicode": (
         "x.jsonl",
         GOOD.encode("utf-16"),
@@ -160,12 +151,12 @@ ODD: dict[str, tuple[str, bytes, str]] = {
     "zeros where the disk was full": ("x.jsonl", GOOD.encode() + b"\0" * 40, "x.jsonl:2: not JSON"),
     "an array on one line": (
         "x.jsonl",
-        f"[{GOOD.strip()}, {GOOD.strip()}]".encode(),
+        f"[{GOOD.strip()}, {GOOD.strip()}]",
         "x.jsonl:1: found JSON that is not one object a line; write it so\n  jq -c '.[]' data/source/x.jsonl >",
     ),
     "an array over many lines": (
         "x.jsonl",
-        json.dumps([json.loads(GOOD)] * 2, indent=2).encode(),
+        json.dumps([json.loads(GOOD)] * 2, indent=2),
         "x.jsonl:1: found JSON that is not one object a line; write it so\n  jq -c '.[]' data/source/x.jsonl >",
     ),
     "objects over many lines": (
@@ -175,59 +166,83 @@ ODD: dict[str, tuple[str, bytes, str]] = {
     ),
     "a comma behind every row": (
         "x.jsonl",
-        TWO_ROWS.replace("}", "},").encode(),
+        TWO_ROWS.replace("}", "},"),
         "write one JSON object a line (and 1 more rows of the file, up to line 2)",
     ),
     "a number of 6,000 digits": (
         "x.jsonl",
-        b'{"prompt": "p", "response": "r", "score": ' + b"9" * 6000 + b"}",
+        '{"prompt": "p", "response": "r", "score": ' + "9" * 6000 + "}",
         "x.jsonl:1: the number 9999999999999999999999999999999999999999\u2026 has 6000 digits; correct it",
     ),
     "a quote that never closes": (
         "x.csv",
-        b'prompt,response\n"two\nlines",ok\n"never closed,x\nmore,y\n',
+        'prompt,response\n"two\nlines",ok\n"never closed,x\nmore,y\n',
         "x.csv:4: not CSV (unexpected end of data); a cell's quote opens in this row and never closes",
     ),
     "content in parts": (
         "x.jsonl",
-        b'{"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "response": "r"}\n'
-        b'{"prompt": [{"role": "user", "content": [{"type": "text", "text": "b"}]}], "response": "r"}\n',
+        '{"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "response": "r"}\n'
+        '{"prompt": [{"role": "user", "content": [{"type": "text", "text": "b"}]}], "response": "r"}\n',
         "x.jsonl:1: prompt: message 1: content in parts is not read; give its text (found [{'type': 'text', 'text': "
         "'a'}]) (and 1 more rows of the file, up to line 2)",
     ),
     "ShareGPT's turns in a prompt": (
         "x.jsonl",
-        b'{"prompt": [{"role": "user", "content": "a"}, {"from": "gpt", "value": "b"}], "response": "r"}',
+        '{"prompt": [{"role": "user", "content": "a"}, {"from": "gpt", "value": "b"}], "response": "r"}',
         "x.jsonl:1: prompt: message 2 needs role and content, both as text (found from, value)",
     ),
     "a number for a prompt": (
         "x.jsonl",
-        b'{"prompt": 7, "response": "r"}',
+        '{"prompt": 7, "response": "r"}',
         "x.jsonl:1: prompt: give a text, or chat messages (found 7)",
     ),
     "a number for a turn's text": (
         "x.jsonl",
-        b'{"prompt": [{"role": "user", "content": 7}], "response": "r"}',
+        '{"prompt": [{"role": "user", "content": 7}], "response": "r"}',
         "x.jsonl:1: prompt: message 1.content is to be text (found 7)",
     ),
     "an id that shows nothing": (
         "x.jsonl",
-        '{"id": " \u200b", "prompt": "p", "response": "r"}'.encode(),
+        '{"id": " \u200b", "prompt": "p", "response": "r"}',
         "x.jsonl:1: id: it is blank; write one",
     ),
+    "ranks twice": (
+        "f.jsonl",
+        RANKED.replace("}", ', "ranks": [2, 1]}'),
+        "f.jsonl:1: the key 'ranks' occurs 2 times; keep the one that holds",
+    ),
+    "a rating beyond all floats": ("f.jsonl", RANKED.replace("}", ', "ratings": [1e999, 1]}'), "the number 1e999"),
+    "a table of rankings": ("f.tsv", "id\tprompt\n", "f.tsv: found a .tsv file; write rankings as"),
+    "a JSON array": ("f.json", "[]", "f.json: found a .json file; write rankings as"),
+    "ranks with a gap": (
+        "f.jsonl",
+        RANKED.replace("[1, 2]", "[1, 5]"),
+        "f.jsonl:1: ranks are [1, 5]; rank 1 is best and ties share the lowest number, so this order is written [1, 2]",
+    ),
+    "ranks from 0": ("f.jsonl", RANKED.replace("[1, 2]", "[0, 1]"), "ranks are [0, 1]; rank 1 is best"),
+    "half a rank": (
+        "f.jsonl",
+        RANKED.replace("[1, 2]", "[1.5, 2]"),
+        "ranks.0: Input should be a valid integer (found 1.5)",
+    ),
+    "ranks in words": ("f.jsonl", RANKED.replace("[1, 2]", '["first", 2]'), "valid integer (found 'first')"),
+    "a rank too few": ("f.jsonl", RANKED.replace("[1, 2]", "[1]"), "ranks has 1 entries for 2 completions; give one"),
+    "an annotator that shows nothing": ("f.jsonl", RANKED.replace('"ann"', '" "'), "f.jsonl:1: annotator: it is blank"),
 }
+"""By what is odd: the file (sources are x or in d, feedback is f), what it says, and the message of it."""
 
 
-@pytest.mark.parametrize(("name", "content", "message"), ODD.values(), ids=ODD)
-def test_a_file_of_odd_make_is_one_message_with_the_cure(
-    tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
-    """Whatever the number of its rows; a command that stands there mends it."""
-    file = put(tmp_path, f"source/{name}", "")
-    file.write_bytes(content)
+@pytest.mark.parametrize(("name", "content", "message"), CASES.values(), ids=CASES)
+def test_a_file_is_told_what_is_wrong_with_it(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    """By its name, once, however many rows it has; nothing is written, and a command that is given mends it."""
+    door = "feedback" if name.startswith("f.") else "source"
+    put(tmp_path, f"{door}/{name}", content)
+    if name.startswith("d/"):
+        put(tmp_path, "source/d/demonstrations.jsonl", GOOD)
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        read_source(tmp_path, name)
-    assert str(caught.value).count(f"data/source/{name}:") == 1
+        read_feedback(tmp_path) if door == "feedback" else read_source(tmp_path, name.partition("/")[0])
+    assert str(caught.value).count(f"data/{door}/{name}:") == 1
+    assert door == "feedback" or not Paths(tmp_path).raw.exists()
     if "\n  jq" in str(caught.value) and shutil.which("jq"):
         subprocess.run(["sh", "-c", str(caught.value).rpartition("\n  ")[2]], cwd=tmp_path, check=True)
         assert {row["response"] for row in read_source(tmp_path, name)["demonstrations"]} == {"Yes."}
@@ -236,10 +251,10 @@ def test_a_file_of_odd_make_is_one_message_with_the_cure(
 @pytest.mark.parametrize("name", ["UTF-16, as Windows saves Unicode", "objects over many lines"])
 def test_a_file_of_outputs_of_odd_make_is_told_too(tmp_path: Path, name: str) -> None:
     """What `nightjar score` reads goes through another door."""
-    file, content, message = ODD[name]
-    (tmp_path / file).write_bytes(content)
+    file, content, message = CASES[name]
+    put(tmp_path, file, content)
     with pytest.raises(ValueError, match=re.escape(message.partition(";")[0])):
-        list(read_rows(tmp_path / file))
+        list(read_rows(tmp_path / "data" / file))
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.tsv"])
@@ -274,40 +289,6 @@ def test_a_folder_is_no_file_and_a_link_leads_on(tmp_path: Path) -> None:
         link.unlink()
 
 
-FEEDBACK = {
-    "ranks twice": (
-        "f.jsonl",
-        RANKED.replace("}", ', "ranks": [2, 1]}'),
-        "data/feedback/f.jsonl:1: the key 'ranks' occurs 2 times; keep the one that holds",
-    ),
-    "a rating beyond all floats": ("f.jsonl", RANKED.replace("}", ', "ratings": [1e999, 1]}'), "the number 1e999"),
-    "a table of rankings": ("f.tsv", "id\tprompt\n", "data/feedback/f.tsv: found a .tsv file; write rankings as"),
-    "a JSON array": ("f.json", "[]", "data/feedback/f.json: found a .json file; write rankings as"),
-    "ranks with a gap": (
-        "f.jsonl",
-        RANKED.replace("[1, 2]", "[1, 5]"),
-        "f.jsonl:1: ranks are [1, 5]; rank 1 is best and ties share the lowest number, so this order is written [1, 2]",
-    ),
-    "ranks from 0": ("f.jsonl", RANKED.replace("[1, 2]", "[0, 1]"), "ranks are [0, 1]; rank 1 is best"),
-    "half a rank": (
-        "f.jsonl",
-        RANKED.replace("[1, 2]", "[1.5, 2]"),
-        "ranks.0: Input should be a valid integer (found 1.5)",
-    ),
-    "ranks in words": ("f.jsonl", RANKED.replace("[1, 2]", '["first", 2]'), "valid integer (found 'first')"),
-    "a rank too few": ("f.jsonl", RANKED.replace("[1, 2]", "[1]"), "ranks has 1 entries for 2 completions; give one"),
-    "an annotator that shows nothing": ("f.jsonl", RANKED.replace('"ann"', '" "'), "f.jsonl:1: annotator: it is blank"),
-}
-
-
-@pytest.mark.parametrize(("name", "text", "message"), FEEDBACK.values(), ids=FEEDBACK)
-def test_feedback_is_told_what_is_wrong_with_it(tmp_path: Path, name: str, text: str, message: str) -> None:
-    """The message names the file, and what to do."""
-    put(tmp_path, f"feedback/{name}", text)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        read_feedback(tmp_path)
-
-
 def test_a_link_that_leads_nowhere_is_told(tmp_path: Path) -> None:
     """In a folder of sources, as a source, and among the feedback."""
     put(tmp_path, "source/d/train.jsonl", GOOD)
@@ -333,7 +314,7 @@ def test_endings_that_libraries_read_are_read(tmp_path: Path) -> None:
         "train.ndjson.ZST": pyarrow.compress(GOOD.encode(), codec="zstd", asbytes=True),
     }
     for number, (name, content) in enumerate(packed.items()):
-        put(tmp_path, f"source/{number}/{name}", "").write_bytes(content)
+        put(tmp_path, f"source/{number}/{name}", content)
         assert read_source(tmp_path, str(number))["demonstrations"] == read, name
     put(tmp_path, "source/tabs/train.tsv", "id\tprompt\tresponse\ntrain-1\tIs tea hot?\tYes.\n")
     assert read_source(tmp_path, "tabs")["demonstrations"] == read
@@ -526,6 +507,40 @@ def test_a_table_in_another_shape_is_told_how_its_columns_are_called_here(tmp_pa
     put(tmp_path, "source/x.csv", "instruction,input,output\na,b,c\n")
     with pytest.raises(ValueError, match=r"x\.csv: the rows are Alpaca's instructions .* response is output$"):
         read_source(tmp_path, "x.csv")
+
+
+TINY: dict[str, Any] = dict.fromkeys(("hidden_size", "intermediate_size"), 8)
+TINY |= dict.fromkeys(("num_attention_heads", "num_hidden_layers"), 1)
+ENCODER: dict[str, Any] = {"kind": "encoder", "encoder_config": TINY, "steps": 1, "batch_size": 1, "learning_rate": 0.1}
+LATE = RANKED.replace('"r"', '"late"').replace("Yes.", "so " * 40 + "yes").replace("No.", "so " * 40 + "no")
+CUT = {
+    "all answers differ late": (LATE, 0, "train: 1 of 1 pairs are the same %s 16, so none is left; raise it"),
+    "some answers differ late": (
+        LATE + RANKED,
+        1,
+        "train: 1 of 2 pairs are the same %s 16, and were dropped; raise it if their difference comes later",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "left", "message"), CUT.values(), ids=CUT)
+def test_rankings_whose_answers_are_the_same_once_cut_are_told(
+    tmp_path: Path, text: str, left: int, message: str
+) -> None:
+    """By the reward model's one length, whatever its kind; with room for the difference nothing is said."""
+    put(tmp_path, "feedback/f.jsonl", text)
+    pairs = [pair for row in read_feedback(tmp_path) for pair in pairs_of(Ranking.model_validate(row)).pairs]
+    model, told = ModelSettings(config={"model_type": "llama"}, vocab_size=300), list[str]()
+    for limit, expected in ((16, left), (64, len(pairs))):
+        params = RewardSettings(**ENCODER, max_completion_tokens=limit)
+        network, kept = reward.build_network(tmp_path, pairs, params, model, seed=0), list[Pair]()
+        with progress.hearing(lambda level, line: told.append(line)):
+            try:
+                kept = reward.drop_duplicates(network, pairs, "train", params)
+            except ValueError as error:
+                told.append(str(error))
+        assert len(kept) == expected
+    assert told == [message % "to the reward model within reward.max_completion_tokens"]
 
 
 STRICT = """{% for m in messages %}\

@@ -274,7 +274,7 @@ def test_feedback_files_of_another_kind_or_twice_are_errors_and_notes_are_not(pa
     paths.feedback.mkdir(parents=True)
     for name in ("README.md", "f.jsonl.dvc", ".hidden"):
         (paths.feedback / name).write_text("x")
-    assert read_inputs(stages.files("validate", paths)).feedback == []
+    assert not read_inputs(stages.files("validate", paths)).feedback
     put(paths.feedback / "f.jsonl", [ranking("a")])
     put(paths.feedback / "f.jsonl.gz", [ranking("a")])
     with pytest.raises(ValueError, match=r"holds f\.jsonl and f\.jsonl\.gz; keep one"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +16,7 @@ from tasks.validation.expectations import check_table
 from tasks.validation.frames import damage_in, demonstration_frame, feedback_frame, pair_frame
 from tasks.validation.lengths import Lengths
 from tasks.validation.pair_suite import pair_checks
+from tasks.validation.record_lines import AT_ONCE
 from tasks.validation.splits import declared_splits, twins
 from tasks.validation.suites import demonstration_checks, feedback_checks
 
@@ -94,10 +98,9 @@ def test_feedback_is_warned_about_ties_few_annotators_empty_texts_and_tested_pro
         {"completions": ["a", "", "c"], "ranks": [1, 1, 3], "prompt": "q"},
     ]
     rankings = [
-        ("f.jsonl", Ranking.model_validate({"id": f"r{number}", "annotator": "ann", **row}))
-        for number, row in enumerate(rows)
+        Ranking.model_validate({"id": f"r{number}", "annotator": "ann", **row}) for number, row in enumerate(rows)
     ]
-    frame = feedback_frame(rankings, {"q": "test", "p": "train"}, WORDS)
+    frame = feedback_frame(rankings, ["f.jsonl"] * 2, {"q": "test", "p": "train"}, WORDS)
     verdict = check_table(frame, "feedback", feedback_checks(ValidateParams(min_annotators=2), 9), tmp_path)
     assert verdict.at("error") == []
     assert {failure.check.column: failure.rows for failure in verdict.at("warning")} == {
@@ -125,6 +128,37 @@ def test_pairs_of_one_text_and_prompts_in_two_splits_are_errors(tmp_path: Path) 
     assert [failure.rows for failure in verdict.at("error")] == [[0], [1, 2]]
     assert [failure.rows for failure in verdict.at("warning")] == [[2]]
     assert "such as 2 (0.0); to do" in verdict.lines("warning")[0]
+
+
+def test_tables_are_made_of_some_rows_at_a_time_and_are_whole() -> None:
+    """A tokenizer takes kilobytes for each text it is given at once; a prompt in two lots has its columns in both."""
+    lots: list[int] = []
+    lengths = replace(WORDS, of_texts=lambda texts: lots.append(len(texts)) or list(map(count_words, texts)))
+    count = 2 * AT_ONCE + 5
+    names = [f"p{row % 3}" for row in range(count)]
+    fields = {"prompt": "p", "completions": ["a", "b c"], "ranks": [1, 2]}
+    rows = [Demonstration(id=f"{row}", prompt=name, response="a b " * (row % 2)) for row, name in enumerate(names)]
+    rankings = [Ranking.model_validate({**fields, "id": row, "annotator": row % 2}) for row in range(count)]
+    frame = demonstration_frame(rows, {"p1": ["dev", "test"]}, {"p2": "two"}, lengths)
+    assert frame.index.tolist() == frame["row"].tolist() == list(range(count))
+    assert frame["response_tokens"].tolist() == [2 * (row % 2) for row in range(count)]
+    assert frame["declared_in"].tolist() == [("", "dev, test", "")[row % 3] for row in range(count)]
+    assert frame["twins"].tolist() == [("", "", "two")[row % 3] for row in range(count)]
+    assert set(feedback_frame(rankings, ["f"] * count, {}, lengths)["annotators"]) == {2}
+    assert max(lots) == AT_ONCE
+    pair = Pair(prompt="p", chosen="a", rejected="b", annotator="x", margin=1.0)
+    splits = [*["train"] * AT_ONCE, "dev"]
+    assert set(pair_frame([(split, pair) for split in splits])["splits_of_prompt"]) == {2}
+
+
+def test_a_table_that_was_checked_is_kept_by_nobody(tmp_path: Path) -> None:
+    """The library's latest context would hold it while the next one is made."""
+    frame = demonstrations([{}])
+    check_table(frame, "demonstrations", demonstration_checks(ValidateParams(), 9), tmp_path)
+    known = weakref.ref(frame)
+    del frame
+    gc.collect()
+    assert known() is None
 
 
 def test_damage_is_seen_and_sound_text_is_left_alone() -> None:
