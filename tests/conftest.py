@@ -12,6 +12,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+import coverage
 import jaxtyping
 import pytest
 
@@ -74,6 +75,12 @@ rank: {}
 pairs: {}
 evaluate: {}
 """
+
+
+def pytest_sessionfinish() -> None:
+    """Writes which lines were run: a worker that takes long to end is killed before it would."""
+    if (measured := coverage.Coverage.current()) is not None:
+        measured.save()
 
 
 @pytest.fixture(scope="session")
