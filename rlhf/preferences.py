@@ -265,4 +265,4 @@ def _role_of(ranking: Ranking) -> str:
     role = (ranking.model_extra or {}).get("split", "any")
     if role not in ROLES:
         raise ValueError(f"ranking {ranking.id}: split is {role!r}; expected one of {', '.join(ROLES)}")
-    return ROLES[ROLES.index(role)]
+    return sys.intern(role)  # each row read has a string of its own
